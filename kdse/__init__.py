@@ -1,0 +1,25 @@
+"""kdse: distil large speech-enhancement models into tiny ones.
+
+The import is light: the classes below are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Enhancer": "kdse.enhancer",
+    "Distiller": "kdse.distiller",
+    "load_student": "kdse.checkpoint:load_model",
+}
+__all__ = ["Distiller", "Enhancer", "__version__", "load_student"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kdse' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)

@@ -1,0 +1,33 @@
+"""Random streams derived from (seed, name), so that what is built first never changes what is built next."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed that depends on ``seed`` and every name, the same on every machine and Python version."""
+    text = "/".join([str(int(seed)), *map(str, names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def run_seed() -> int:
+    """The seed of this run: what ``seed_everything`` (or ``torch.manual_seed``) last set in this process."""
+    return torch.initial_seed()
+
+
+@contextlib.contextmanager
+def seeded(name: str, seed: int | None = None) -> Iterator[None]:
+    """Runs the body on torch's global CPU stream seeded from (seed, name), then puts the old stream back.
+
+    Used for network initialisation: the student starts from the same bytes whether or not a teacher or heads
+    were built before it. ``seed=None`` means the seed of the run (`run_seed`).
+    """
+    value = derive_seed(run_seed() if seed is None else seed, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(value)
+        yield
