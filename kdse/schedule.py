@@ -53,7 +53,9 @@ class Phase:
     def __post_init__(self) -> None:
         given = [k for k in ("steps", "epochs", "fraction") if getattr(self, k) is not None]
         if len(given) > 1:
-            raise ValueError(f"schedule: a phase has both {given[0]} and {given[1]}; give one of steps, epochs, fraction")
+            raise ValueError(
+                f"schedule: a phase has both {given[0]} and {given[1]}; give one of steps, epochs, fraction"
+            )
         for name in given:
             if getattr(self, name) < 0:
                 raise ValueError(f"schedule: a phase of {name}={getattr(self, name)} is impossible; give zero or more")
@@ -195,7 +197,9 @@ class Schedule(L.Callback):
                 steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
         return phase_starts(self.phases, total, steps_per_epoch)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         assert self.starts is not None
         step = trainer.global_step
         if self._base_learning_rates is None:

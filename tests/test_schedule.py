@@ -54,7 +54,9 @@ def test_named_objectives_win_over_the_wildcard():
 
 
 def test_weights_do_not_depend_on_what_was_asked_before():
-    schedule = resolved(Phases([Phase({"gram": 1}, fraction=0.5), Phase({SUPERVISED: 1}, ramp="cosine", ramp_steps=90)]))
+    schedule = resolved(
+        Phases([Phase({"gram": 1}, fraction=0.5), Phase({SUPERVISED: 1}, ramp="cosine", ramp_steps=90)])
+    )
     forward = [schedule.weights(s, TERMS) for s in range(1000)]
     backward = [schedule.weights(s, TERMS) for s in reversed(range(1000))]
     assert forward == backward[::-1]

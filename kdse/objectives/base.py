@@ -55,10 +55,11 @@ class Objective(L.Callback):
             raise ValueError(f"weight={weight}: an objective's weight must be zero or more")
         if isinstance(pairs, str) and pairs not in ("all", "encoder", "bottleneck", "decoder"):
             raise ValueError(
-                f'pairs={pairs!r}: give "all", "encoder", "bottleneck", "decoder" or a list of [teacher_tap, student_tap]'
+                f'pairs={pairs!r}: give "all", "encoder", "bottleneck", "decoder" or a list of [teacher, student] taps'
             )
         self.weight = weight
         self.pairs = pairs
+        self.bound_pairs: list[tuple[str, str]] = []  # set by the Distiller
         self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:

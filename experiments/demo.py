@@ -1,0 +1,117 @@
+"""`make demo`: the main job of kdse on the embedded corpus, start to finish.
+
+Trains a small teacher, then, on equal budgets, a student with clean speech alone, one with one-step KD and one with
+two-step KD; scores all of them and the noisy input on held-out mixtures; ends with a table, a plot and audio.
+Every step is an ordinary kdse command, printed before it runs. Run again after an interruption and it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "experiments" / "demo"
+NOTE = (
+    "This budget shows the machinery. It cannot rank methods: a few hundred steps from one seed, a weak teacher and\n"
+    "synthetic speech. See experiments/README.md for what longer runs on real recordings gave."
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything the demo writes")
+    parser.add_argument("--teacher-steps", type=int, default=500, help="optimizer steps of the teacher")
+    parser.add_argument("--student-steps", type=int, default=500, help="optimizer steps of every student")
+    parser.add_argument("--items", type=int, default=10, help="test mixtures at each SNR")
+    parser.add_argument("--workers", type=int, default=2, help="data and metric processes")
+    arguments = parser.parse_args()
+    if min(arguments.teacher_steps, arguments.student_steps) < 4 or arguments.items < 1:
+        parser.error("--teacher-steps and --student-steps must be at least 4 and --items at least 1")
+
+    started = time.time()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    run(["corpus", "build"])
+    fit(out, "teacher", "teacher.yaml", arguments.teacher_steps, arguments.workers)
+    teacher = last(out, "teacher")
+    for name in ("supervised", "one_step", "two_step"):
+        extra = [] if name == "supervised" else [f"--model.teacher_checkpoint={teacher}"]
+        fit(out, name, f"{name}.yaml", arguments.student_steps, arguments.workers, extra)
+
+    systems = ("teacher", "supervised", "one_step", "two_step")
+    run(
+        [
+            "evaluate",
+            *(f"{name}={last(out, name)}" for name in systems),
+            "--synthetic",
+            "--snr-db", "-5", "0", "5", "10",
+            "--items", str(arguments.items),
+            "--workers", str(arguments.workers),
+            "--metrics", "si_sdr", "pesq_wb", "stoi", "estoi",
+            "--save-audio", "2",
+            "--out", str(out / "scores"),
+        ]
+    )  # fmt: skip
+
+    from kdse.report.plots import improvement_by_snr, training_curves
+
+    scores = out / "scores"
+    improvement_by_snr(scores / "summary.csv", out / "improvement_by_snr.png", ("si_sdr", "pesq_wb", "estoi"))
+    switch = round(0.25 * arguments.student_steps)
+    training_curves({n: out / n for n in systems}, out / "training_curves.png", switches={"two_step": switch})
+    print(f"\n{NOTE}\n")
+    print(f"table    {scores / 'summary.csv'} and {scores / 'summary.md'}")
+    print(f"plots    {out / 'improvement_by_snr.png'} and {out / 'training_curves.png'}")
+    print(f"listen   {scores / 'audio'}")
+    print(f"student  {last(out, 'two_step')}   (try: kdse enhance FILE --checkpoint ... --out DIR)")
+    print(f"took     {(time.time() - started) / 60:.1f} minutes")
+    return 0
+
+
+def fit(out: Path, name: str, config: str, steps: int, workers: int, extra: list[str] | None = None) -> None:
+    """Trains one system, goes on from its last checkpoint, or does nothing if it is finished."""
+    marker = out / name / "finished.json"
+    settings = {"steps": steps}
+    if marker.exists() and json.loads(marker.read_text()) == settings:
+        print(f"\n{name}: finished before, kept (delete {out / name} to train it again)")
+        return
+    resume = [f"--ckpt_path={last(out, name)}"] if last(out, name).exists() and not marker.exists() else []
+    flags = [f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", f"--run_dir={out / name}"]
+    run(
+        [
+            "fit",
+            "--config",
+            str(CONFIGS / "base.yaml"),
+            "--config",
+            str(CONFIGS / config),
+            *flags,
+            *(extra or []),
+            *resume,
+        ]
+    )
+    marker.write_text(json.dumps(settings))
+
+
+def last(out: Path, name: str) -> Path:
+    return out / name / "checkpoints" / "last.ckpt"
+
+
+def run(arguments: list[str]) -> None:
+    """Runs one kdse command, showing it; a failure ends the demo with its exit code."""
+    print(f"\n$ kdse {shlex.join(arguments)}", flush=True)
+    code = subprocess.call([sys.executable, "-m", "kdse.cli", *arguments])
+    if code != 0:
+        print(
+            f"demo: `kdse {arguments[0]}` ended with exit code {code}; run `make demo` again to go on", file=sys.stderr
+        )
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Checkpoints that describe themselves, load as data only, and are never left half written.
+
+A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with one more key, ``"kdse"``:
+
+    {"format_version": 1, "kdse_version": "0.1.0", "sample_rate_hz": 16000,
+     "model": {"class_path": "kdse.models.cruse.Cruse", "init_args": {"channels": [4, 8, 16, 24], ...}}}
+
+The model's weights are the ``state_dict`` entries under ``"model."``. Everything is read with ``weights_only=True``,
+and a class path resolves only to a model that kdse ships unless the caller trusts the file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+import kdse
+from kdse.models.base import SpeechModel
+
+FORMAT_VERSION = 1
+MODEL_PREFIX = "model."
+
+
+def describe(model: SpeechModel) -> dict[str, Any]:
+    """The ``"kdse"`` entry of a checkpoint that holds ``model``.
+
+    Raises:
+        ValueError: if the model's constructor arguments are not plain data, so that it could not be rebuilt.
+    """
+    cls = type(model)
+    return {
+        "format_version": FORMAT_VERSION,
+        "kdse_version": kdse.__version__,
+        "sample_rate_hz": int(model.sample_rate_hz),
+        "model": {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": {name: _plain(value, name, cls) for name, value in model.init_args.items()},
+        },
+    }
+
+
+def _plain(value: Any, name: str, cls: type) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, name, cls) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v, name, cls) for k, v in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ValueError(
+        f"{cls.__name__}: argument {name!r} is a {type(value).__name__}, which a checkpoint cannot describe; "
+        "use numbers, strings, lists and dictionaries only"
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint file as data only (no code in it can run).
+
+    Raises:
+        ValueError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
+            raise ValueError(
+                f"checkpoint {path}: holds Python objects besides tensors, so it is not loaded (it could run code)"
+            ) from None
+        raise ValueError(f"checkpoint {path}: corrupt or not a checkpoint; use another one") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
+    return content
+
+
+def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
+    """Rebuilds the model of a kdse checkpoint (the student, or a teacher) with its weights, in eval mode.
+
+    Needs no teacher, objectives or config.
+
+    Args:
+        path: a checkpoint written by `kdse fit`.
+        trust_code: allow classes that kdse does not ship to be imported and run.
+
+    Raises:
+        ValueError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
+    """
+    content = read_checkpoint(path)
+    about = content.get("kdse")
+    if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
+        raise ValueError(f"checkpoint {path}: was not written by kdse (it does not describe its model)")
+    version = about.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
+    cls = resolve_class(str(about["model"].get("class_path")), trust_code, source=f"checkpoint {path}")
+    init_args = about["model"].get("init_args")
+    try:
+        model = cls(**(init_args if isinstance(init_args, dict) else {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
+    load_weights(model, content["state_dict"], source=f"checkpoint {path}")
+    return model.eval()
+
+
+def resolve_class(class_path: str, trust_code: bool, source: str) -> type[SpeechModel]:
+    """The model class behind a class path read from a file.
+
+    A class path alone can import and run code, so without ``trust_code`` only `SpeechModel`s defined inside kdse
+    resolve, and among them not those that import further code themselves (``imports_code``).
+    """
+    module_name, _, name = class_path.rpartition(".")
+    shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
+    if not shipped and not trust_code:
+        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; --trust-code allows it")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"{source}: the class {class_path!r} does not exist here") from None
+    if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
+        raise ValueError(f"{source}: {class_path!r} is not a kdse model")
+    if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
+        raise ValueError(f"{source}: {class_path!r} imports code by name; --trust-code allows it")
+    return cls
+
+
+def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:
+    """Loads the ``"model."`` entries of a training checkpoint's state_dict, strictly.
+
+    Raises:
+        ValueError: one line naming the source and the first keys that do not fit.
+    """
+    weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
+    own = model.state_dict()
+    missing = [k for k in own if k not in weights]
+    unexpected = [k for k in weights if k not in own]
+    wrong = [k for k in own if k in weights and tuple(own[k].shape) != tuple(weights[k].shape)]
+    if missing or unexpected or wrong:
+        details = [
+            f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}"
+            for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", wrong))
+            if keys
+        ]
+        raise ValueError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
+    model.load_state_dict(weights)
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and moves it there, so that the last good one is never damaged."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise ValueError(
+                f"checkpoint {path}: could not be written ({str(cause).splitlines()[0]}); free space on that disk and "
+                "resume: the previous checkpoint is intact"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return read_checkpoint(path)

@@ -1,0 +1,86 @@
+"""`kdse`: the LightningCLI (fit, validate, test, predict) and the tool commands, behind one entry point."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+#: Tool commands: name to (module with main(argv) -> exit code, one-line help).
+TOOLS = {
+    "taps": ("kdse.commands.taps", "list the distillation points of a model: path, layout, shape"),
+    "profile": ("kdse.commands.profile", "parameters, MACs, latency and real-time factor of a model"),
+    "evaluate": ("kdse.commands.evaluate", "score checkpoints and the noisy input on held-out data"),
+    "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders"),
+    "corpus": ("kdse.commands.corpus", "build the embedded corpus of synthetic speech, noises and rooms"),
+}
+LIGHTNING = {
+    "fit": "train a model, with or without a teacher",
+    "validate": "run the validation set",
+    "test": "run the test set",
+    "predict": "run a model over a data module",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        import kdse
+
+        print(kdse.__version__)
+        return 0
+    command = arguments[0]
+    if command not in TOOLS and command not in LIGHTNING:
+        print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
+        return 2
+    try:
+        if command in TOOLS:
+            module = importlib.import_module(TOOLS[command][0])
+            return int(module.main(arguments[1:]) or 0)
+        return run_lightning(arguments)
+    except ValueError as error:
+        if os.environ.get("KDSE_TRACEBACK"):
+            raise
+        print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"kdse {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_lightning(arguments: list[str]) -> int:
+    """Runs `kdse fit | validate | test | predict`."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from kdse.training_cli import KdseCLI
+
+    KdseCLI(args=arguments)
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _overview() -> str:
+    lines = ["usage: kdse COMMAND [options]      (kdse COMMAND --help explains one)", "", "training:"]
+    lines += [f"  {name:<10} {text}" for name, text in LIGHTNING.items()]
+    lines += ["", "tools:"]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in TOOLS.items()]
+    lines += ["", "start with:  kdse fit --config experiments/quickstart.yaml"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The items that `kdse evaluate` scores: pairs of files, mixtures of a corpus' test split, or a config's test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kdse.data.mixtures import Mixtures
+
+
+class Item(NamedTuple):
+    """One test item: audio ``[N]``, its unique name within its set, and the input SNR (NaN if unknown)."""
+
+    group: str
+    name: str
+    snr_db: float
+    noisy: Tensor
+    clean: Tensor
+
+
+class HeldOut:
+    """A test set that can be gone through once for every system; items are made when asked for.
+
+    Args:
+        items: how many there are.
+        iterate: starts a pass over them, always in the same order.
+        sample_rate_hz: of the audio.
+        settings: what the set is made of, for the record.
+    """
+
+    def __init__(
+        self, items: int, iterate: Callable[[], Iterator[Item]], sample_rate_hz: int, settings: dict[str, Any]
+    ) -> None:
+        if items < 1:
+            raise ValueError("the test set holds no items")
+        self._items, self._iterate = items, iterate
+        self.sample_rate_hz, self.settings = sample_rate_hz, settings
+
+    def __len__(self) -> int:
+        return self._items
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._iterate()
+
+
+def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
+    """Every pair of files in two folders, matched as `kdse.data.PairedFolders` does."""
+    from kdse.data.paired import PairedFolders
+
+    module = PairedFolders(noisy=str(noisy), clean=str(clean), batch_size=1, sample_rate_hz=sample_rate_hz)
+    return from_module(module, {"paired": {"noisy": str(noisy), "clean": str(clean)}})
+
+
+def mixtures(
+    module: Mixtures, snr_db: Sequence[float], snr_range_db: Sequence[float] | None, items: int, seconds: float
+) -> HeldOut:
+    """Mixtures of the corpus' test split: ``items`` at each SNR, and as many in all with SNRs drawn from the range.
+
+    The two are separate sets of the table: fixed SNRs (unnamed) and the range (named by it).
+    """
+    samples = round(seconds * module.sample_rate_hz)
+    total = items * max(1, len(snr_db))
+    sets = {}
+    if snr_db:
+        sets[""] = module.mixture_set("test", [float(v) for v in snr_db], samples, total, cycle_snr=True)
+    if snr_range_db is not None:
+        low, high = (float(v) for v in snr_range_db)
+        sets[f"{low:g}..{high:g} dB"] = module.mixture_set("test", [low, high], samples, total, cycle_snr=False)
+
+    def iterate() -> Iterator[Item]:
+        for group, mixture_set in sets.items():
+            for index in range(len(mixture_set)):
+                item = mixture_set[index]
+                snr = float(item["snr_db"]) if group == "" else math.nan  # a range is reported as one line
+                yield Item(group, item["name"], snr, item["noisy"], item["clean"])
+
+    settings = {
+        "corpus": str(module.corpus_folder()),
+        "snr_definition": module.snr_definition,
+        "snr_db": list(snr_db),
+        "range_db": list(snr_range_db) if snr_range_db is not None else None,
+        "items_per_snr": items,
+        "seconds": seconds,
+        "seed": module.seed,
+    }
+    return HeldOut(sum(len(s) for s in sets.values()), iterate, module.sample_rate_hz, settings)
+
+
+def from_config(path: Path) -> HeldOut:
+    """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``."""
+    import yaml
+    from jsonargparse import ArgumentParser
+    from lightning import LightningDataModule
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--data-config {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    content = content.get("data", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or "class_path" not in content:
+        raise ValueError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    try:
+        module = parser.instantiate_classes(parser.parse_object({"data": content})).data
+    except Exception as error:  # jsonargparse has several error types for a wrong config
+        raise ValueError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from None
+    return from_module(module, {"data_config": str(path), "data": content})
+
+
+def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:
+    """The test set of a data module."""
+    module.prepare_data()
+    module.setup("test")
+    loader = module.test_dataloader()
+
+    def iterate() -> Iterator[Item]:
+        for batch in loader:
+            if batch.get("clean") is None:
+                raise ValueError("the test set has no clean speech to score against; give labelled data")
+            for i, name in enumerate(batch["name"]):
+                n = int(batch["samples"][i])
+                snr_db = float(batch["snr_db"][i]) if batch.get("snr_db") is not None else math.nan
+                yield Item("", str(name), snr_db, batch["noisy"][i, :n], batch["clean"][i, :n])
+
+    return HeldOut(len(loader.dataset), iterate, int(module.sample_rate_hz), settings)

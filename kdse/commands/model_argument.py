@@ -1,0 +1,100 @@
+"""The MODEL argument of `kdse taps` and `kdse profile`: a checkpoint, or a class path with `--init`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from kdse.checkpoint import load_model
+from kdse.models.base import SpeechModel
+from kdse.seeding import seeded
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds MODEL, --init and --trust-code."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="checkpoint file of kdse fit (runs/student/checkpoints/last.ckpt), or class path (kdse.models.Cruse)",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="constructor argument for a class path, value in YAML, e.g. --init channels='[8,16,32,32]'; repeatable",
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let a checkpoint name model classes that kdse does not ship, and run them",
+    )
+
+
+def build_model(arguments: argparse.Namespace) -> SpeechModel:
+    """The model that the parsed arguments name, in eval mode.
+
+    Raises:
+        ValueError: if there is no such file or class, or the class cannot be built with the given arguments.
+    """
+    name = arguments.model
+    if Path(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
+        if arguments.init:
+            raise ValueError("--init: a checkpoint stores its own constructor arguments; leave --init out")
+        return load_model(name, trust_code=arguments.trust_code)
+    cls = _find_class(name)
+    kwargs = parse_init(arguments.init)
+    try:
+        inspect.signature(cls).bind(**kwargs)
+    except TypeError as error:
+        known = [p for p in inspect.signature(cls).parameters if p != "self"]
+        raise ValueError(f"--init: {name} {error}; its arguments are {', '.join(known)}") from None
+    try:
+        with seeded("model", 0):
+            return cls(**kwargs).eval()
+    except TypeError as error:
+        raise ValueError(f"--init: {name} cannot be built with {kwargs}: {error}") from None
+
+
+def parse_init(items: list[str]) -> dict[str, Any]:
+    """``["channels=[8,16]", "gru_groups=2"]`` to a dictionary; values are YAML.
+
+    Raises:
+        ValueError: if an item has no ``=`` or its value is not YAML.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"--init {item}: write NAME=VALUE, e.g. --init channels='[8,16,32,32]'")
+        try:
+            values[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--init {item}: {text!r} is not a YAML value") from None
+    return values
+
+
+def _find_class(name: str) -> type[SpeechModel]:
+    module_name, _, class_name = name.rpartition(".")
+    module_name = module_name or "kdse.models"  # `kdse taps Cruse` works too
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        from kdse import models
+
+        raise ValueError(
+            f"{name}: neither a checkpoint file nor a class path; kdse ships "
+            f"{', '.join(f'kdse.models.{n}' for n in models.__all__ if _is_model(getattr(models, n)))}"
+        ) from None
+    if not _is_model(cls):
+        raise ValueError(f"{name}: not a SpeechModel; adapt it with kdse.models.Wrapped --init class_path={name}")
+    return cls
+
+
+def _is_model(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, SpeechModel) and cls is not SpeechModel

@@ -1,0 +1,129 @@
+"""`kdse taps`: the distillation points of a model: path, layout, shape."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from kdse.commands.model_argument import add_model_argument, build_model
+from kdse.models.base import SpeechModel
+from kdse.taps import module_shapes, probe, resolve_taps
+
+EPILOG = """\
+A distillation point (tap) is a module whose output objectives compare. Its layout names the axes of that output:
+b batch, c channels, t time, f frequency; every tap is brought to [B, C, T, F].
+
+examples:
+  kdse taps kdse.models.Cruse
+  kdse taps kdse.models.Cruse --init channels='[8,16,32,32]' --all
+  kdse taps runs/student/checkpoints/last.ckpt --json
+  kdse taps kdse.models.Cruse --tap 'gru={path: bottleneck.grus.0, layout: b t c}'
+
+In a config, other taps than the model's own are named like this:
+  model: {init_args: {student_taps: {gru: {path: bottleneck.grus.0, layout: b t c}}}}
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdse taps",
+        description="List the distillation points of a model: name, module path, layout and shape.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_argument(parser)
+    parser.add_argument("--all", action="store_true", help="list every module with its output's shape, not only taps")
+    parser.add_argument(
+        "--tap",
+        metavar="NAME=SPEC",
+        action="append",
+        default=[],
+        help="try a tap of your own before training with it: a module path or {path, layout, sizes}; repeatable",
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of the probe clip (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+        ValueError: on a user's mistake.
+    """
+    arguments = make_parser().parse_args(argv)
+    model = build_model(arguments)
+    samples = round(arguments.seconds * model.sample_rate_hz)
+    if samples < 1:
+        raise ValueError(f"--seconds {arguments.seconds}: the probe needs at least one sample")
+    rows = list_modules(model, samples) if arguments.all else list_taps(model, samples, parse_taps(arguments.tap))
+    if arguments.json:
+        about = {
+            "model": type(model).__name__,
+            "sample_rate_hz": model.sample_rate_hz,
+            "probe_samples": samples,
+            "modules" if arguments.all else "taps": rows,
+        }
+        print(json.dumps(about, indent=2))
+    elif rows:
+        headers = ["tap", "path", "layout", "[B, C, T, F]", "group"]
+        headers = ["path", "type", "output", "tap"] if arguments.all else headers
+        print(f"{type(model).__name__}, probed with {arguments.seconds:g} s at {model.sample_rate_hz} Hz\n")
+        print(columns(headers, [[str(v) for v in row.values()] for row in rows]))
+    else:
+        print(f"{type(model).__name__} declares no taps; --all lists its modules, --tap tries one")
+    return 0
+
+
+def parse_taps(items: list[str]) -> dict[str, Any] | None:
+    """``["gru={path: a.b, layout: b t c}"]`` to the dictionary that `resolve_taps` takes; None for no items.
+
+    Raises:
+        ValueError: if an item is not NAME=SPEC.
+    """
+    import yaml
+
+    taps: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        try:
+            taps[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name:
+            raise ValueError(f"--tap {item}: write NAME=PATH or NAME='{{path: ..., layout: ...}}'")
+    return taps or None
+
+
+def list_taps(model: SpeechModel, samples: int, spec: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One row a tap: name, path, layout with sizes, shape ``[B, C, T, F]``, group."""
+    taps = resolve_taps(model, spec)
+    shapes = probe(model, taps, samples) if taps else {}
+    return [
+        {
+            "name": name,
+            "path": tap.path,
+            "layout": tap.layout + "".join(f" {axis}={size}" for axis, size in tap.sizes.items()),
+            "shape": list(shapes[name]),
+            "group": tap.group,
+        }
+        for name, tap in taps.items()
+    ]
+
+
+def list_modules(model: SpeechModel, samples: int) -> list[dict[str, Any]]:
+    """One row a module: path, class, output as the module returns it, the tap that is there."""
+    names = {tap.path: name for name, tap in model.taps().items()}
+    modules = dict(model.named_modules())
+    return [
+        {"path": path, "type": type(modules[path]).__name__, "output": shape, "tap": names.get(path, "")}
+        for path, shape in module_shapes(model, samples).items()
+    ]
+
+
+def columns(headers: list[str], rows: list[list[str]]) -> str:
+    """Left-aligned text columns under their headers."""
+    widths = [max(len(line[i]) for line in [headers, *rows]) for i in range(len(headers))]
+    lines = [headers, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

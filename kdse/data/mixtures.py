@@ -1,0 +1,267 @@
+"""`Mixtures`: speech, noise and rooms from folders, mixed on the fly, as a LightningDataModule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdse.data.audio import read
+from kdse.data.corpora import Corpus, corpus_root, scan
+from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
+from kdse.data.position import Batches, Key, move_to, position
+from kdse.seeding import derive_seed, run_seed
+
+REDRAWS = 8
+
+
+class MixtureSet(Dataset[dict[str, Any]]):
+    """Item (epoch, index) is a pure function of corpora, seed, epoch and index.
+
+    Args:
+        speech, noise: corpora.
+        rooms: corpus of room responses, or None.
+        seed: of this set.
+        samples: length of an item.
+        snr_db: two values are a range, any other number of values a list to draw from.
+        snr_definition: "rms", "active" or "lufs".
+        level_dbfs: range of the mixture's RMS level.
+        reverb_share: share of items with a room.
+        early_ms: reflections up to here after the direct path belong to the target.
+        minimum_active_dbfs: speech crops below this level are drawn again.
+        sample_rate_hz: of the items.
+        cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
+    """
+
+    def __init__(
+        self,
+        speech: Corpus,
+        noise: Corpus,
+        rooms: Corpus | None,
+        seed: int,
+        samples: int,
+        snr_db: list[float],
+        snr_definition: str,
+        level_dbfs: list[float],
+        reverb_share: float,
+        early_ms: float,
+        minimum_active_dbfs: float,
+        sample_rate_hz: int,
+        cycle_snr: bool = False,
+        items: int = 0,
+    ) -> None:
+        self.speech, self.noise, self.rooms = speech, noise, rooms
+        self.seed, self.samples, self.snr_db, self.snr_definition = seed, samples, list(snr_db), snr_definition
+        self.level_dbfs, self.reverb_share, self.early_ms = level_dbfs, reverb_share, early_ms
+        self.minimum_active_dbfs, self.sample_rate_hz, self.cycle_snr = minimum_active_dbfs, sample_rate_hz, cycle_snr
+        self.items = items
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "item", epoch, index)))
+        snr_db = self._draw_snr(rng, index)
+        speech = self._draw_speech(rng)
+        noise = self._crop(self.noise, rng)
+        clean = speech
+        if self.rooms is not None and rng.random() < self.reverb_share:
+            speech, clean = self._reverberate(speech, rng)
+        level = float(rng.uniform(*self.level_dbfs))
+        mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
+        return {
+            "noisy": mixture.noisy,
+            "clean": mixture.clean,
+            "snr_db": torch.tensor(snr_db, dtype=torch.float32),
+            "samples": torch.tensor(self.samples),
+            "name": f"{epoch}-{index:06d}",
+            "index": torch.tensor(index),
+        }
+
+    def _draw_snr(self, rng: np.random.Generator, index: int) -> float:
+        if self.cycle_snr:
+            return float(self.snr_db[index % len(self.snr_db)])
+        if len(self.snr_db) == 2:
+            return float(rng.uniform(*self.snr_db))
+        return float(rng.choice(self.snr_db))
+
+    def _draw_speech(self, rng: np.random.Generator) -> Tensor:
+        best: Tensor | None = None
+        best_level = float("-inf")
+        for _ in range(REDRAWS):
+            crop = self._crop(self.speech, rng)
+            level = active_db(crop, self.sample_rate_hz)
+            if level >= self.minimum_active_dbfs:
+                return crop
+            if best is None or level > best_level:
+                best, best_level = crop, level
+        assert best is not None
+        return best
+
+    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> Tensor:
+        """A random segment; files that are too short are followed by other files until it is full."""
+        parts: list[Tensor] = []
+        missing = self.samples
+        while missing > 0:
+            index = int(rng.integers(len(corpus)))
+            length = corpus.samples(index, self.sample_rate_hz)
+            start = int(rng.integers(length - missing + 1)) if length > missing else 0
+            part = read(corpus.file(index), self.sample_rate_hz, start, start + min(missing, length))
+            if part.numel() == 0:
+                raise ValueError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
+            parts.append(part)
+            missing -= part.numel()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _reverberate(self, dry: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Reverberant speech and its early part, both aligned to the direct path."""
+        from torchaudio.functional import fftconvolve
+
+        assert self.rooms is not None
+        response = read(self.rooms.file(int(rng.integers(len(self.rooms)))), self.sample_rate_hz)
+        direct = int(response.abs().argmax())
+        response = response[direct:] / response[direct].abs().clamp_min(1e-6)
+        early = response[: 1 + round(self.early_ms * self.sample_rate_hz / 1000)]
+        n = dry.numel()
+        return fftconvolve(dry, response)[:n], fftconvolve(dry, early)[:n]
+
+
+class Mixtures(L.LightningDataModule):
+    """Speech and noise from folders, mixed on the fly.
+
+    A mixture is a pure function of (files, seed, epoch, index): the same for any rank, worker count and machine.
+
+    Args:
+        root: corpus folder with speech/{train,valid,test} and noise/{train,valid,test} (and rir/...); None means the
+            environment variable KDSE_CORPUS.
+        snr_db: training SNR in dB: two values are a range, any other number of values a list to draw from.
+        snr_definition: what level means for the SNR: "rms", "active" (speech level over its active 20 ms frames) or
+            "lufs" (ITU-R BS.1770-4, gated in 0.4 s blocks; the two-step paper's).
+        level_dbfs: range of the noisy mixture's RMS level in dBFS. The paper is silent; -36 to -20 is our choice.
+        reverb_share: share of items that get a room from rir/. The two-step paper mentions no reverberation: 0.
+        early_ms: with a room, the target keeps reflections up to this long after the direct path.
+        segment_seconds: length of training items.
+        batch_size: items a batch and process.
+        steps_per_epoch: batches that make an epoch.
+        validation_items: fixed mixtures of the validation set, their SNR drawn from `snr_db`.
+        validation_seconds: length of validation and test items.
+        test_snr_db: the test set holds test_items at each of these SNRs.
+        test_items: mixtures at each test SNR.
+        minimum_active_dbfs: training speech crops below this level are drawn again, deterministically.
+        num_workers: data processes.
+        sample_rate_hz: of everything; other files are resampled.
+        seed: of the mixtures; None means the run's seed_everything.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        snr_db: list[float] = [-5, 15],  # noqa: B006 (jsonargparse shows it in --help)
+        snr_definition: str = "rms",
+        level_dbfs: list[float] = [-36, -20],  # noqa: B006
+        reverb_share: float = 0.0,
+        early_ms: float = 50.0,
+        segment_seconds: float = 2.0,
+        batch_size: int = 16,
+        steps_per_epoch: int = 250,
+        validation_items: int = 32,
+        validation_seconds: float = 4.0,
+        test_snr_db: list[float] = [-5, 0, 5, 10],  # noqa: B006
+        test_items: int = 24,
+        minimum_active_dbfs: float = -60.0,
+        num_workers: int = 0,
+        sample_rate_hz: int = 16000,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if snr_definition not in SNR_DEFINITIONS:
+            raise ValueError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
+        if not snr_db or (len(snr_db) == 2 and snr_db[0] > snr_db[1]):
+            raise ValueError(f"--data.snr_db {snr_db}: give a range [low, high] or a list of values")
+        if min(batch_size, steps_per_epoch) < 1 or segment_seconds <= 0:
+            raise ValueError("--data.batch_size, --data.steps_per_epoch and --data.segment_seconds must be positive")
+        if not 0 <= reverb_share <= 1:
+            raise ValueError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
+        self.root = root
+        self.snr_db, self.snr_definition, self.level_dbfs = list(snr_db), snr_definition, list(level_dbfs)
+        self.reverb_share, self.early_ms = reverb_share, early_ms
+        self.segment_seconds, self.validation_seconds = segment_seconds, validation_seconds
+        self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
+        self.validation_items, self.test_snr_db, self.test_items = validation_items, list(test_snr_db), test_items
+        self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
+        self.seed = run_seed() if seed is None else seed
+        self._restored: dict[str, int] | None = None
+        self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
+
+    def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
+        """The set of mixtures of one split."""
+        speech, noise, rooms = self._split(split)
+        return MixtureSet(
+            speech=speech,
+            noise=noise,
+            rooms=rooms,
+            seed=derive_seed(self.seed, "mixtures", split),
+            samples=samples,
+            snr_db=snr_db,
+            snr_definition=self.snr_definition,
+            level_dbfs=self.level_dbfs,
+            reverb_share=self.reverb_share,
+            early_ms=self.early_ms,
+            minimum_active_dbfs=self.minimum_active_dbfs,
+            sample_rate_hz=self.sample_rate_hz,
+            cycle_snr=cycle_snr,
+            items=items,
+        )
+
+    def _split(self, split: str) -> tuple[Corpus, Corpus, Corpus | None]:
+        if split not in self._corpora:
+            root = self.corpus_folder()
+            rooms = scan(root / "rir" / split, "root") if self.reverb_share > 0 else None
+            self._corpora[split] = (scan(root / "speech" / split, "root"), scan(root / "noise" / split, "root"), rooms)
+        return self._corpora[split]
+
+    def corpus_folder(self) -> Path:
+        """The folder that holds speech, noise and rooms."""
+        return corpus_root(self.root)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = Batches(self.steps_per_epoch, self.batch_size, rank, world)
+        if self._restored is not None:
+            move_to(batches, self._restored)
+            self._restored = None
+        samples = round(self.segment_seconds * self.sample_rate_hz)
+        return self._loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        samples = round(self.validation_seconds * self.sample_rate_hz)
+        return self._loader(
+            self.mixture_set("valid", self.snr_db, samples, self.validation_items, False), batch_size=self.batch_size
+        )
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        samples = round(self.validation_seconds * self.sample_rate_hz)
+        items = self.test_items * len(self.test_snr_db)
+        return self._loader(
+            self.mixture_set("test", self.test_snr_db, samples, items, True), batch_size=self.batch_size
+        )
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.test_dataloader()
+
+    def _loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
+        if self.num_workers > 0:
+            settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
+        return DataLoader(items, num_workers=self.num_workers, **settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        return position(self.trainer) if self.trainer is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None

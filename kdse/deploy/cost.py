@@ -1,0 +1,212 @@
+"""What a model costs to run: parameters, multiply-accumulates (MACs), latency, real-time factor."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdse.deploy.streaming import can_stream
+from kdse.models.base import SpeechModel
+from kdse.taps import probe_signal, undisturbed
+
+#: Operators that only make, move or describe data; they are neither counted nor listed as uncounted.
+MOVES = frozenset(
+    [
+        "arange",
+        "cat",
+        "clone",
+        "contiguous",
+        "copy_",
+        "constant_pad_nd",
+        "detach",
+        "empty",
+        "empty_like",
+        "fill_",
+        "flip",
+        "full",
+        "full_like",
+        "index",
+        "index_select",
+        "lift_fresh",
+        "new_empty",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones",
+        "ones_like",
+        "repeat",
+        "roll",
+        "scalar_tensor",
+        "stack",
+        "_to_copy",
+        "transpose_",
+        "squeeze_",
+        "unsqueeze_",
+        "unsafe_split",
+        "_unsafe_view",
+        "_reshape_copy",
+        "resize_",
+        "zero_",
+        "zeros",
+        "zeros_like",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of a model.
+
+    per_second: MACs for one more second of audio, the difference between a clip and one twice as long.
+    clip: MACs for the shorter clip, edge frames included.
+    clip_seconds: its length.
+    counted: MACs per second of audio by operator, e.g. ``{"convolution": ..., "addmm": ...}``.
+    uncounted: calls by operator of all other arithmetic in the clip (norms, activations, FFTs), which is left out.
+    """
+
+    per_second: float
+    clip: int
+    clip_seconds: float
+    counted: dict[str, float]
+    uncounted: dict[str, int]
+
+    @property
+    def linear(self) -> bool:
+        """Whether cost is proportional to length (attention over the whole clip is not)."""
+        return self.per_second * self.clip_seconds < 1.1 * self.clip
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Trainable and total parameters; shared ones count once, buffers do not count."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def count_macs(model: SpeechModel, seconds: float = 2.0) -> Macs:
+    """Counts the MACs of convolutions, matrix products (linear layers, recurrent layers) and attention.
+
+    A transposed convolution is counted at its input positions (each input sample meets each weight once).
+
+    Args:
+        model: the model.
+        seconds: length of the shorter clip, rounded to whole hops.
+    """
+    hops = max(1, round(seconds * model.sample_rate_hz / model.hop_samples))
+    samples = hops * model.hop_samples
+    once, uncounted = _count(model, samples)
+    twice, _ = _count(model, 2 * samples)
+    clip_seconds = samples / model.sample_rate_hz
+    counted = {name: (twice[name] - once.get(name, 0)) / clip_seconds for name in twice}
+    return Macs(sum(counted.values()), sum(once.values()), clip_seconds, counted, uncounted)
+
+
+def _count(model: SpeechModel, samples: int) -> tuple[dict[str, int], dict[str, int]]:
+    signal = probe_signal(model, samples)
+    with undisturbed(model), _plain_kernels(), FlopCounterMode(display=False) as counter, _Others() as others:
+        model(signal)
+    counts = {_name(op): flops // 2 for op, flops in counter.get_flop_counts().get("Global", {}).items()}
+    return counts, {name: calls for name, calls in sorted(others.calls.items()) if name not in counts}
+
+
+class _Others(TorchDispatchMode):
+    """Notes every operator that computes something, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = _name(func)
+        if not func.is_view and name not in MOVES:
+            self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _name(op: Any) -> str:
+    return str(op).removeprefix("aten.").split(".")[0]
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Turns off fused kernels (LSTM, attention), whose insides no counter sees."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            warnings.simplefilter("ignore")  # torch warns about Intel GPUs when oneDNN flags are touched
+            with torch.backends.mkldnn.flags(enabled=False):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of computation per second of audio; below 1 is faster than real time."""
+
+    real_time_factor: float
+    fastest: float
+    slowest: float
+    runs: int
+
+
+def time_whole(model: SpeechModel, seconds: float = 2.0, runs: int = 7, threads: int = 1) -> Timing:
+    """Real-time factor of the forward pass over a clip: median of ``runs`` after two warm-up runs."""
+    signal = probe_signal(model, max(1, round(seconds * model.sample_rate_hz)))
+    duration = signal.shape[1] / model.sample_rate_hz
+    with undisturbed(model), cpu_threads(threads):
+        times = [_clock(model, signal) / duration for _ in range(runs + 2)][2:]
+    return Timing(statistics.median(times), min(times), max(times), runs)
+
+
+def time_streaming(model: SpeechModel, hops: int = 60, threads: int = 1) -> Timing | None:
+    """Real-time factor hop by hop: median over ``hops`` steps after ten; None if the model does not stream."""
+    if not can_stream(model):
+        return None
+    duration = model.hop_samples / model.sample_rate_hz
+    signal = probe_signal(model, model.hop_samples * (hops + 10))
+    times = []
+    with undisturbed(model), cpu_threads(threads):
+        state = model.initial_state(1)
+        for hop in signal.split(model.hop_samples, dim=1):
+            start = time.perf_counter()
+            _, state = model.step(hop, state)
+            _wait(signal)
+            times.append((time.perf_counter() - start) / duration)
+    times = times[10:]
+    return Timing(statistics.median(times), min(times), max(times), hops)
+
+
+def _clock(model: SpeechModel, signal: torch.Tensor) -> float:
+    start = time.perf_counter()
+    model(signal)
+    _wait(signal)
+    return time.perf_counter() - start
+
+
+def _wait(signal: torch.Tensor) -> None:
+    if signal.is_cuda:
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Runs the body with so many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

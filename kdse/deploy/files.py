@@ -1,0 +1,167 @@
+"""Enhancing one audio file into another of the same rate, channels, format and length, in constant memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdse.deploy.chunks import CrossFade, WholeSignal
+from kdse.deploy.resampling import ResampleStream
+from kdse.deploy.streaming import Streamer, can_stream
+from kdse.models.base import SpeechModel
+
+BLOCK_SECONDS = 4.0
+
+
+class Stage(Protocol):
+    """One step of the chain: takes ``[C, n]`` pieces, returns what is ready; `flush` ends the signal."""
+
+    def push(self, samples: Tensor) -> Tensor: ...
+
+    def flush(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What was done to a file.
+
+    method: "whole" (one forward pass), "streamed" (hop by hop, equal to whole) or "cross-faded" (differs from whole).
+    clipped: samples that left [-1, 1] and were clipped, in formats that cannot hold them.
+    """
+
+    seconds: float
+    sample_rate_hz: int
+    channels: int
+    method: str
+    clipped: int
+
+
+def enhance_file(
+    model: SpeechModel,
+    source: Path,
+    target: Path,
+    chunk_seconds: float = 30.0,
+    whole_file: bool = False,
+    progress: Callable[[float], Any] | None = None,
+) -> Enhanced:
+    """Enhances ``source`` into ``target``, which appears only once it is complete.
+
+    The audio is resampled to the model's rate and back where they differ; each channel is processed on its own.
+
+    Args:
+        model: the network.
+        source: an audio file that libsndfile reads.
+        target: where the result goes; its folder is made.
+        chunk_seconds: longer files are streamed by causal models and cross-faded in pieces of this length by others.
+        whole_file: process any length in one forward pass.
+        progress: called with the seconds of audio just read.
+
+    Raises:
+        ValueError: naming the fault, if the file is empty, cut short or unreadable, or holds NaN or infinite samples.
+        OSError: if the target cannot be written.
+    """
+    import soundfile
+
+    try:
+        reader = soundfile.SoundFile(str(source))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"not readable as audio ({_reason(error)})") from None
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with reader:
+        _check_complete(reader)
+        rate, channels = reader.samplerate, reader.channels
+        method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file)
+        stages: list[Stage] = [
+            ResampleStream(rate, model.sample_rate_hz, channels),
+            stage,
+            ResampleStream(model.sample_rate_hz, rate, channels),
+        ]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written, clipped = 0, 0
+        can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
+        try:
+            with (
+                open(partial, "wb") as raw,
+                soundfile.SoundFile(
+                    raw, "w", samplerate=rate, channels=channels, subtype=reader.subtype, format=reader.format
+                ) as writer,
+            ):
+                for piece in run_chain(stages, _blocks(reader, progress)):
+                    piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
+                    if can_clip:
+                        clipped += int((piece.abs() > 1).sum())
+                        piece = piece.clamp(-1, 1)
+                    writer.write(piece.numpy().T)
+                    written += piece.shape[1]
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return Enhanced(written / rate, rate, channels, method, clipped)
+
+
+def choose_stage(
+    model: SpeechModel, seconds: float, channels: int, chunk_seconds: float, whole_file: bool
+) -> tuple[str, Stage]:
+    """How a file of this length is processed: the method's name and the stage that does it."""
+    chunk = max(2, round(chunk_seconds * model.sample_rate_hz))
+    if whole_file or seconds * model.sample_rate_hz <= chunk:
+        return "whole", WholeSignal(model)
+    if can_stream(model):
+        return "streamed", Streamer(model, channels)
+    return "cross-faded", CrossFade(model, chunk, max(1, min(model.sample_rate_hz, chunk // 4)))
+
+
+def run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pushes pieces ``[C, n]`` through the stages and yields what comes out, flushing them in order at the end."""
+    for piece in pieces:
+        for stage in stages:
+            piece = stage.push(piece).cpu()
+        yield piece
+    for index, stage in enumerate(stages):
+        piece = stage.flush().cpu()
+        for later in stages[index + 1 :]:
+            piece = later.push(piece).cpu()
+        yield piece
+
+
+def _blocks(reader: Any, progress: Callable[[float], Any] | None) -> Iterator[Tensor]:
+    """The file's samples ``[C, n]``, a few seconds at a time, checked."""
+    rate, position = reader.samplerate, 0
+    while position < reader.frames:
+        try:
+            block = reader.read(math.ceil(BLOCK_SECONDS * rate), dtype="float32", always_2d=True)
+        except RuntimeError as error:
+            raise ValueError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
+        if len(block) == 0:
+            raise ValueError(f"cut short: {position} of {reader.frames} samples could be read")
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(bad):
+            at = position + int(bad[0])
+            raise ValueError(f"holds NaN or infinite samples (the first is sample {at}, at {at / rate:.2f} s)")
+        position += len(block)
+        yield torch.from_numpy(np.ascontiguousarray(block.T))
+        if progress is not None:
+            progress(len(block) / rate)
+
+
+def _check_complete(reader: Any) -> None:
+    if reader.frames == 0:
+        raise ValueError("holds no samples")
+    # libsndfile reads what is left of a WAV that was cut short and says so only in its log. Writers to a pipe put
+    # the largest number there instead of a length, which is no fault.
+    promise = re.search(r"^data : (\d+) \(should be (\d+)\)", reader.extra_info, re.MULTILINE)
+    if promise and int(promise[2]) < int(promise[1]) < 0x7FFF0000:
+        raise ValueError(f"cut short: its header promises {promise[1]} bytes of audio, {promise[2]} are there")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()).rpartition(": ")[2].rstrip(".") or type(error).__name__

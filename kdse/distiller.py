@@ -1,0 +1,342 @@
+"""`Distiller`: a frozen teacher, a trainable student, and the loop that joins them.
+
+One batch goes through in one direction: both networks, their taps, the objectives, the schedule's weights, one total.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from kdse.checkpoint import load_model, load_weights, read_checkpoint
+from kdse.enhancer import Enhancer, ModelOrFactory, build
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.budget import compress, count_parameters
+from kdse.objectives.base import Exchange, Objective
+from kdse.schedule import SUPERVISED, Schedule
+from kdse.seeding import seeded
+from kdse.taps import TapRecorder, probe, resolve_taps
+
+log = logging.getLogger(__name__)
+
+
+class Distiller(Enhancer):
+    """Trains a student under a frozen teacher.
+
+    Objectives and the schedule are callbacks of the Trainer; they bind themselves in their `setup`. Without a
+    schedule every term has weight 1.
+
+    Args:
+        teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
+        teacher_checkpoint: checkpoint with the teacher's weights. None keeps the weights `teacher` came with.
+        student: the student network. Give this or `compression`.
+        compression: build the student from the teacher's own family with 1/compression of its parameters.
+        loss: supervised loss; None means the phase-sensitive approximation.
+        optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch; None for none.
+        metrics: what validation and test measure besides the loss; see `kdse.metrics`.
+        metric_workers: processes that compute metrics; 0 computes them in the training process.
+        weights: checkpoint to take the student's initial weights from (not a resume).
+        teacher_taps: taps of the teacher by name, if not its own: ``{name: {path, layout, sizes, group}}``.
+        student_taps: the same for the student.
+        teacher_autocast: run the teacher in this lower precision, "bfloat16" or "float16"; None runs it as it is.
+        compile_teacher: run the teacher through torch.compile.
+        trust_code: allow `teacher_checkpoint` to name classes that kdse does not ship.
+    """
+
+    def __init__(
+        self,
+        teacher: ModelOrFactory | None = None,
+        teacher_checkpoint: str | None = None,
+        student: ModelOrFactory | None = None,
+        compression: float | None = None,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=6e-5),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        metrics: list[str] = ["si_sdr", "pesq_wb", "estoi"],  # noqa: B006 (jsonargparse shows it in --help)
+        metric_workers: int = 0,
+        weights: str | None = None,
+        teacher_taps: dict[str, Any] | None = None,
+        student_taps: dict[str, Any] | None = None,
+        teacher_autocast: str | None = None,
+        compile_teacher: bool = False,
+        trust_code: bool = False,
+    ) -> None:
+        if (student is None) == (compression is None):
+            raise ValueError("give --model.student or --model.compression, one of the two")
+        if teacher_autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f'model.teacher_autocast={teacher_autocast!r}: use "bfloat16", "float16" or none')
+        loaded = _load_teacher(teacher, teacher_checkpoint, trust_code)
+        if student is None:
+            assert compression is not None
+            with seeded("student"):
+                student = compress(loaded, compression)
+        super().__init__(
+            model=student,
+            loss=loss,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            metrics=metrics,
+            metric_workers=metric_workers,
+            weights=weights,
+        )
+        if loaded.sample_rate_hz != self.student.sample_rate_hz:
+            raise ValueError(
+                f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz"
+            )
+        loaded.requires_grad_(False)
+        # In lists, not submodules: the teacher is in no state_dict, no optimizer and no train() call.
+        self._teacher = [loaded.eval()]
+        self._compiled_teacher = [torch.compile(loaded) if compile_teacher else loaded]
+        self._teacher_dtype = None if teacher_autocast is None else getattr(torch, teacher_autocast)
+        self.heads = nn.ModuleDict()
+        self.teacher_taps = resolve_taps(loaded, teacher_taps)
+        self.student_taps = resolve_taps(self.student, student_taps)
+        self.objectives: dict[str, Objective] = {}
+        self.schedule: Schedule | None = None
+        self._shapes: tuple[dict[str, torch.Size], dict[str, torch.Size]] | None = None
+        self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
+        self._active: tuple[str, ...] = ()
+        self._teacher_scored = False
+        log.info(
+            "teacher %d parameters, student %d: ratio %.2f",
+            count_parameters(loaded),
+            count_parameters(self.student),
+            count_parameters(loaded) / max(1, count_parameters(self.student)),
+        )
+
+    @property
+    def student(self) -> SpeechModel:
+        """The network that is trained."""
+        return self.model
+
+    @property
+    def teacher(self) -> SpeechModel:
+        """The frozen network; always in eval mode, never in a checkpoint."""
+        return self._teacher[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.teacher._apply(fn)  # the teacher follows the student from device to device
+        return super()._apply(fn, recurse)
+
+    # --- binding: called from the callbacks' setup, before optimizers are made and weights loaded ---
+
+    def bind_objective(self, objective: Objective) -> None:
+        """Resolves an objective's taps and builds its heads.
+
+        Raises:
+            ValueError: if its name is taken, a tap is missing, or its taps cannot be compared.
+        """
+        if self.objectives.get(objective.name) is objective:
+            return
+        if objective.name in self.objectives or objective.name == SUPERVISED:
+            raise ValueError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
+        objective.bound_pairs = objective.resolve_pairs(self.teacher_taps, self.student_taps)
+        if objective.uses_taps:
+            if self._shapes is None:
+                samples = 2 * self.student.sample_rate_hz
+                self._shapes = (
+                    probe(self.teacher, self.teacher_taps, samples),
+                    probe(self.student, self.student_taps, samples),
+                )
+            with seeded(f"heads/{objective.name}"):
+                heads = objective.build_heads(*self._shapes)
+            if heads is not None and len(heads):
+                self.heads[objective.name] = heads
+        self.objectives[objective.name] = objective
+
+    def bind_schedule(self, schedule: Schedule) -> None:
+        """Takes the schedule whose weights this run follows."""
+        self.schedule = schedule
+
+    # --- the loop ---
+
+    def term_weights(self) -> dict[str, float]:
+        """Schedule weight of every term at the current optimizer step."""
+        terms = [SUPERVISED, *self.objectives]
+        if self.schedule is None:
+            return dict.fromkeys(terms, 1.0)
+        return self.schedule.weights(self.global_step, terms)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        weights = self.term_weights()
+        active = [o for o in self.objectives.values() if weights[o.name] * o.weight > 0]
+        supervised = weights[SUPERVISED] > 0
+        if not active and not supervised:
+            raise ValueError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
+        exchange = self._exchange(batch, active)
+        total = batch["noisy"].new_zeros(())
+        if supervised:
+            raw = self.supervised_loss(exchange.student, batch)
+            self.log_term(SUPERVISED, raw, weights[SUPERVISED])
+            total = total + weights[SUPERVISED] * raw
+        for objective in active:
+            exchange.heads = self._heads_of(objective)
+            raw = objective.loss(exchange)
+            weight = weights[objective.name] * objective.weight
+            self.log_term(objective.name, raw, weight)
+            total = total + weight * raw
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self._active = (*((SUPERVISED,) if supervised else ()), *(o.name for o in active))
+        return self._connect(total)
+
+    def _heads_of(self, objective: Objective) -> nn.ModuleDict:
+        heads = self.heads[objective.name] if objective.name in self.heads else nn.ModuleDict()
+        assert isinstance(heads, nn.ModuleDict)
+        return heads
+
+    def _exchange(self, batch: dict[str, Any], active: list[Objective]) -> Exchange:
+        """Runs both networks, recording no more than the active objectives compare."""
+        noisy = batch["noisy"]
+        teacher_names = {pair[0] for o in active for pair in o.bound_pairs}
+        student_names = {pair[1] for o in active for pair in o.bound_pairs}
+        teacher: Estimate | None = None
+        teacher_taps: Mapping[str, Tensor] = {}
+        if active:
+            teacher, teacher_taps = self._teach(noisy, teacher_names)
+        student, student_taps = _record(
+            self.student, self.student, {n: t for n, t in self.student_taps.items() if n in student_names}, noisy
+        )
+        return Exchange(
+            noisy=noisy,
+            clean=batch.get("clean"),
+            teacher=teacher,
+            student=student,
+            teacher_taps=teacher_taps,
+            student_taps=student_taps,
+            step=self.global_step,
+        )
+
+    def _teach(self, noisy: Tensor, names: set[str]) -> tuple[Estimate, Mapping[str, Tensor]]:
+        self.teacher.eval()
+        precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._teacher_dtype is not None:
+            precision = torch.autocast(noisy.device.type, dtype=self._teacher_dtype)
+        taps = {name: tap for name, tap in self.teacher_taps.items() if name in names}
+        with torch.no_grad(), precision:
+            return _record(self.teacher, self._compiled_teacher[0], taps, noisy)
+
+    def _connect(self, total: Tensor) -> Tensor:
+        """Joins parameters outside this phase to the total by a term that is zero by shape.
+
+        Plain DDP then survives the switch. Which parameters those are is read off the autograd graph, once for each
+        set of active terms.
+        """
+        if self._active not in self._idle:
+            used = _leaves(total)
+            self._idle[self._active] = [p for p in self.trained_parameters() if p.requires_grad and id(p) not in used]
+        for parameter in self._idle[self._active]:
+            total = total + parameter.reshape(-1)[:0].sum()
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Adam moves a parameter whose gradient is zero, so parameters outside the phase get none at all.
+        for parameter in self._idle.get(self._active, ()):
+            parameter.grad = None
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        return [*self.model.parameters(), *self.heads.parameters()]
+
+    def on_fit_start(self) -> None:
+        if not self.objectives:
+            log.warning("no objectives: the student is trained with the supervised loss alone")
+        if self.schedule is None and self.objectives:
+            log.warning("no schedule: the supervised loss and every objective have weight 1 throughout")
+        if self.trainer.accumulate_grad_batches > 1 and any(hasattr(o, "gather") for o in self.objectives.values()):
+            log.warning(
+                "accumulate_grad_batches=%d: objectives that compare items of a batch see one micro-batch at a time",
+                self.trainer.accumulate_grad_batches,
+            )
+
+    # --- the teacher's own quality, once ---
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        super()._evaluate(batch, stage)
+        if batch.get("clean") is not None and self._scores_teacher(stage):
+            with torch.no_grad():
+                self.scores.add(batch, self.teacher(batch["noisy"]).waveform, system="teacher")
+
+    def _scores_teacher(self, stage: str) -> bool:
+        return stage == "test" or not (self._teacher_scored or self.trainer.sanity_checking)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self._teacher_scored = True
+
+    # --- checkpoints: the student and the heads, never the teacher ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["kdse"]["teacher_sha256"] = fingerprint(self.teacher)
+        checkpoint["kdse"]["teacher_scored"] = self._teacher_scored
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        about = checkpoint.get("kdse", {})
+        self._teacher_scored = bool(about.get("teacher_scored", False))
+        fitting = self.trainer.state.fn == "fit"
+        stored = about.get("teacher_sha256")
+        if fitting and stored is not None and stored != fingerprint(self.teacher):
+            raise ValueError(
+                "--ckpt_path: this run was started under another teacher; give the same --model.teacher_checkpoint"
+            )
+        if not fitting:  # heads serve training only; a test without objectives has none to load into
+            own = self.state_dict()
+            for key in [k for k in checkpoint["state_dict"] if k.startswith("heads.") and k not in own]:
+                del checkpoint["state_dict"][key]
+
+
+def _load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
+    if teacher is None:
+        if checkpoint is None:
+            raise ValueError("give --model.teacher_checkpoint (a checkpoint of kdse fit) or --model.teacher")
+        return load_model(checkpoint, trust_code=trust_code)
+    loaded = build(teacher, "teacher")
+    if checkpoint is not None:
+        source = f"--model.teacher_checkpoint {checkpoint}"
+        load_weights(loaded, read_checkpoint(checkpoint)["state_dict"], source=source)
+    elif not isinstance(teacher, SpeechModel) and not getattr(loaded, "brings_weights", False):
+        log.warning("the teacher has random weights: no --model.teacher_checkpoint was given")
+    return loaded
+
+
+def _record(model: SpeechModel, run: Any, taps: dict[str, Tap], noisy: Tensor) -> tuple[Estimate, Mapping[str, Tensor]]:
+    if not taps:
+        return run(noisy), {}
+    recorder = TapRecorder(model, taps)
+    with recorder:
+        estimate = run(noisy)
+    return estimate, recorder.activations()
+
+
+def _leaves(total: Tensor) -> set[int]:
+    """ids of the leaf tensors that ``total`` depends on."""
+    seen: set[Any] = set()
+    found: set[int] = set()
+    stack = [total.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""`Enhancer`: one model trained with clean speech. Teachers and baselines are trained with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from kdse.checkpoint import describe, load_weights, read_checkpoint
+from kdse.losses import PhaseSensitive
+from kdse.metrics.validation import ValidationScores
+from kdse.models.base import Estimate, SpeechModel
+from kdse.seeding import seeded
+
+log = logging.getLogger(__name__)
+
+#: A model, or a function that builds one (which is what a config's class_path and init_args become). A function is
+#: called on a random stream of its own, so that initial weights depend on the seed and nothing else.
+ModelOrFactory = Callable[[], SpeechModel] | SpeechModel
+
+
+def build(model: ModelOrFactory, name: str) -> SpeechModel:
+    """The model itself, built on the random stream ``name`` of this run's seed if it is not built yet.
+
+    Raises:
+        ValueError: if it is not a `SpeechModel`.
+    """
+    if not isinstance(model, SpeechModel):
+        if not callable(model):
+            raise ValueError(
+                f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it"
+            )
+        with seeded(name):
+            model = model()
+    if not isinstance(model, SpeechModel):
+        raise ValueError(f"model.{name}: {type(model).__name__} is not a SpeechModel; use kdse.models.Wrapped")
+    return model
+
+
+class Enhancer(L.LightningModule):
+    """One speech-enhancement model and a supervised loss.
+
+    Args:
+        model: the network.
+        loss: supervised loss; None means the phase-sensitive approximation (`kdse.losses.PhaseSensitive`).
+        optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch; None for none.
+        metrics: what validation and test measure besides the loss; see `kdse.metrics`.
+        metric_workers: processes that compute metrics; 0 computes them in the training process.
+        weights: checkpoint to take initial weights from (not a resume: use --ckpt_path for that).
+    """
+
+    def __init__(
+        self,
+        model: ModelOrFactory,
+        loss: nn.Module | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=6e-5),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        metrics: list[str] = ["si_sdr", "pesq_wb", "estoi"],  # noqa: B006 (jsonargparse shows it in --help)
+        metric_workers: int = 0,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = build(model, "student")
+        self.loss = PhaseSensitive() if loss is None else loss
+        self._make_optimizer = optimizer
+        self._make_lr_scheduler = lr_scheduler
+        self.scores = ValidationScores(tuple(metrics), workers=metric_workers, sample_rate_hz=self.model.sample_rate_hz)
+        if weights is not None:
+            load_weights(self.model, read_checkpoint(weights)["state_dict"], source=f"--model.weights {weights}")
+        describe(self.model)  # a model that no checkpoint could describe is refused now, not after hours of training
+
+    # --- the loop ---
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        return self.model(noisy)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = self.supervised_loss(self.model(batch["noisy"]), batch)
+        self.log_term("supervised", loss, weight=1.0)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def supervised_loss(self, estimate: Estimate, batch: dict[str, Any]) -> Tensor:
+        """The supervised loss of an estimate.
+
+        Raises:
+            ValueError: if the batch has no clean speech.
+        """
+        clean = batch.get("clean")
+        if clean is None:
+            raise ValueError(
+                "the supervised loss needs clean speech and this data has none; set its schedule weight to zero "
+                "(--schedule.gamma=1) or give labelled data"
+            )
+        return self.loss(estimate, clean, batch["noisy"])
+
+    def log_term(self, name: str, raw: Tensor, weight: float) -> None:
+        """Logs one term of the total: raw value, weight and weighted value, under its name."""
+        raw = raw.detach()
+        self.log_dict(
+            {f"terms/{name}/raw": raw, f"terms/{name}/weight": weight, f"terms/{name}/weighted": weight * raw}
+        )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer(self.trained_parameters())
+        if self._make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_lr_scheduler(optimizer)}}
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """What the optimizer gets."""
+        return self.model.parameters()
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        rate = getattr(datamodule, "sample_rate_hz", None)
+        if rate is not None and rate != self.model.sample_rate_hz:
+            raise ValueError(
+                f"--data.sample_rate_hz={rate} differs from the model's {self.model.sample_rate_hz} Hz; "
+                f"set it to {self.model.sample_rate_hz}"
+            )
+
+    # --- validation, test, prediction ---
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        estimate = self.model(batch["noisy"])
+        if batch.get("clean") is not None:
+            loss = self.supervised_loss(estimate, batch)
+            self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch["noisy"]), sync_dist=True)
+            self.scores.add(batch, estimate.waveform)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        values = self.scores.compute()
+        shown = {"si_sdr", "pesq_wb"}
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", float(value), prog_bar=name in shown, rank_zero_only=False, sync_dist=False)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.model(batch["noisy"]).waveform
+
+    def teardown(self, stage: str) -> None:
+        self.scores.close()
+
+    # --- checkpoints ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["kdse"] = describe(self.model)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        load_weights(self.model, state, source=f"--ckpt_path {Path(str(self.trainer.ckpt_path or '')).name}")

@@ -1,0 +1,57 @@
+"""Phase-sensitive spectrum approximation (Erdogan et al., ICASSP 2015), the two-step paper's supervised loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdse.models.base import Estimate
+from kdse.models.stft import Stft
+
+
+def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False) -> Tensor:
+    """Mean over batch, bins and frames of ``(|S^| - |S| cos(theta_S - theta_Y))^2``.
+
+    Args:
+        estimate: magnitude of the estimate ``[B, F, T]`` (mask times noisy magnitude).
+        clean: complex clean spectrum S ``[B, F, T]``.
+        noisy: complex noisy spectrum Y ``[B, F, T]``.
+        truncate: clip the target to [0, |Y|].
+
+    Silence (all zero) gives zero with zero gradient.
+    """
+    magnitude = noisy.abs()
+    target = (clean * noisy.conj()).real / magnitude.clamp_min(1e-12)
+    if truncate:
+        target = torch.minimum(target.clamp_min(0.0), magnitude)
+    return (estimate - target).square().mean()
+
+
+class PhaseSensitive(nn.Module):
+    """The phase-sensitive loss of an estimate on linear STFT bins.
+
+    Args:
+        truncate: clip the target to [0, |Y|]. The paper does not say; off is our choice.
+        normalise: divide each item by its noisy input's mean bin magnitude (RMS times the window's norm) first, so
+            that quiet recordings weigh as much as loud ones and the loss is of order one. The paper does not say;
+            on is our choice.
+        n_fft: frame length in samples.
+        hop: samples between frames.
+    """
+
+    def __init__(self, truncate: bool = False, normalise: bool = True, n_fft: int = 512, hop: int = 256) -> None:
+        super().__init__()
+        self.truncate, self.normalise = truncate, normalise
+        self.stft = Stft(n_fft, hop)
+
+    def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
+        with torch.autocast(noisy.device.type, enabled=False):
+            spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
+            level: Tensor | float = 1.0
+            if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
+                power = noisy.float().square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
+                level = power.sqrt()[:, None, None]
+            magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-20).sqrt()
+            return phase_sensitive_loss(
+                magnitude / level, self.stft(clean) / level, self.stft(noisy) / level, self.truncate
+            )

@@ -1,0 +1,145 @@
+"""`ValidationScores`: collects scores over a validation or test epoch and turns them into numbers to log."""
+
+from __future__ import annotations
+
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from kdse.metrics.intrusive import Scores
+from kdse.metrics.pool import ScorePool
+from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
+
+log = logging.getLogger(__name__)
+
+#: Whose values are logged under the bare metric name; other systems get their name as prefix.
+STUDENT = "student"
+
+
+class ValidationScores:
+    """Scores batches of an epoch, possibly in worker processes, and summarises them when the epoch ends.
+
+    Args:
+        metrics: names from `kdse.metrics.METRICS`.
+        workers: scoring processes; 0 scores in this process.
+        sample_rate_hz: of all audio.
+        max_failed_share: share of items whose *noisy input* cannot be scored above which `compute` raises: the data is
+            at fault. A model that fails (silence early in training, NaN) only warns: the run may recover.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = ("si_sdr", "pesq_wb", "estoi"),
+        workers: int = 0,
+        sample_rate_hz: int = 16000,
+        max_failed_share: float = 0.1,
+    ) -> None:
+        self.metrics = tuple(metrics)
+        self.max_failed_share = max_failed_share
+        self.summary: Summary | None = None  # of the last epoch, all ranks together
+        self._pool = ScorePool(self.metrics, sample_rate_hz, workers)
+        self._pending: list[tuple[str, float, tuple[str, int, int]]] = []  # name, snr_db, cache key; as submitted
+        # validation items are fixed, so their noisy input is scored once a run; the checksums make sure of it
+        self._noisy: dict[tuple[str, int, int], Scores] = {}
+        self._queued: set[tuple[str, int, int]] = set()
+
+    def add(self, batch: dict[str, Any], estimates: Tensor, system: str = STUDENT) -> None:
+        """Takes a batch and one system's estimates ``[B, N]``; the noisy input is added by itself.
+
+        Padding beyond ``batch["samples"]`` is cut off. A batch without clean speech is ignored.
+        """
+        if batch.get("clean") is None:
+            return
+        clean_bn, noisy_bn, estimate_bn = (_numpy(x) for x in (batch["clean"], batch["noisy"], estimates))
+        size = len(noisy_bn)
+        names = batch.get("name") or [f"{zlib.crc32(noisy.tobytes()):08x}" for noisy in noisy_bn]
+        lengths = batch["samples"].tolist() if batch.get("samples") is not None else [noisy_bn.shape[-1]] * size
+        snrs_db = batch["snr_db"].tolist() if batch.get("snr_db") is not None else [math.nan] * size
+        for i in range(size):
+            clean, noisy, estimate = (x[i, : int(lengths[i])] for x in (clean_bn, noisy_bn, estimate_bn))
+            key = (str(names[i]), zlib.crc32(clean.tobytes()), zlib.crc32(noisy.tobytes()))
+            signals = {system: estimate}
+            if system != NOISY and key not in self._noisy and key not in self._queued:
+                self._queued.add(key)
+                signals[NOISY] = noisy
+            self._pending.append((str(names[i]), float(snrs_db[i]), key))
+            self._pool.submit(str(names[i]), clean, signals)
+
+    def compute(self) -> dict[str, float]:
+        """Ends the epoch: the numbers to log, the same on every rank; empty if nothing was added anywhere.
+
+        For each metric ``m`` of the student: ``m`` (mean), ``m_improvement`` (over noisy), ``m_failed`` (items without
+        a value) and, where the SNR is known, ``m_snr-5`` and the like. Other systems carry their name before it:
+        ``noisy_m``, ``teacher_m``, ``teacher_m_improvement``. NaN means that no item had a value.
+
+        Raises:
+            ValueError: if too many noisy inputs could not be scored.
+        """
+        rows: dict[tuple[str, str], Row] = {}
+        pending, self._pending = self._pending, []
+        for (name, snr_db, key), scored in zip(pending, self._pool.collect(), strict=True):
+            self._noisy[key] = scored.scores.get(NOISY) or self._noisy[key]
+            for system, scores in {**scored.scores, NOISY: self._noisy[key]}.items():
+                rows.setdefault((system, name), Row(system, name, scores.values, scores.failures, snr_db))
+        self._queued.clear()
+        self._noisy = {
+            key: scores for key, scores in self._noisy.items() if not scores.failures
+        }  # tried again next time
+        self.summary = summarize(gather_rows(list(rows.values())), self.metrics, max_failed_share=None)
+        for group, system, name, metric, why in self.summary.failures[:5]:
+            log.warning("%s of %s on %s%s failed: %s", metric, system, group and group + "/", name, why)
+        if len(self.summary.failures) > 5:
+            log.warning("... and %d more failed scores", len(self.summary.failures) - 5)
+        check_failures(self.summary, self.max_failed_share, systems=[NOISY])
+        return {key: value for line in self.summary.lines for key, value in self._numbers(line).items()}
+
+    def close(self) -> None:
+        """Ends the worker processes; a later `add` starts them again."""
+        self._pool.close()
+        self._pending.clear()
+        self._queued.clear()
+
+    def _numbers(self, line: Line) -> dict[str, float]:
+        prefix = "" if line.system == STUDENT else f"{line.system}_"
+        numbers: dict[str, float] = {}
+        for metric in self.metrics:
+            if not isinstance(line.snr_db, str):
+                numbers[f"{prefix}{metric}_snr{line.snr_db:g}"] = line.values[metric]
+                continue
+            numbers[f"{prefix}{metric}"] = line.values[metric]
+            if line.system != NOISY:
+                numbers[f"{prefix}{metric}_improvement"] = line.improvements[metric]
+            numbers[f"{prefix}{metric}_failed"] = float(line.failures[metric])
+        return numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles (weight averaging, ddp_spawn) carry settings and known noisy scores, not processes."""
+        settings = (self._pool.workers, self._pool.sample_rate_hz, self._pool.timeout_s)
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_pending", "_queued")}
+        return {**kept, "_pool_settings": settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        workers, sample_rate_hz, timeout_s = state.pop("_pool_settings")
+        self.__dict__.update(state)
+        self._pending, self._queued = [], set()
+        self._pool = ScorePool(self.metrics, sample_rate_hz, workers, timeout_s)
+
+
+def gather_rows(rows: list[Row]) -> list[Row]:
+    """The rows of all ranks in rank order (just ``rows`` without a process group); the same list on every rank."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, rows)
+    return sorted((row for part in gathered for row in part), key=lambda row: (row.system, row.name))
+
+
+def _numpy(wave: Tensor) -> np.ndarray:
+    return wave.detach().float().cpu().numpy()

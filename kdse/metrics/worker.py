@@ -1,0 +1,16 @@
+"""A scoring process: ``python -m kdse.metrics.worker FD``. Started by `kdse.metrics.pool.ScorePool`, not by people."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from kdse.metrics.pool import serve
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole process group; the main process decides what ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the main process went away in the middle of an answer
+        serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,7 @@
+"""Speech-enhancement models, as teachers and students."""
+
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.budget import compress, count_parameters
+from kdse.models.cruse import Cruse
+
+__all__ = ["Cruse", "Estimate", "SpeechModel", "Tap", "compress", "count_parameters"]

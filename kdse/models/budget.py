@@ -1,0 +1,115 @@
+"""Compression ratio to width: a student from the teacher's own family with 1/R of its parameters."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from kdse.models.base import SpeechModel
+
+log = logging.getLogger(__name__)
+
+PRESET_TOLERANCE = 0.05
+SEARCH_STEPS = 400
+
+
+class Budget(NamedTuple):
+    """A student found for a ratio: constructor arguments, parameters, ratio reached, and how it was found."""
+
+    init_args: dict[str, Any]
+    parameters: int
+    ratio: float
+    source: str
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLERANCE) -> Budget:
+    """Width arguments of the family member whose parameter count is nearest to the teacher's divided by ``ratio``.
+
+    A preset within ``tolerance`` of the target is used, the nearest if several; else widths are searched in
+    proportion to the teacher's.
+
+    Raises:
+        ValueError: if the family declares no width, or the ratio cannot be reached; it states the possible range.
+    """
+    cls = type(teacher)
+    if not cls.width_parameters:
+        raise ValueError(
+            f"--model.compression: {cls.__name__} declares no width_parameters; give an explicit --model.student"
+        )
+    total = count_parameters(teacher)
+    if not ratio >= 1:
+        raise ValueError(f"--model.compression={ratio}: must be 1 or more (1 is a student as large as the teacher)")
+    target = total / ratio
+    presets = [(_count(teacher, preset), preset) for preset in cls.presets() if _allowed(teacher, preset)]
+    near = [(abs(n - target), n, p) for n, p in presets if abs(n - target) <= tolerance * target]
+    if near:
+        _, count, preset = min(near, key=lambda entry: entry[0])
+        return Budget({**teacher.init_args, **preset}, count, total / count, "preset")
+    candidates = _candidates(teacher)
+    count, widths = min(candidates, key=lambda entry: abs(entry[0] - target))
+    if abs(count - target) > 0.25 * target:
+        largest = total / min(n for n, _ in candidates)
+        raise ValueError(
+            f"--model.compression={ratio:g}: no {cls.__name__} comes near {target:,.0f} parameters; from this teacher "
+            f"of {total:,} the possible range is 1 to {largest:.1f}"
+        )
+    return Budget({**teacher.init_args, **widths}, count, total / count, "search")
+
+
+def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLERANCE) -> SpeechModel:
+    """Builds the student that `find_widths` finds, and logs which and why."""
+    budget = find_widths(teacher, ratio, tolerance)
+    widths = {name: budget.init_args[name] for name in type(teacher).width_parameters}
+    log.info(
+        "compression %g: %s with %s, %d parameters, ratio reached %.2f (%s)",
+        ratio,
+        type(teacher).__name__,
+        ", ".join(f"{k}={v}" for k, v in widths.items()),
+        budget.parameters,
+        budget.ratio,
+        "preset of the family" if budget.source == "preset" else "found by search in proportion to the teacher",
+    )
+    return type(teacher)(**budget.init_args)
+
+
+def _candidates(teacher: SpeechModel) -> list[tuple[int, dict[str, Any]]]:
+    """Family members with the teacher's proportions at many scales, each counted once."""
+    seen: dict[str, tuple[int, dict[str, Any]]] = {}
+    for step in range(1, SEARCH_STEPS + 1):
+        widths = _scaled(teacher, step / SEARCH_STEPS)
+        if widths is not None and str(widths) not in seen:
+            seen[str(widths)] = (_count(teacher, widths), widths)
+    return list(seen.values())
+
+
+def _scaled(teacher: SpeechModel, scale: float) -> dict[str, Any] | None:
+    """Widths times ``scale``; if the family does not allow them, the nearest allowed last width up or down."""
+    widths: dict[str, Any] = {}
+    for name in type(teacher).width_parameters:
+        value = teacher.init_args[name]
+        widths[name] = (
+            max(1, round(value * scale)) if isinstance(value, int) else [max(1, round(v * scale)) for v in value]
+        )
+    for shift in (0, 1, -1, 2, -2, 3, -3, 4, 5, 6, 7, 8):
+        shifted = {k: v + shift if isinstance(v, int) else [*v[:-1], v[-1] + shift] for k, v in widths.items()}
+        smallest = min(min([v] if isinstance(v, int) else v) for v in shifted.values())
+        if smallest >= 1 and _allowed(teacher, shifted):
+            return shifted
+    return None
+
+
+def _allowed(teacher: SpeechModel, widths: dict[str, Any]) -> bool:
+    return type(teacher).widths_allowed(widths, {**teacher.init_args, **widths})
+
+
+def _count(teacher: SpeechModel, widths: dict[str, Any]) -> int:
+    with torch.device("meta"):
+        return count_parameters(type(teacher)(**{**teacher.init_args, **widths}))

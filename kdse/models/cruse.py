@@ -1,0 +1,191 @@
+"""CRUSE as the two-step distillation paper uses it (arXiv 2309.08144, section 1.2; after Braun et al. 2021)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.layers import CausalBlock, GroupedGru, State
+from kdse.models.stft import Stft
+
+DEPTH = 4
+
+
+class Cruse(SpeechModel):
+    """Convolutional recurrent U-Net on mel magnitudes: a real gain per time-frequency bin, noisy phase.
+
+    STFT 512/256 -> magnitude -> 80 mel bands -> power 0.3 -> 4 encoder blocks -> grouped GRU -> 4 decoder blocks
+    with additive 1x1 skips -> mel mask in (0, 1) -> 257-bin gain -> inverse STFT. Frame-causal, 32 ms latency.
+
+    Trainable parameters: 1,867,041 for {32,64,128,192}; 347,633 for {16,32,64,80}; 242,681 for {8,32,64,64};
+    62,313 for {8,16,32,32}; 30,101 for {4,8,16,24}.
+
+    Args:
+        channels: widths of the four encoder blocks; the decoder mirrors them.
+        gru_groups: disconnected GRUs in the bottleneck.
+        mel_bands: bands from 50 Hz to 8 kHz; a multiple of 16.
+        compression: power on the mel magnitudes.
+        slope: of LeakyReLU.
+        window: STFT window; the paper is silent, "sqrt_hann" is our choice.
+        mel_scale: "htk" or "slaney"; the paper is silent, "htk" is our choice.
+        mask_floor: smallest gain of a bin, in dB; None for no floor. The paper has none.
+        sample_rate_hz: 16000 in the paper.
+    """
+
+    hop_samples = 256
+    causal = True
+    lookahead_samples = 511
+    latency_samples = 512
+    width_parameters = ("channels",)
+
+    def __init__(
+        self,
+        channels: list[int] = [32, 64, 128, 192],  # noqa: B006 (jsonargparse shows it in --help)
+        gru_groups: int = 4,
+        mel_bands: int = 80,
+        compression: float = 0.3,
+        slope: float = 0.2,
+        window: str = "sqrt_hann",
+        mel_scale: str = "htk",
+        mask_floor: float | None = None,
+        sample_rate_hz: int = 16000,
+    ) -> None:
+        super().__init__()
+        if len(channels) != DEPTH or any(c < 1 for c in channels):
+            raise ValueError(f"channels={channels}: CRUSE has four encoder blocks, each at least one channel wide")
+        if mel_bands < 16 or mel_bands % 16:
+            raise ValueError(f"mel_bands={mel_bands}: must be a multiple of 16 (four blocks halve it)")
+        self.sample_rate_hz = sample_rate_hz
+        self.compression = compression
+        self.mask_floor = 0.0 if mask_floor is None else 10 ** (mask_floor / 20)
+        self.stft = Stft(512, 256, window)
+        self.mel_bands = mel_bands
+        with torch.device("cpu"):  # real values also when the model itself is built on the meta device
+            bank = _mel_bank(self.stft.bins, mel_bands, sample_rate_hz, mel_scale)
+            self.register_buffer("mel", bank, persistent=False)
+            self.register_buffer("expand", _gain_map(bank), persistent=False)
+        widths = [1, *channels]
+        self.encoder = nn.ModuleList(CausalBlock(a, b, up=False, slope=slope) for a, b in pairwise(widths))
+        self.bottleneck = GroupedGru(channels[-1], mel_bands // 2**DEPTH, gru_groups)
+        self.skips = nn.ModuleList(nn.Conv2d(c, c, 1) for c in reversed(channels))
+        down = list(reversed(widths))
+        self.decoder = nn.ModuleList(
+            CausalBlock(a, b, up=True, last=i == DEPTH - 1, slope=slope) for i, (a, b) in enumerate(pairwise(down))
+        )
+
+    mel: Tensor
+    expand: Tensor
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        spectrum = self.stft(noisy)
+        mask = self.mel_mask(self.features(spectrum))
+        enhanced = spectrum * self.bin_gain(mask)
+        return Estimate(self.stft.inverse(enhanced, noisy.shape[-1]), enhanced, mask)
+
+    def features(self, spectrum: Tensor) -> Tensor:
+        """Complex spectrum ``[B, F, T]`` to compressed mel magnitudes ``[B, 1, T, 80]``."""
+        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-12)
+        mel = magnitude.transpose(1, 2) @ self.mel
+        return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
+
+    def mel_mask(self, features: Tensor) -> Tensor:
+        """Features ``[B, 1, T, 80]`` to the mel mask ``[B, 1, T, 80]``."""
+        x, outputs = features, []
+        for block in self.encoder:
+            x = block(x)
+            outputs.append(x)
+        x = self.bottleneck(x)
+        for block, skip, encoded in zip(self.decoder, self.skips, reversed(outputs), strict=True):
+            x = block(x + skip(encoded))
+        return x
+
+    def bin_gain(self, mask: Tensor) -> Tensor:
+        """Mel mask ``[B, 1, T, 80]`` to a gain per bin ``[B, F, T]``; ones give ones."""
+        gain = mask.float().squeeze(1) @ self.expand
+        return gain.clamp_min(self.mask_floor).transpose(1, 2) if self.mask_floor > 0 else gain.transpose(1, 2)
+
+    def taps(self) -> dict[str, Tap]:
+        """Nine blocks after their activation: four encoder blocks, the GRU, four decoder blocks (the last: the mask)."""
+        taps = {f"encoder{i}": Tap(f"encoder.{i}", group="encoder") for i in range(DEPTH)}
+        taps["bottleneck"] = Tap("bottleneck", group="bottleneck")
+        return taps | {f"decoder{i}": Tap(f"decoder.{i}", group="decoder") for i in range(DEPTH)}
+
+    @classmethod
+    def presets(cls) -> list[dict[str, Any]]:
+        """The students of the paper's Table 4 (widths are the fact sheet's best candidates)."""
+        return [{"channels": c} for c in ([4, 8, 16, 24], [8, 16, 32, 32], [8, 32, 64, 64], [16, 32, 64, 80])]
+
+    @classmethod
+    def widths_allowed(cls, widths: dict[str, Any], init_args: dict[str, Any]) -> bool:
+        """The bottleneck must divide into the GRU groups."""
+        frequencies = init_args.get("mel_bands", 80) // 2**DEPTH
+        return widths["channels"][-1] * frequencies % init_args.get("gru_groups", 4) == 0
+
+    # --- streaming ---
+
+    def initial_state(self, batch: int) -> State:
+        device, margin = self.device, self.stft.n_fft - self.stft.hop
+        state = {
+            "input": torch.zeros(batch, margin, device=device),
+            "output": torch.zeros(batch, margin, device=device),
+        }
+        for i, block in enumerate(self.encoder):
+            state |= _named(f"encoder{i}.", block.initial_state(batch, self.mel_bands // 2**i, device))
+        state |= _named("bottleneck.", self.bottleneck.initial_state(batch, device))
+        for i, block in enumerate(self.decoder):
+            state |= _named(f"decoder{i}.", block.initial_state(batch, self.mel_bands // 2 ** (DEPTH - i), device))
+        return state
+
+    def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
+        hop = self.hop_samples
+        frame = torch.cat([state["input"], noisy_hop], dim=-1)
+        spectrum = torch.fft.rfft(frame * self.stft.window)[:, :, None]
+        new = {"input": frame[:, hop:]}
+        x, outputs = self.features(spectrum), []
+        for i, block in enumerate(self.encoder):
+            x = self._advance(block, f"encoder{i}.", x, state, new)
+            outputs.append(x)
+        x = self._advance(self.bottleneck, "bottleneck.", x, state, new)
+        for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
+            x = self._advance(block, f"decoder{i}.", x + skip(outputs[-1 - i]), state, new)
+        enhanced = torch.fft.irfft((spectrum * self.bin_gain(x))[:, :, 0], n=self.stft.n_fft) * self.stft.dual
+        enhanced = enhanced + torch.nn.functional.pad(state["output"], (0, hop))
+        new["output"] = enhanced[:, hop:]
+        return enhanced[:, :hop], new
+
+    @staticmethod
+    def _advance(block: Any, prefix: str, x: Tensor, state: State, new: State) -> Tensor:
+        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        y, after = block.step(x, own)
+        new |= _named(prefix, after)
+        return y
+
+
+def _named(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str) -> Tensor:
+    """Triangular mel filters ``[bins, bands]`` from 50 Hz to the Nyquist frequency (8 kHz in the paper)."""
+    from torchaudio.functional import melscale_fbanks
+
+    return melscale_fbanks(bins, 50.0, sample_rate_hz / 2, bands, sample_rate_hz, norm=None, mel_scale=mel_scale)
+
+
+def _gain_map(bank: Tensor) -> Tensor:
+    """The matrix ``[bands, bins]`` that spreads a mel mask over bins: each bin averages the bands that cover it.
+
+    Bins that no band covers (0, 1 and 256 with the paper's settings) take the gain of the nearest covered bin's
+    strongest band. How the paper maps its mask to bins is not described; this is our choice.
+    """
+    weights = bank.t().clone()
+    covered = weights.sum(0) > 0
+    places = torch.arange(weights.shape[1])
+    for bin_index in places[~covered]:
+        nearest = places[covered][(places[covered] - bin_index).abs().argmin()]
+        weights[weights[:, nearest].argmax(), bin_index] = 1.0
+    return weights / weights.sum(0, keepdim=True)

@@ -1,0 +1,139 @@
+"""Causal layers on ``[B, C, T, F]``, each with a streaming form that takes one frame and a state."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class CumulativeLayerNorm(nn.Module):
+    """Layer norm over channels, frequency and all frames so far (Conv-TasNet's cLN), gain and bias per channel.
+
+    Running sums are kept in float64, so an hour of audio does not drift.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``[B, C, T, F]``; frame t uses frames 0..t."""
+        sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double().cumsum(-1)
+        count = torch.arange(1, x.shape[2] + 1, device=x.device, dtype=torch.float64) * (x.shape[1] * x.shape[3])
+        return self._normalise(x, sums / count)
+
+    def _normalise(self, x: Tensor, moments: Tensor) -> Tensor:
+        mean, square = moments
+        scale = (square - mean.square()).clamp_min(0.0).add(self.eps).rsqrt()
+        shift = -mean * scale
+        scale_bctf = scale.to(x.dtype)[:, None, :, None] * self.gain[None, :, None, None]
+        shift_bctf = shift.to(x.dtype)[:, None, :, None] * self.gain[None, :, None, None] + self.bias[:, None, None]
+        return torch.addcmul(shift_bctf, x, scale_bctf)
+
+    def initial_state(self, batch: int, device: torch.device) -> State:
+        return {"sums": torch.zeros(batch, 3, dtype=torch.float64, device=device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame ``[B, C, 1, F]``."""
+        now = torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], dim=-1).double()
+        count = torch.full_like(now[:, :1], x.shape[1] * x.shape[3])
+        sums = state["sums"] + torch.cat([now, count], dim=-1)
+        moments = (sums[:, :2] / sums[:, 2:]).t()[:, :, None]
+        return self._normalise(x, moments), {"sums": sums}
+
+
+class CausalBlock(nn.Module):
+    """Convolution (2 frames, 3 frequencies, stride 2 in frequency), cumulative layer norm, activation.
+
+    With ``up`` it is the mirrored transposed convolution. Frame t sees frames t - 1 and t.
+
+    Args:
+        channels_in, channels_out: widths.
+        up: double the frequency axis instead of halving it.
+        last: sigmoid without a norm, as in CRUSE's final block.
+        slope: of LeakyReLU.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, up: bool, last: bool = False, slope: float = 0.2) -> None:
+        super().__init__()
+        self.up = up
+        self.conv: nn.Module
+        if up:
+            self.conv = nn.ConvTranspose2d(
+                channels_in, channels_out, (2, 3), stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
+            )
+        else:
+            self.conv = nn.Conv2d(channels_in, channels_out, (2, 3), stride=(1, 2), padding=(0, 1))
+        self.norm = None if last else CumulativeLayerNorm(channels_out)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, 1, 0)))
+        return self._activate(y if self.norm is None else self.norm(y))
+
+    def _activate(self, y: Tensor) -> Tensor:
+        return torch.sigmoid(y) if self.norm is None else F.leaky_relu(y, self.slope)
+
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
+        channels = self.conv.in_channels
+        assert isinstance(channels, int)
+        state = {"past": torch.zeros(batch, channels, 1, frequencies, device=device)}
+        return state if self.norm is None else {**state, **self.norm.initial_state(batch, device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame ``[B, C, 1, F]``."""
+        both = torch.cat([state["past"], x], dim=2)
+        y = self.conv(both)[:, :, 1:2] if self.up else self.conv(both)
+        new = {"past": x}
+        if self.norm is not None:
+            y, sums = self.norm.step(y, state)
+            new.update(sums)
+        return self._activate(y), new
+
+
+class GroupedGru(nn.Module):
+    """Disconnected GRUs side by side over flattened channels and frequencies, ``[B, C, T, F]`` in and out.
+
+    Args:
+        channels, frequencies: of the input; hidden size is their product.
+        groups: number of GRUs.
+    """
+
+    def __init__(self, channels: int, frequencies: int, groups: int = 4) -> None:
+        super().__init__()
+        size = channels * frequencies
+        if size % groups:
+            raise ValueError(
+                f"channels[-1]={channels}: the bottleneck of {size} units does not divide into gru_groups={groups}"
+            )
+        self.grus = nn.ModuleList(nn.GRU(size // groups, size // groups, batch_first=True) for _ in range(groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x, None)[0]
+
+    def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch, channels, frames, frequencies = x.shape
+        flat = x.permute(0, 2, 1, 3).reshape(batch, frames, channels * frequencies)
+        outs, states = [], []
+        for index, (gru, part) in enumerate(zip(self.grus, flat.chunk(len(self.grus), dim=-1), strict=True)):
+            start = None if hidden is None else hidden[:, index][None].contiguous()
+            out, state = gru(part.contiguous(), start)
+            outs.append(out)
+            states.append(state[0])
+        y = torch.cat(outs, dim=-1).reshape(batch, frames, channels, frequencies).permute(0, 2, 1, 3)
+        return y.contiguous(), torch.stack(states, dim=1)
+
+    def initial_state(self, batch: int, device: torch.device) -> State:
+        size = self.grus[0].hidden_size
+        assert isinstance(size, int)
+        return {"hidden": torch.zeros(batch, len(self.grus), size, device=device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame ``[B, C, 1, F]``."""
+        y, hidden = self._run(x, state["hidden"])
+        return y, {"hidden": hidden}

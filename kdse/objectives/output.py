@@ -1,0 +1,79 @@
+"""Output (response) distillation: the student's estimate follows the teacher's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdse.models.base import Estimate
+from kdse.models.stft import Stft
+from kdse.objectives.base import Exchange, Objective
+
+
+class OutputDistillation(Objective):
+    """Mean absolute or squared difference of the two outputs. Needs no taps, so any teacher will do.
+
+    The two-step paper compares with "output KD" after Nakaoka et al. 2021 and does not spell out its distance.
+
+    Args:
+        on: "waveform" ``[B, N]``, complex "spectrum" ``[B, F, T]`` (real and imaginary parts), compressed
+            "magnitude", or "mask" (both models must predict masks of one layout).
+        distance: "l1" or "l2" (squared).
+        compression: power on the magnitude; 0.3 is our choice, CRUSE's own.
+        n_fft: frame length of the spectrum in samples.
+        hop: samples between its frames.
+        weight: factor on the value.
+    """
+
+    uses_taps = False
+
+    def __init__(
+        self,
+        on: str = "waveform",
+        distance: str = "l1",
+        compression: float = 0.3,
+        n_fft: int = 512,
+        hop: int = 256,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weight, pairs=None)
+        if on not in ("waveform", "spectrum", "magnitude", "mask"):
+            raise ValueError(f'on={on!r}: use "waveform", "spectrum", "magnitude" or "mask"')
+        if distance not in ("l1", "l2"):
+            raise ValueError(f'distance={distance!r}: use "l1" or "l2"')
+        if not 0 < compression <= 1:
+            raise ValueError(f"compression={compression} must lie in (0, 1]")
+        self.on, self.distance, self.compression = on, distance, compression
+        self.stft = Stft(n_fft, hop)
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        assert exchange.teacher is not None
+        self.stft = self.stft.to(exchange.noisy.device)
+        return self.compare([self._view(exchange.teacher)], [self._view(exchange.student)])
+
+    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+        """The bare equation on outputs of equal shape.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        (a,), (b,) = teacher, student
+        if a.shape != b.shape:
+            raise ValueError(
+                f"objectives.{self.name}: the teacher's {self.on} is {tuple(a.shape)} and the student's "
+                f'{tuple(b.shape)}; compare on: "waveform"'
+            )
+        gap = b - a
+        return gap.abs().mean() if self.distance == "l1" else gap.square().mean()
+
+    def _view(self, estimate: Estimate) -> Tensor:
+        if self.on == "mask":
+            if estimate.mask is None:
+                raise ValueError(f'objectives.{self.name}: a model without a mask; use on: "waveform"')
+            return estimate.mask.float()
+        if self.on == "waveform":
+            return estimate.waveform.float()
+        spectrum = self.stft(estimate.waveform)
+        if self.on == "spectrum":
+            return torch.view_as_real(spectrum)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).pow(0.5 * self.compression)

@@ -1,0 +1,185 @@
+"""Similarity preserving: teacher and student agree on which items of a batch look alike, not on features themselves.
+
+The channel (or larger) axis is contracted away in a Gram matrix over the batch, so networks of different width
+compare without projectors. Per-bin Grams are the proposal of Two-Step KD (arXiv 2309.08144, equations 1 and 2);
+one Gram over everything is Tung & Mori (ICCV 2019).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.gather import gather_batch
+
+
+class SimilarityPreserving(Objective):
+    """Squared difference of batch Gram matrices of teacher and student.
+
+    Local form, per layer i: ``(1 / b^2) || G_T^i - G_S^i ||_F^2`` summed (``reduction="sum"``, the paper's equation
+    1) or averaged over bins, frames and layers. Flow form, per pair of layers i < j: the same of ``G^i (G^j)^T`` per
+    frame (equation 2).
+
+    Args:
+        over: axes that get a Gram of their own: [] one Gram for the whole activation (G), ["time"] one a frame
+            (G_t), ["frequency"] one a frequency (G_f), ["time", "frequency"] one a bin (G_tf, the paper's proposal).
+        normalize: None leaves Grams raw (the paper's equation); "row" divides each row by its L2 norm (Tung & Mori);
+            "frobenius" divides each Gram by its Frobenius norm.
+        reduction: "mean" averages over bins, frames and layers and divides each raw Gram by the number of values it
+            contracts (our choice: the raw sum is of order 1e6 and makes gamma and clipping meaningless);
+            "sum" is the paper's equation as printed.
+        flow: compare products of Grams of two layers instead of Grams of one.
+        gather: under DDP compare the global batch, not each process's own.
+        weight: factor on the value.
+        pairs: taps to compare; see `Objective`.
+    """
+
+    def __init__(
+        self,
+        over: list[str] = ["time", "frequency"],  # noqa: B006 (jsonargparse shows it in --help)
+        normalize: str | None = None,
+        reduction: str = "mean",
+        flow: bool = False,
+        gather: bool = True,
+        weight: float = 1.0,
+        pairs: str | list[list[str]] = "all",
+    ) -> None:
+        super().__init__(weight, pairs)
+        if not set(over) <= {"time", "frequency"} or len(set(over)) != len(over):
+            raise ValueError(f'over={over}: use any of "time" and "frequency", each once')
+        if normalize not in (None, "row", "frobenius"):
+            raise ValueError(f'normalize={normalize!r}: use none, "row" or "frobenius"')
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction={reduction!r}: use "mean" or "sum"')
+        if flow and "time" not in over:
+            raise ValueError(f'over={over}: the flow form is defined per frame; add "time"')
+        self.over = tuple(sorted(over, reverse=True))
+        self.normalize = normalize
+        self.reduction = reduction
+        self.flow = flow
+        self.gather = gather
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
+        student = [exchange.student_taps[s] for _, s in self.bound_pairs]
+        if self.gather:
+            teacher = [gather_batch(x) for x in teacher]
+            student = [gather_batch(x) for x in student]
+        return self.compare(teacher, student)
+
+    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+        """The bare equation on activations ``[B, C, T, F]``, one of each network a layer.
+
+        Raises:
+            ValueError: if a layer's batch, time or frequency axes differ where they must agree.
+        """
+        if not teacher or len(teacher) != len(student):
+            raise ValueError(f"{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+        for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
+            self._check(index, a, b)
+        with torch.autocast(teacher[0].device.type, enabled=False):
+            if self.flow:
+                return self._compare_flow(teacher, student)
+            terms = [self._compare_layer(a, b) for a, b in zip(teacher, student, strict=True)]
+        total = torch.stack(terms).sum()
+        return total if self.reduction == "sum" else total / len(terms)
+
+    def _check(self, index: int, teacher: Tensor, student: Tensor) -> None:
+        axes = [(0, "batch"), *((2, "time") if n == "time" else (3, "frequency") for n in self.over)]
+        wrong = [name for axis, name in axes if teacher.shape[axis] != student.shape[axis]]
+        if wrong:
+            raise ValueError(
+                f"objectives.{self.name}: layer {index} has teacher {tuple(teacher.shape)} and student "
+                f"{tuple(student.shape)} [B, C, T, F]: the {' and '.join(wrong)} axes differ; name pairs whose axes "
+                'agree, or take the axis out of "over"'
+            )
+
+    def _compare_layer(self, teacher: Tensor, student: Tensor) -> Tensor:
+        rows_t, rows_s = self._rows(teacher), self._rows(student)
+        scale_t, scale_s = self._scale(rows_t), self._scale(rows_s)
+        count, batch = rows_s.shape[0], rows_s.shape[1]
+        if self.normalize is None:
+            gap = _GramGap.apply(rows_t, rows_s, scale_t, scale_s)
+        else:
+            gap = (self._gram(teacher) - self._gram(student)).square().sum()
+        gap = gap / batch**2
+        return gap if self.reduction == "sum" else gap / count
+
+    def _compare_flow(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+        frames = {x.shape[2] for x in teacher}
+        if len(frames) > 1:
+            raise ValueError(f"objectives.{self.name}: the flow form needs one frame count, the taps have {frames}")
+        grams_t, grams_s = [self._flow_gram(x) for x in teacher], [self._flow_gram(x) for x in student]
+        terms = []
+        for i, j in combinations(range(len(teacher)), 2):
+            gap = (_flow(grams_t[i], grams_t[j]) - _flow(grams_s[i], grams_s[j])).square()
+            gap = gap.sum() / teacher[i].shape[0] ** 2
+            terms.append(gap if self.reduction == "sum" else gap / (gap.new_tensor(self._flow_size(grams_t, i, j))))
+        if not terms:
+            raise ValueError(f"objectives.{self.name}: the flow form needs at least two pairs of taps")
+        total = torch.stack(terms).sum()
+        return total if self.reduction == "sum" else total / len(terms)
+
+    def _flow_size(self, grams: list[Tensor], i: int, j: int) -> int:
+        frames = grams[i].shape[0]
+        return frames * (grams[i].shape[1] * grams[j].shape[1] if grams[i].dim() == 4 else 1)
+
+    def _flow_gram(self, x: Tensor) -> Tensor:
+        """``[T, B, B]`` per frame, or ``[T, F, B, B]`` per bin."""
+        gram = self._gram(x)
+        return gram if len(self.over) == 1 else gram.unflatten(0, (x.shape[2], x.shape[3]))
+
+    def _gram(self, x: Tensor) -> Tensor:
+        """Normalised and scaled Grams ``[P, B, B]``."""
+        rows = self._rows(x)
+        gram = rows @ rows.transpose(1, 2)
+        if self.normalize == "row":
+            return gram / gram.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        if self.normalize == "frobenius":
+            return gram / gram.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+        return gram * self._scale(rows)
+
+    def _scale(self, rows: Tensor) -> float:
+        return 1.0 / rows.shape[-1] if self.reduction == "mean" and self.normalize is None else 1.0
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """``[B, C, T, F]`` to contiguous ``[P, B, K]``: P Grams, each contracting K values."""
+        x = x if x.dtype == torch.float64 else x.float()
+        if self.over == ("time", "frequency"):
+            return x.permute(2, 3, 0, 1).reshape(-1, x.shape[0], x.shape[1])
+        if self.over == ("time",):
+            return x.permute(2, 0, 1, 3).reshape(x.shape[2], x.shape[0], -1)
+        if self.over == ("frequency",):
+            return x.permute(3, 0, 1, 2).reshape(x.shape[3], x.shape[0], -1)
+        return x.reshape(1, x.shape[0], -1)
+
+
+def _flow(a: Tensor, b: Tensor) -> Tensor:
+    """Flow between the Grams of two layers: ``[T, B, B]`` per frame, or ``[T, B, F_i, F_j]`` per bin."""
+    if a.dim() == 3:
+        return a @ b.transpose(1, 2)
+    return a.permute(0, 2, 1, 3) @ b.permute(0, 2, 3, 1)
+
+
+class _GramGap(torch.autograd.Function):
+    """``sum || s_T A_T A_T' - s_S A_S A_S' ||^2`` over ``[P, B, K]``, with the gradient written out.
+
+    The difference of Grams D is formed directly (no trace identity: that cancels on a nearly converged pair), and
+    dD^2/dA_S = -4 s_S D A_S needs one product where autograd would take two.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, a: Tensor, b: Tensor, sa: float, sb: float) -> Tensor:
+        gap = torch.bmm(a, a.transpose(1, 2))
+        gap = torch.baddbmm(gap, b, b.transpose(1, 2), beta=sa, alpha=-sb)
+        ctx.save_for_backward(gap, b)
+        ctx.scale = sb  # type: ignore[attr-defined]
+        return gap.square().sum()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gap, b = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, torch.bmm(gap, b).mul_(-4.0 * ctx.scale * grads[0]), None, None  # type: ignore[attr-defined]

@@ -1,0 +1,164 @@
+"""`KdseCLI`: LightningCLI with objectives and schedule as named keys, a run folder, and safe checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from kdse.checkpoint import SafeCheckpointIO
+from kdse.enhancer import Enhancer
+from kdse.objectives.base import Objective
+from kdse.report.examples import LogExamples
+from kdse.schedule import Schedule
+
+
+class ResolvedConfig(SaveConfigCallback):
+    """Stores the resolved config as ``config.yaml`` in the run folder; a resumed run replaces it."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit" or self.already_saved or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
+        self.already_saved = True
+
+
+class KdseCLI(LightningCLI):
+    """fit, validate, test, predict. Every component is a key of the config and a dotted flag."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            model_class=Enhancer,
+            subclass_mode_model=True,
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=ResolvedConfig,
+            args=args,
+            parser_kwargs={"prog": "kdse", "description": "Distil speech-enhancement models."},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--objectives",
+            type=dict[str, Objective],
+            default={},
+            help="Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}.",
+        )
+        parser.add_argument(
+            "--schedule", type=Schedule | None, default=None, help="Weights of the terms over optimizer steps."
+        )
+        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
+        parser.add_argument(
+            "--wandb", type=str, default="off", help="Weights & Biases: off, online or offline (no network)."
+        )
+        parser.add_argument("--wandb_project", type=str, default="kdse", help="Weights & Biases project.")
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch.",
+        )
+        parser.add_argument(
+            "--example_every_n_validations",
+            type=int,
+            default=5,
+            help="Log audio and spectrograms of a few validation items every so many validations; 0 never.",
+        )
+        parser.set_defaults({"trainer.log_every_n_steps": 10, "trainer.gradient_clip_val": 5.0})
+
+    def _parse_ckpt_path(self) -> None:
+        """Explicit flags win: nothing in a checkpoint overrides the command line."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["weights_only"] = True
+        path = kwargs.get("ckpt_path")
+        if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
+            raise ValueError(f"--ckpt_path {path}: no such file")
+        return kwargs
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        run_dir = Path(self._get(self.config_init, "run_dir"))
+        config = self._get(self.config_init, "trainer") or {}
+        if config.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = str(run_dir)
+        if config.get("logger") is None or config.get("logger") is True:
+            kwargs["logger"] = self._loggers(run_dir) if self.subcommand == "fit" else False
+        plugins = list(config.get("plugins") or [])
+        kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
+        given = list(config.get("callbacks") or [])
+        kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
+        objectives: dict[str, Objective] = self._get(self.config_init, "objectives") or {}
+        for name, objective in objectives.items():
+            objective.name = name
+        schedule = self._get(self.config_init, "schedule")
+        callbacks: list[Callback] = []
+        if self.subcommand == "fit":
+            callbacks += [*objectives.values(), *([schedule] if schedule is not None else [])]
+            every = self._get(self.config_init, "example_every_n_validations")
+            if every > 0:
+                callbacks.append(LogExamples(every_n_validations=every))
+            callbacks += self._checkpointing(run_dir)
+        trainer = self._get(self.config_init, "trainer") or {}
+        if trainer.get("enable_progress_bar") is not False and not any(
+            isinstance(c, (RichProgressBar, TQDMProgressBar)) for c in given
+        ):
+            interactive = sys.stderr.isatty()
+            callbacks.append(RichProgressBar() if interactive else TQDMProgressBar(refresh_rate=50))
+        return callbacks
+
+    def _checkpointing(self, run_dir: Path) -> list[Callback]:
+        folder = run_dir / "checkpoints"
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor="val/si_sdr",
+            mode="max",
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+        last = ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            save_top_k=1,
+            enable_version_counter=False,
+            every_n_train_steps=self._get(self.config_init, "save_every_n_steps"),
+            every_n_epochs=None if self._get(self.config_init, "save_every_n_steps") else 1,
+            save_on_train_epoch_end=None if self._get(self.config_init, "save_every_n_steps") else True,
+        )
+        return [best, last]
+
+    def _loggers(self, run_dir: Path) -> list[Logger]:
+        loggers: list[Logger] = [
+            CSVLogger(save_dir=run_dir, name="", version="csv"),
+            TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False),
+        ]
+        mode = self._get(self.config_init, "wandb")
+        if mode not in ("off", "online", "offline"):
+            raise ValueError(f"--wandb {mode}: use off, online or offline")
+        if mode != "off":
+            from lightning.pytorch.loggers import WandbLogger
+
+            run_dir.mkdir(parents=True, exist_ok=True)
+            loggers.append(
+                WandbLogger(
+                    project=self._get(self.config_init, "wandb_project"),
+                    name=run_dir.name,
+                    save_dir=str(run_dir),
+                    offline=mode == "offline",
+                    log_model=False,
+                )
+            )
+        return loggers
