@@ -76,8 +76,7 @@ class Distiller(Enhancer):
         loaded = _load_teacher(teacher, teacher_checkpoint, trust_code)
         if student is None:
             assert compression is not None
-            with seeded("student"):
-                student = compress(loaded, compression)
+            student = compress(loaded, compression)
         super().__init__(
             model=student,
             loss=loss,

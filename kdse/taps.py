@@ -207,7 +207,7 @@ def _parse_tap(name: str, entry: Any, own: Mapping[str, Tap]) -> Tap:
         raise ValueError(f"tap {name!r}: unknown key {sorted(unknown)}; known are path, layout, sizes, group")
     base = next((tap for tap in own.values() if tap.path == given["path"]), Tap(given["path"]))
     layout = str(given.get("layout") or base.layout)
-    sizes = given.get("sizes")
+    sizes: Any = given.get("sizes")
     if sizes is None:
         sizes = base.sizes if layout == base.layout else {}
     try:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kdse.checkpoint import SafeCheckpointIO
+from kdse.data.position import Batches, move_to, position
 from kdse.models import Cruse
 
 TEACHER_CHANNELS = [4, 8, 8, 12]
@@ -35,7 +36,8 @@ class ToySet(Dataset):
     def __len__(self) -> int:
         return self.items
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        index = key[1] if isinstance(key, tuple) else key
         generator = torch.Generator().manual_seed(1000 + index)
         time = torch.arange(self.samples) / 16000
         frequency = 200 + 1800 * torch.rand((), generator=generator)
@@ -52,22 +54,34 @@ class ToySet(Dataset):
 
 
 class ToyData(L.LightningDataModule):
-    """Batches in index order; every epoch the same."""
+    """Batches in index order, every epoch the same; a resumed run goes on where it stopped."""
 
     sample_rate_hz = 16000
 
     def __init__(self, items: int = 24, batch_size: int = 4, validation_items: int = 4) -> None:
         super().__init__()
         self.items, self.batch_size, self.validation_items = items, batch_size, validation_items
+        self.restored: dict | None = None
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(ToySet(self.items), batch_size=self.batch_size, shuffle=False)
+        world = self.trainer.world_size
+        steps = self.items // (self.batch_size * world)
+        batches = Batches(steps, self.batch_size, self.trainer.global_rank, world)
+        if self.restored is not None:
+            move_to(batches, self.restored)
+        return DataLoader(ToySet(self.items), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(ToySet(self.validation_items), batch_size=2)
 
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
+
+    def state_dict(self) -> dict:
+        return position(self.trainer)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.restored = state_dict
 
 
 def make_trainer(folder: str | Path, callbacks: list | None = None, **settings) -> L.Trainer:
@@ -84,5 +98,6 @@ def make_trainer(folder: str | Path, callbacks: list | None = None, **settings) 
         "max_steps": 8,
         "default_root_dir": str(folder),
         "plugins": [SafeCheckpointIO()],
+        "use_distributed_sampler": False,
     }
     return L.Trainer(callbacks=callbacks or [], **{**defaults, **settings})

@@ -114,14 +114,10 @@ def _is_audio(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _is_result(path: Path, folder: Path, out_real: Path) -> bool:
+def _is_result(path: Path, folder: Path, out: Path) -> bool:
     """Whether a file lies in the output folder, where that is inside the input folder."""
-    real = Path(os.path.realpath(path))
-    return out_real != Path(os.path.realpath(folder)) and out_real in real.parents and _inside(out_real, folder)
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(folder)) in path.parents
+    folder, path = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return folder in out.parents and out in path.parents
 
 
 def run(model: SpeechModel, jobs: list[tuple[Path, Path]], arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -14,8 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.commands.systems import System, checkpoints, enhanced_folders, folder_system, model_system, unprocessed
 from kdse.files import write_text
-from kdse.metrics.intrusive import METRICS, failed
+from kdse.metrics.intrusive import METRICS, check_metrics, failed
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.table import (
     NOISY,
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdse.commands.held_out import HeldOut, Item
-
-    #: Turns an item into an estimate ``[N]``; a ValueError counts the item as failed.
-    System = Callable[[Item], Tensor]
 
 DESCRIPTION = """\
 Scores checkpoints (and folders of enhanced audio) and always the unprocessed noisy input, on the same held-out items.
@@ -56,18 +55,17 @@ def main(argv: list[str]) -> int:
     """Runs the command; raises ValueError for a user's mistake."""
     arguments = _parser().parse_args(argv)
     started = time.monotonic()
+    check_metrics(arguments.metrics, arguments.sample_rate_hz)
     paths = checkpoints(arguments.checkpoints)
-    folders = dict(_split(text, "--enhanced") for text in arguments.enhanced)
-    _check_labels([*paths, *folders])
+    folders = enhanced_folders(arguments.enhanced, taken=list(paths))
     held_out = _held_out(arguments)
-    systems: dict[str, System] = {NOISY: lambda item: item.noisy}
+    systems: dict[str, System] = {NOISY: unprocessed}
     about: dict[str, dict[str, Any]] = {NOISY: {"kind": "unprocessed input"}}
     device = _device(arguments.device)
     for label, path in paths.items():
         systems[label], about[label] = model_system(path, held_out.sample_rate_hz, device, arguments.trust_code)
     for label, folder in folders.items():
-        systems[label] = folder_system(Path(folder), held_out.sample_rate_hz)
-        about[label] = {"kind": "enhanced folder", "folder": folder}
+        systems[label], about[label] = folder_system(folder, held_out.sample_rate_hz)
 
     out = Path(arguments.out)
     metrics = tuple(arguments.metrics)
@@ -75,10 +73,8 @@ def main(argv: list[str]) -> int:
     with ScorePool(metrics, held_out.sample_rate_hz, arguments.workers) as pool, _progress() as progress:
         for label, system in systems.items():
             task = progress.add_task(label, total=len(held_out))
-            audio = out / "audio" if arguments.save_audio else None
-            rows += score_system(
-                label, system, held_out, pool, lambda t=task: progress.advance(t), audio, arguments.save_audio
-            )
+            advance = functools.partial(progress.advance, task)
+            rows += score_system(label, system, held_out, pool, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
 
     summary = summarize(rows, metrics, max_failed_share=None)
@@ -115,7 +111,7 @@ def score_system(
     held_out: HeldOut,
     pool: ScorePool,
     advance: Callable[[], None] = lambda: None,
-    audio: Path | None = None,
+    audio: Path = Path("audio"),
     audio_items: int = 0,
 ) -> list[Row]:
     """One system's rows, in the order of the items.
@@ -134,11 +130,11 @@ def score_system(
         reason = ""
         try:
             estimate = system(item)
-            pool.submit(item.name, item.clean, {label: estimate})
         except ValueError as error:
-            reason = str(error)
+            reason = " ".join(str(error).split())
         else:
-            if audio is not None and index < audio_items:
+            pool.submit(item.name, item.clean, {label: estimate})
+            if index < audio_items:
                 _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
         pending.append((item._replace(noisy=item.noisy[:0], clean=item.clean[:0]), reason))
         advance()
@@ -148,77 +144,6 @@ def score_system(
         scores = failed(pool.metrics, reason) if reason else next(scored).scores[label]
         rows.append(Row(label, item.name, scores.values, scores.failures, item.snr_db, item.group))
     return rows
-
-
-def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool) -> tuple[System, dict[str, Any]]:
-    """A checkpoint as a system, and what to record of it."""
-    import torch
-
-    from kdse.checkpoint import load_model
-
-    model = load_model(path, trust_code=trust_code)
-    if model.sample_rate_hz != sample_rate_hz:
-        raise ValueError(
-            f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
-            f"set --sample-rate-hz {model.sample_rate_hz}"
-        )
-    model.to(device)
-
-    @torch.no_grad()
-    def enhance(item: Item) -> Tensor:
-        return model(item.noisy[None].to(device)).waveform[0].float().cpu()
-
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return enhance, {
-        "kind": "checkpoint", "path": str(path), "model": type(model).__name__, "parameters": parameters
-    }  # fmt: skip
-
-
-def folder_system(folder: Path, sample_rate_hz: int) -> System:
-    """A folder of enhanced files, named as the items, as a system. A missing file fails its item."""
-    if not folder.is_dir():
-        raise ValueError(f"--enhanced {folder}: no such folder")
-    from kdse.data.audio import EXTENSIONS, read
-
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS:
-            files.setdefault(path.stem, []).append(path)
-    if not files:
-        raise ValueError(f"--enhanced {folder}: holds no audio files")
-
-    def look_up(item: Item) -> Tensor:
-        found = files.get(Path(item.name).name) or files.get(Path(item.name).stem) or []
-        if len(found) != 1:
-            raise ValueError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
-        return read(found[0], sample_rate_hz)
-
-    return look_up
-
-
-def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
-    """Label to checkpoint file from ``label=path`` or ``path``; a run folder means its checkpoints/last.ckpt.
-
-    Raises:
-        ValueError: for a missing file or a label given twice.
-    """
-    found: dict[str, Path] = {}
-    for text in texts:
-        label, path = ("", Path(text)) if "=" not in text or Path(text).exists() else _labelled(text)
-        file = path
-        if path.is_dir():
-            candidates = [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
-            file = next((c for c in candidates if c.is_file()), candidates[0])
-        if not file.is_file():
-            raise ValueError(f"checkpoint {file}: no such file")
-        if not label:
-            inside = file.resolve().parent
-            run = inside.parent if inside.name == "checkpoints" else inside
-            label = run.name if file.name == "last.ckpt" else file.stem
-        if label in found:
-            raise ValueError(f"two systems are called {label!r}; name them, e.g. first={found[label]} second={file}")
-        found[label] = file
-    return found
 
 
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -284,7 +209,8 @@ def _held_out(arguments: argparse.Namespace) -> HeldOut:
     if arguments.enhanced and not arguments.paired:
         raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
     if arguments.paired:
-        return held_out.paired(*arguments.paired, sample_rate_hz=arguments.sample_rate_hz)
+        noisy, clean = arguments.paired
+        return held_out.paired(noisy, clean, arguments.sample_rate_hz)
     if arguments.data_config:
         return held_out.from_config(arguments.data_config)
     if arguments.items < 1 or arguments.seconds <= 0:
@@ -293,6 +219,8 @@ def _held_out(arguments: argparse.Namespace) -> HeldOut:
         raise ValueError("--snr-db: give at least one SNR, or --range")
     if arguments.range is not None and arguments.range[0] > arguments.range[1]:
         raise ValueError(f"--range {arguments.range[0]:g} {arguments.range[1]:g}: give the lower end first")
+    if not arguments.synthetic and arguments.corpus is None and not os.environ.get("KDSE_CORPUS"):
+        raise ValueError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
     from kdse.data import Mixtures, SyntheticCorpus
 
     common: dict[str, Any] = {
@@ -304,28 +232,6 @@ def _held_out(arguments: argparse.Namespace) -> HeldOut:
     module.prepare_data()
     module.setup("test")
     return held_out.mixtures(module, arguments.snr_db, arguments.range, arguments.items, arguments.seconds)
-
-
-def _labelled(text: str) -> tuple[str, Path]:
-    label, path = _split(text, "checkpoint")
-    return label, Path(path)
-
-
-def _split(text: str, flag: str) -> tuple[str, str]:
-    label, equals, path = text.partition("=")
-    if not (label and equals and path):
-        raise ValueError(f"{flag} {text}: write it as LABEL=PATH")
-    return label, path
-
-
-def _check_labels(labels: Sequence[str]) -> None:
-    for label in labels:
-        if label == NOISY:
-            raise ValueError(
-                f"a system cannot be called {NOISY!r}: that is the unprocessed input, which is always scored"
-            )
-        if labels.count(label) > 1:
-            raise ValueError(f"two systems are called {label!r}; give them different labels")
 
 
 def _device(name: str) -> str:

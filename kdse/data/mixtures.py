@@ -73,7 +73,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         clean = speech
         if self.rooms is not None and rng.random() < self.reverb_share:
             speech, clean = self._reverberate(speech, rng)
-        level = float(rng.uniform(*self.level_dbfs))
+        level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
         mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
         return {
             "noisy": mixture.noisy,
@@ -88,7 +88,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         if self.cycle_snr:
             return float(self.snr_db[index % len(self.snr_db)])
         if len(self.snr_db) == 2:
-            return float(rng.uniform(*self.snr_db))
+            return float(rng.uniform(self.snr_db[0], self.snr_db[1]))
         return float(rng.choice(self.snr_db))
 
     def _draw_speech(self, rng: np.random.Generator) -> Tensor:

@@ -22,47 +22,14 @@ from kdse.models.base import SpeechModel
 from kdse.taps import probe_signal, undisturbed
 
 #: Operators that only make, move or describe data; they are neither counted nor listed as uncounted.
-MOVES = frozenset(
-    [
-        "arange",
-        "cat",
-        "clone",
-        "contiguous",
-        "copy_",
-        "constant_pad_nd",
-        "detach",
-        "empty",
-        "empty_like",
-        "fill_",
-        "flip",
-        "full",
-        "full_like",
-        "index",
-        "index_select",
-        "lift_fresh",
-        "new_empty",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "ones",
-        "ones_like",
-        "repeat",
-        "roll",
-        "scalar_tensor",
-        "stack",
-        "_to_copy",
-        "transpose_",
-        "squeeze_",
-        "unsqueeze_",
-        "unsafe_split",
-        "_unsafe_view",
-        "_reshape_copy",
-        "resize_",
-        "zero_",
-        "zeros",
-        "zeros_like",
-    ]
-)
+# fmt: off
+MOVES = {
+    "_reshape_copy", "_to_copy", "_unsafe_view", "arange", "cat", "clone", "constant_pad_nd", "contiguous", "copy_",
+    "detach", "empty", "empty_like", "fill_", "flip", "full", "full_like", "index", "index_select", "lift_fresh",
+    "new_empty", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "repeat", "resize_", "roll",
+    "scalar_tensor", "squeeze_", "stack", "transpose_", "unsafe_split", "unsqueeze_", "zero_", "zeros", "zeros_like",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)

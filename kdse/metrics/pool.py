@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -77,9 +78,8 @@ class ScorePool:
         )
         self._results.append(None)
         if self.workers == 0:
-            self._results[task.index] = Scored(
-                name, {k: self._score_here(task.clean, e) for k, e in task.estimates.items()}
-            )
+            scores = {system: self._score_here(task.clean, estimate) for system, estimate in task.estimates.items()}
+            self._results[task.index] = Scored(name, scores)
             return
         if not self._threads:
             self._start()
@@ -95,7 +95,7 @@ class ScorePool:
         return [result for result in results if result is not None]
 
     def close(self) -> None:
-        """Ends the worker processes; what was not collected is lost. May be called twice; a later submit starts anew."""
+        """Ends the worker processes; what was not collected is lost. A later submit starts them again."""
         with contextlib.suppress(queue.Empty):
             while self._threads:
                 self._tasks.get_nowait()
@@ -135,7 +135,8 @@ class ScorePool:
         self._tasks.task_done()
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True)
+class _Task:
     index: int
     name: str
     clean: np.ndarray

@@ -105,8 +105,8 @@ def summarize(rows: Iterable[Row], metrics: Sequence[str], max_failed_share: flo
     for group in dict.fromkeys(row.group for row in kept):
         members = [row for row in kept if row.group == group]
         buckets = snr_buckets([row.snr_db for row in members])
-        found = sorted({b for b in buckets if not math.isnan(b)})
-        for bucket in [*found, "all"]:
+        found: list[float | str] = [*sorted({b for b in buckets if not math.isnan(b)}), "all"]
+        for bucket in found:
             for system in systems:
                 chosen = [
                     row

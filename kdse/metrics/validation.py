@@ -87,9 +87,8 @@ class ValidationScores:
             for system, scores in {**scored.scores, NOISY: self._noisy[key]}.items():
                 rows.setdefault((system, name), Row(system, name, scores.values, scores.failures, snr_db))
         self._queued.clear()
-        self._noisy = {
-            key: scores for key, scores in self._noisy.items() if not scores.failures
-        }  # tried again next time
+        # what failed (a process may have crashed) is tried again next time
+        self._noisy = {key: scores for key, scores in self._noisy.items() if not scores.failures}
         self.summary = summarize(gather_rows(list(rows.values())), self.metrics, max_failed_share=None)
         for group, system, name, metric, why in self.summary.failures[:5]:
             log.warning("%s of %s on %s%s failed: %s", metric, system, group and group + "/", name, why)

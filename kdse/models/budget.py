@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,8 +66,8 @@ def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TO
     return Budget({**teacher.init_args, **widths}, count, total / count, "search")
 
 
-def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLERANCE) -> SpeechModel:
-    """Builds the student that `find_widths` finds, and logs which and why."""
+def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLERANCE) -> Callable[[], SpeechModel]:
+    """A function that builds the student that `find_widths` finds; logs which and why."""
     budget = find_widths(teacher, ratio, tolerance)
     widths = {name: budget.init_args[name] for name in type(teacher).width_parameters}
     log.info(
@@ -77,7 +79,7 @@ def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLER
         budget.ratio,
         "preset of the family" if budget.source == "preset" else "found by search in proportion to the teacher",
     )
-    return type(teacher)(**budget.init_args)
+    return partial(type(teacher), **budget.init_args)
 
 
 def _candidates(teacher: SpeechModel) -> list[tuple[int, dict[str, Any]]]:

@@ -133,6 +133,7 @@ class Cruse(SpeechModel):
             "input": torch.zeros(batch, margin, device=device),
             "output": torch.zeros(batch, margin, device=device),
         }
+        block: Any
         for i, block in enumerate(self.encoder):
             state |= _named(f"encoder{i}.", block.initial_state(batch, self.mel_bands // 2**i, device))
         state |= _named("bottleneck.", self.bottleneck.initial_state(batch, device))

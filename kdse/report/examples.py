@@ -44,10 +44,11 @@ class LogExamples(L.Callback):
     def _log(self, trainer: L.Trainer, item: int, signals: dict[str, Tensor], sample_rate_hz: int) -> None:
         peak = max(float(s.abs().max()) for s in signals.values()) or 1.0
         image = torch.cat([_picture(s, reference=signals["noisy"]) for s in signals.values()], dim=-1)
+        logger: Any
         for logger in trainer.loggers:
             kind = type(logger).__name__
             if kind == "TensorBoardLogger":
-                writer: Any = logger.experiment
+                writer = logger.experiment
                 for name, signal in signals.items():
                     writer.add_audio(f"example{item}/{name}", signal / peak, trainer.global_step, sample_rate_hz)
                 writer.add_image(f"example{item}/{'_'.join(signals)}", image, trainer.global_step)

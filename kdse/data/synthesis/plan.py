@@ -1,11 +1,10 @@
-"""What an embedded corpus consists of: a list of clips, each a pure function of its own entry, decided from one seed."""
+"""What an embedded corpus consists of: a list of clips decided from one seed, each a pure function of its entry."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +56,11 @@ class SpeechClip:
     seed: int
 
     def render(self) -> NDArray[np.float32]:
+        """The audio, [N] at 16 kHz."""
         return speech_clip(self.speaker, self.texts, self.seed)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, str]:
+        """What the manifest says about it besides path and length."""
         return {
             "kind": "speech",
             "split": self.split,
@@ -85,7 +86,7 @@ class NoiseClip:
     def render(self) -> NDArray[np.float32]:
         return noise(self.noise_kind, self.seed, self.seconds)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, str]:
         return {"kind": "noise", "split": self.split, "type": self.noise_kind}
 
 
@@ -102,13 +103,12 @@ class RoomClip:
     def render(self) -> NDArray[np.float32]:
         return impulse_response(self.room, self.seed)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, str]:
         return {
             "kind": "rir",
             "split": self.split,
             "type": "simulated room",
             "room": self.name,
-            "t60_seconds": f"{self.room.t60_seconds:.3f}",
         }
 
 

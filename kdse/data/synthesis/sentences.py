@@ -1,4 +1,4 @@
-"""The sentences the embedded corpus speaks, by espeak language ("en" is British). Written for kdse; no source text is quoted.
+"""The sentences of the embedded corpus by espeak language ("en" is British), all written for kdse.
 
 Every fifth sentence of a language belongs to valid, the next one to test, the other three to train
 (`sentences_of`), so that no sentence is heard in two splits.

@@ -19,7 +19,7 @@ def shaped_noise(rng: np.random.Generator, seconds: float, gain: Callable[[NDArr
 
 
 def slow_random(rng: np.random.Generator, seconds: float, rate_hz: float, low: float, high: float) -> NDArray:
-    """A smooth random curve, [N], between ``low`` and ``high`` that takes a new direction ``rate_hz`` times a second."""
+    """A smooth random curve, [N], between ``low`` and ``high``: a new direction ``rate_hz`` times a second."""
     length = round(seconds * SAMPLE_RATE_HZ)
     knots = rng.uniform(low, high, 2 + int(np.ceil(seconds * rate_hz)))
     position = np.arange(length) / SAMPLE_RATE_HZ * rate_hz

@@ -75,7 +75,25 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "victor",
     ),
 }
-FEMALE_VARIANTS = frozenset(["f1", "f2", "f3", "f4", "f5", "Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "grandma", "linda", "shelby", "steph"])
+FEMALE_VARIANTS = frozenset(
+    [
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "Alicia",
+        "Andrea",
+        "Annie",
+        "anika",
+        "aunty",
+        "belinda",
+        "grandma",
+        "linda",
+        "shelby",
+        "steph",
+    ]
+)
 
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
 _SYNCHRONOUS = 2
@@ -162,8 +180,8 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
             library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, _CHARS_UTF8, None, None)
             library.espeak_Terminate()
         finally:
-            close = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
-            close(library._handle)
+            unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009 (Windows)
+            unload(library._handle)
     if not pieces:
         raise ValueError(f"espeak-ng said nothing for {text!r} in voice {voice!r}")
     return np.frombuffer(b"".join(pieces), dtype=np.int16)

@@ -1,0 +1,113 @@
+"""One process that renders clips of the embedded corpus: ``python -m kdse.data.synthesis.worker``.
+
+It reads one line of JSON with the settings and the folder, then clip numbers, one a line, and answers each with a
+line of JSON once the file is in place. It ends when its input ends, so it never outlives the process that started it.
+
+A plain subprocess, not multiprocessing: spawned processes import the user's script again, which goes wrong for
+scripts without a ``__main__`` guard, for notebooks and for code from standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from kdse.data.synthesis.plan import Clip, Settings, plan
+
+SAMPLE_RATE_HZ = 16000
+UNFINISHED = ".unfinished"
+
+
+def render(clip: Clip, folder: Path) -> None:
+    """Writes one clip below ``folder`` as 16-bit FLAC: whole or, if interrupted, not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import soundfile
+
+    target = folder / clip.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        soundfile.write(unfinished, clip.render(), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
+        os.replace(unfinished, target)
+    except soundfile.LibsndfileError as error:
+        raise OSError(None, f"{target.name}: {error.error_string}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class Worker:
+    """The parent's handle on one worker process."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        root = str(Path(__file__).resolve().parents[3])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kdse.data.synthesis.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self._send({"minutes": settings.minutes, "seed": settings.seed, "folder": str(folder.resolve())})
+
+    def render(self, number: int) -> None:
+        """Has one clip of the plan rendered and waits for it.
+
+        Raises:
+            OSError: the file cannot be written.
+            RuntimeError: the process died.
+        """
+        self._send(number)
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"exit code {self._process.wait()}")
+        problem = json.loads(answer)
+        if problem is not None:
+            raise OSError(None, problem)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _send(self, message: object) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError(f"exit code {self._process.wait()}") from None
+
+
+def main() -> int:
+    """The worker process itself."""
+    # Ctrl-C reaches the whole process group; stopping is the parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nothing a library prints may be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    order = json.loads(sys.stdin.readline())
+    clips = plan(Settings(minutes=order["minutes"], seed=order["seed"]))
+    for line in sys.stdin:
+        try:
+            render(clips[json.loads(line)], Path(order["folder"]))
+            problem = None
+        except OSError as error:
+            problem = error.strerror or str(error)
+        try:
+            print(json.dumps(problem), file=answers, flush=True)
+        except BrokenPipeError:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
