@@ -253,7 +253,8 @@ def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_r
     stem = "_".join(f"{item.group} {item.name}{snr}".replace("/", "_").split())
     signals = {label: estimate} | ({"clean": item.clean} if label == NOISY else {})
     for name, signal in signals.items():
-        write(folder / f"{stem}_{name}.wav", signal.clamp(-1, 1), sample_rate_hz)
+        file_name = f"{stem}_{name}.wav".replace("/", "_")
+        write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
 
 
 def _progress() -> Any:

@@ -109,7 +109,7 @@ class Cruse(SpeechModel):
         return gain.clamp_min(self.mask_floor).transpose(1, 2) if self.mask_floor > 0 else gain.transpose(1, 2)
 
     def taps(self) -> dict[str, Tap]:
-        """Nine blocks after their activation: four encoder blocks, the GRU, four decoder blocks (the last: the mask)."""
+        """Nine blocks, after activation: four encoder blocks, the GRU, four decoder blocks (the last is the mask)."""
         taps = {f"encoder{i}": Tap(f"encoder.{i}", group="encoder") for i in range(DEPTH)}
         taps["bottleneck"] = Tap("bottleneck", group="bottleneck")
         return taps | {f"decoder{i}": Tap(f"decoder.{i}", group="decoder") for i in range(DEPTH)}

@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -57,12 +58,10 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
     Raises:
         ValueError: the folder holds something else, or cannot be written to.
     """
-    from filelock import FileLock
-
     folder = folder.expanduser()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(folder.name + ".lock")):
+        with _alone(folder, progress):
             if is_complete(folder):
                 _check_same(settings, folder)
                 return False
@@ -84,6 +83,24 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
             f"cannot write the embedded corpus to {folder}: {reason}; free some space or choose another place with "
             "--out or the environment variable KDSE_CACHE"
         ) from error
+
+
+@contextmanager
+def _alone(folder: Path, tell: bool) -> Iterator[None]:
+    """Holds the folder's lock; waits, and says so, while another process builds the same corpus."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if tell:
+            print(f"another process is generating {folder}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _worker_count(workers: int | None) -> int:

@@ -35,7 +35,7 @@ def colored(rng: Rng, seconds: float) -> NDArray:
 def engine(rng: Rng, seconds: float) -> NDArray:
     """An engine: a harmonic hum whose revolutions wander, with two body resonances and a little exhaust noise."""
     revolutions_hz = rng.uniform(28, 75) * slow_random(rng, seconds, 0.3, 0.8, 1.25)
-    resonances_hz, decay = rng.uniform(120, 900, 2), rng.uniform(0.7, 1.1)
+    resonances_hz, decay = rng.uniform(120, 900, 2), rng.uniform(0.4, 0.9)
 
     def amplitude(order: int) -> float:
         frequency = order * 50.0
@@ -192,7 +192,7 @@ def wind(rng: Rng, seconds: float) -> NDArray:
     """Wind: gusts of low-pass noise, brighter when strong, with a howl that follows the gusts."""
     gusts = slow_random(rng, seconds, 0.6, 0.0, 1.0) ** 2 + 0.1
     calm = shaped_noise(rng, seconds, lambda f: 1 / (1 + (f / 80) ** 2))
-    strong = shaped_noise(rng, seconds, lambda f: 1 / (1 + (f / 350) ** 1.8))
+    strong = shaped_noise(rng, seconds, lambda f: 1 / (1 + (f / 600) ** 1.8))
     howl_hz = rng.uniform(350, 800)
     howl = shaped_noise(rng, seconds, lambda f: np.exp(-(((f - howl_hz) / 40) ** 2)))
     return calm / calm.std() * gusts + strong / strong.std() * gusts**2 + 0.4 * howl / howl.std() * gusts**3

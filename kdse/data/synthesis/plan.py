@@ -37,7 +37,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= 600:
-            raise ValueError(f"--minutes must lie above 0 and be at most 600 (10 hours), got {self.minutes}")
+            raise ValueError(f"minutes (--minutes, --data.minutes) must be above 0 and at most 600, got {self.minutes}")
+        object.__setattr__(self, "minutes", float(self.minutes))
 
     def key(self) -> str:
         """Short hash of these settings and the generator's version: the cache folder's name."""

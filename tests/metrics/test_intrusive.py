@@ -1,0 +1,169 @@
+"""Promises of `kdse.metrics.intrusive`."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kdse.metrics import METRICS, score
+from tests.metrics.signals import RATE_HZ, corpus, noisy_version, speech_like
+
+ALL = tuple(METRICS)
+
+
+def orthogonal(clean: np.ndarray, seed: int = 3) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(len(clean))
+    return noise - noise @ clean / (clean @ clean) * clean
+
+
+@pytest.mark.parametrize("expected_db", [-17.0, 0.0, 12.5])
+@pytest.mark.parametrize("scale", [1.0, -0.3, 20.0])
+def test_si_sdr_is_the_energy_ratio_of_target_and_orthogonal_distortion(expected_db: float, scale: float) -> None:
+    clean = speech_like().astype(np.float64)
+    distortion = orthogonal(clean)
+    distortion *= np.linalg.norm(clean) / np.linalg.norm(distortion) * 10 ** (-expected_db / 20)
+    got = score(clean, scale * (clean + distortion), RATE_HZ, ["si_sdr"]).values["si_sdr"]
+    assert got == pytest.approx(expected_db, abs=1e-5)
+
+
+def test_si_sdr_does_not_remove_the_mean() -> None:
+    clean = np.sin(2 * np.pi * 5 * np.arange(1600) / 1600)  # zero mean, power 1/2: an offset of 1 is -3.01 dB
+    assert score(clean, clean + 1.0, RATE_HZ, ["si_sdr"]).values["si_sdr"] == pytest.approx(10 * math.log10(0.5), abs=1e-5)
+
+
+def test_ratios_are_clipped_so_that_a_perfect_copy_is_finite() -> None:
+    clean = speech_like()
+    scores = score(clean, 0.5 * clean, RATE_HZ, ["si_sdr", "sdr"])
+    assert scores.values == {"si_sdr": 100.0, "sdr": 100.0}
+    assert not scores.failures
+
+
+def test_sdr_is_the_projection_on_512_delayed_copies_of_clean() -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.standard_normal(4000)
+    estimate = np.convolve(clean, rng.standard_normal(30))[:4000] + 2.0 * rng.standard_normal(4000)
+    # BSSEval pads both by the filter length and projects the estimate on all delays: a dense least squares
+    delays = np.zeros((4000 + 511, 512))
+    for delay in range(512):
+        delays[delay : delay + 4000, delay] = clean
+    padded = np.concatenate([estimate, np.zeros(511)])
+    target = delays @ np.linalg.lstsq(delays, padded, rcond=None)[0]
+    expected = 10 * np.log10(np.sum(target**2) / np.sum((padded - target) ** 2))
+    assert score(clean, estimate, RATE_HZ, ["sdr"]).values["sdr"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_metric_rises_with_the_snr() -> None:
+    clean = speech_like()
+    low, high = (score(clean, noisy_version(clean, snr), RATE_HZ, ALL) for snr in (0.0, 20.0))
+    assert not low.failures and not high.failures
+    assert all(low.values[m] < high.values[m] for m in ALL)
+    assert 0 < low.values["estoi"] < high.values["stoi"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("clean", "estimate", "reason"),
+    [
+        (np.zeros(RATE_HZ), speech_like()[:RATE_HZ], "clean is silent"),
+        (speech_like()[:RATE_HZ], np.zeros(RATE_HZ), "estimate is silent"),
+        (speech_like()[:RATE_HZ], np.full(RATE_HZ, np.nan), "estimate holds NaN"),
+        (np.full(RATE_HZ, np.inf), speech_like()[:RATE_HZ], "clean holds NaN or infinity"),
+        (speech_like()[:100], speech_like()[:99], "[100]"),
+        (np.zeros(0), np.zeros(0), "empty"),
+    ],
+)
+def test_bad_audio_fails_every_metric_with_a_reason(clean: np.ndarray, estimate: np.ndarray, reason: str) -> None:
+    scores = score(clean, estimate, RATE_HZ, ALL)
+    assert set(scores.failures) == set(ALL)
+    assert all(reason in why for why in scores.failures.values())
+    assert all(math.isnan(value) for value in scores.values.values())
+
+
+@pytest.mark.parametrize("samples", [100, 3000])
+def test_short_audio_fails_pesq_and_stoi_but_not_si_sdr(samples: int) -> None:
+    clean = speech_like()[4000 : 4000 + samples]
+    scores = score(clean, noisy_version(clean, 5.0), RATE_HZ, ["si_sdr", "pesq_wb", "stoi", "estoi"])
+    assert set(scores.failures) == {"pesq_wb", "stoi", "estoi"}
+    assert "30 frames" in scores.failures["stoi"]
+    assert "1/4 of a second" in scores.failures["pesq_wb"] and "\n" not in scores.failures["pesq_wb"]
+    assert math.isfinite(scores.values["si_sdr"])
+
+
+def test_each_error_of_a_library_becomes_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pesq
+
+    clean = speech_like()
+    for error in (pesq.NoUtterancesError(b"No utterances detected"), ValueError("cannot convert"), MemoryError()):
+
+        def fail(*_: object, error: Exception = error) -> float:
+            raise error
+
+        monkeypatch.setattr(pesq, "pesq", fail)
+        scores = score(clean, clean, RATE_HZ, ["pesq_wb", "si_sdr"])
+        assert list(scores.failures) == ["pesq_wb"] and scores.failures["pesq_wb"].startswith(type(error).__name__)
+        assert "b'" not in scores.failures["pesq_wb"]
+
+
+def test_estoi_is_repeatable_and_leaves_numpys_random_stream_alone() -> None:
+    clean = speech_like()
+    np.random.seed(5)
+    expected = np.random.standard_normal()
+    np.random.seed(5)
+    first = score(clean, noisy_version(clean, 0.0), RATE_HZ, ["estoi"])
+    assert np.random.standard_normal() == expected
+    assert score(clean, noisy_version(clean, 0.0), RATE_HZ, ["estoi"]) == first
+
+
+def test_other_sample_rates_score_alike() -> None:
+    from scipy.signal import resample_poly
+
+    clean = speech_like()
+    noisy = resample_poly(resample_poly(noisy_version(clean, 5.0), 1, 2), 2, 1)
+    at_16k = score(clean, noisy, RATE_HZ, ["pesq_wb", "pesq_nb"]).values
+    at_48k = score(resample_poly(clean, 3, 1), resample_poly(noisy, 3, 1), 48000, ["pesq_wb", "pesq_nb"]).values
+    assert at_48k["pesq_wb"] == pytest.approx(at_16k["pesq_wb"], abs=0.05)
+    assert at_48k["pesq_nb"] == pytest.approx(at_16k["pesq_nb"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "rate_hz", "message"),
+    [
+        (["pesq"], 16000, "there is no 'pesq'"),
+        ([], 16000, "at least one"),
+        (["stoi", "stoi"], 16000, "each once"),
+        (["pesq_wb"], 8000, "use pesq_nb"),
+    ],
+)
+def test_a_users_mistake_is_a_clear_error(metrics: list[str], rate_hz: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(speech_like(), speech_like(), rate_hz, metrics)
+
+
+def test_importing_the_metrics_loads_no_heavy_library() -> None:
+    code = "import sys, kdse.metrics; print([m for m in ('torch', 'pesq', 'pystoi', 'scipy', 'pandas') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.skipif(corpus() is None, reason="needs the real recordings: set KDSE_CORPUS")
+def test_noisy_voicebank_gives_the_yardsticks() -> None:
+    import soundfile
+
+    from kdse.metrics import ScorePool
+
+    folder = corpus() / "pairs" / "vbdmd_test"
+    metrics = ("si_sdr", "pesq_wb", "stoi", "estoi")
+    with ScorePool(metrics, RATE_HZ, workers=2) as pool:
+        for path in sorted((folder / "noisy").iterdir()):
+            noisy, _ = soundfile.read(path, dtype="float32")
+            clean, _ = soundfile.read(folder / "clean" / path.name, dtype="float32")
+            pool.submit(path.name, clean, {"noisy": noisy})
+        scored = [item.scores["noisy"] for item in pool.collect()]
+    assert len(scored) == 110 and not any(s.failures for s in scored)
+    mean = {m: float(np.mean([s.values[m] for s in scored])) for m in metrics}
+    assert mean["si_sdr"] == pytest.approx(6.043, abs=5e-4)
+    assert mean["pesq_wb"] == pytest.approx(1.600, abs=5e-4)
+    assert 100 * mean["stoi"] == pytest.approx(89.298, abs=5e-4)
+    assert 100 * mean["estoi"] == pytest.approx(72.620, abs=5e-4)

@@ -1,0 +1,132 @@
+"""Promises of `kdse.metrics.pool`."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kdse.metrics.pool as pool_module
+from kdse.metrics import ScorePool
+from tests.metrics.signals import noisy_version, speech_like
+
+METRICS = ("si_sdr", "sdr", "pesq_wb", "estoi")
+
+
+def items(count: int, seconds: float = 1.0) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
+    made = []
+    for i in range(count):
+        clean = speech_like(i, seconds)
+        made.append((f"item{i}", clean, {"noisy": noisy_version(clean, 0.0, i), "better": noisy_version(clean, 9.0, i)}))
+    return made
+
+
+def run(pool: ScorePool, work: list) -> list:
+    for item in work:
+        pool.submit(*item)
+    return pool.collect()
+
+
+def test_worker_count_changes_neither_order_nor_a_digit() -> None:
+    work = items(5)
+    results = []
+    for workers in (0, 1, 3):
+        with ScorePool(METRICS, workers=workers) as pool:
+            results.append(run(pool, work))
+    assert [item.name for item in results[0]] == [name for name, _, _ in work]
+    assert results[0] == results[1] == results[2]
+    assert not any(s.failures for item in results[0] for s in item.scores.values())
+
+
+def test_a_pool_goes_on_after_collect_and_after_close() -> None:
+    pool = ScorePool(["si_sdr"], workers=1)
+    assert pool.collect() == []
+    first, second = run(pool, items(2)), run(pool, items(2))
+    pids = [worker._process.pid for worker in pool._crew]
+    pool.close()
+    pool.close()
+    assert first == second
+    assert all(not Path(f"/proc/{pid}").exists() for pid in pids)  # a zombie would still be listed
+    assert run(pool, items(2)) == first
+    pool.close()
+    assert not any(thread.name == "kdse-score" for thread in threading.enumerate())
+
+
+def test_a_crashing_worker_fails_its_item_only() -> None:
+    work = items(4, seconds=2.0)
+    with ScorePool(["si_sdr", "estoi"], workers=1) as pool:
+        expected = run(pool, work)
+        os.kill(pool._crew[0]._process.pid, signal.SIGKILL)
+        got = run(pool, work)
+        assert got[1:] == expected[1:]
+        scores = got[0].scores["noisy"]
+        assert all(math.isnan(value) for value in scores.values.values())
+        assert "process died (signal 9)" in scores.failures["estoi"]
+        assert got[0].scores["better"] == expected[0].scores["better"]
+
+
+def test_an_item_that_takes_too_long_fails_and_the_next_is_scored() -> None:
+    with ScorePool(["si_sdr", "estoi"], workers=1, timeout_s=0.02) as pool:
+        slow, fast = run(pool, [("slow", *items(1, 20.0)[0][1:]), ("fast", np.ones(10), {"noisy": np.arange(10.0)})])
+    assert "longer than 0.02 s" in slow.scores["noisy"].failures["si_sdr"]
+    assert math.isfinite(fast.scores["noisy"].values["si_sdr"])
+
+
+def test_a_worker_that_cannot_start_fails_items_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module.sys, "executable", "/bin/false")
+    with ScorePool(["si_sdr"], workers=2) as pool:
+        results = run(pool, items(3))
+    assert all("exit code 1" in s.failures["si_sdr"] for item in results for s in item.scores.values())
+
+
+def test_close_does_not_wait_for_unfinished_items() -> None:
+    pool = ScorePool(["estoi", "pesq_wb"], workers=1)
+    for name, clean, estimates in items(4, seconds=15.0):
+        pool.submit(name, clean, estimates)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 10
+    assert pool.collect() == []
+
+
+@pytest.mark.parametrize("ending", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_workers_end_with_the_main_process_however_it_ends(ending: str) -> None:
+    code = f"""
+import os, signal, numpy as np
+from kdse.metrics import ScorePool
+pool = ScorePool(["si_sdr"], workers=2)
+for i in range(4):
+    pool.submit(str(i), np.ones(10), {{"a": np.arange(10.0)}})
+pool.collect()
+print([w._process.pid for w in pool._crew if w._process], flush=True)
+{ending}
+"""
+    out = subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, timeout=60).stdout
+    pids = eval(out)
+    assert pids
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "kdse.metrics.worker" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+def test_settings_are_checked_before_anything_starts() -> None:
+    with pytest.raises(ValueError, match="--workers -1"):
+        ScorePool(["si_sdr"], workers=-1)
+    with pytest.raises(ValueError, match="there is no 'nope'"):
+        ScorePool(["nope"], workers=2)
