@@ -174,7 +174,7 @@ class Distiller(Enhancer):
         total = batch["noisy"].new_zeros(())
         if supervised:
             raw = self.supervised_loss(exchange.student, batch)
-            self.log_term(SUPERVISED, raw, weights[SUPERVISED])
+            self.log_supervised(raw, weights[SUPERVISED])
             total = total + weights[SUPERVISED] * raw
         for objective in active:
             exchange.heads = self._heads_of(objective)

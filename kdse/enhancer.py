@@ -13,9 +13,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.checkpoint import describe, load_weights, read_checkpoint
-from kdse.losses import PhaseSensitive
+from kdse.losses import PhaseSensitive, WeightedSum
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, SpeechModel
+from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Enhancer(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.supervised_loss(self.model(batch["noisy"]), batch)
-        self.log_term("supervised", loss, weight=1.0)
+        self.log_supervised(loss, weight=1.0)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -100,6 +101,13 @@ class Enhancer(L.LightningModule):
                 "(--schedule.gamma=1) or give labelled data"
             )
         return self.loss(estimate, clean, batch["noisy"])
+
+    def log_supervised(self, raw: Tensor, weight: float) -> None:
+        """Logs the supervised loss, and its parts if it is a `WeightedSum`."""
+        self.log_term(SUPERVISED, raw, weight)
+        if isinstance(self.loss, WeightedSum):
+            for name, part in self.loss.parts.items():
+                self.log_term(f"{SUPERVISED}/{name}", part, weight * self.loss.weights[name])
 
     def log_term(self, name: str, raw: Tensor, weight: float) -> None:
         """Logs one term of the total: raw value, weight and weighted value, under its name."""

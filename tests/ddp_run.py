@@ -1,5 +1,6 @@
 """One two-step run under torchrun (or alone), for tests/test_ddp.py: ``ddp_run.py OUT BATCH GATHER``."""
 
+import os
 import sys
 
 import torch
@@ -14,7 +15,7 @@ from tests.toys import ToyData, make_student, make_teacher, make_trainer
 def main() -> None:
     out, batch, gather = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "gather"
     torch.manual_seed(0)
-    world = int(__import__("os").environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     model = Distiller(
         teacher=make_teacher,
         student=make_student,

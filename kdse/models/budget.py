@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,10 @@ log = logging.getLogger(__name__)
 
 PRESET_TOLERANCE = 0.05
 SEARCH_STEPS = 400
+CLOSE_ENOUGH = 0.01
+REFINEMENTS = 12
+MAXIMUM_STEP = 8
+IMPOSSIBLE = 0.25
 
 
 class Budget(NamedTuple):
@@ -36,7 +41,7 @@ def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TO
     """Width arguments of the family member whose parameter count is nearest to the teacher's divided by ``ratio``.
 
     A preset within ``tolerance`` of the target is used, the nearest if several; else widths are searched in
-    proportion to the teacher's.
+    proportion to the teacher's (and then moved one number at a time while that comes nearer).
 
     Raises:
         ValueError: if the family declares no width, or the ratio cannot be reached; it states the possible range.
@@ -55,10 +60,9 @@ def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TO
     if near:
         _, count, preset = min(near, key=lambda entry: entry[0])
         return Budget({**teacher.init_args, **preset}, count, total / count, "preset")
-    candidates = _candidates(teacher)
-    count, widths = min(candidates, key=lambda entry: abs(entry[0] - target))
-    if abs(count - target) > 0.25 * target:
-        largest = total / min(n for n, _ in candidates)
+    count, widths = _search(teacher, target)
+    if abs(count - target) > IMPOSSIBLE * target:
+        largest = total / _count(teacher, _proportional(teacher)[0])
         raise ValueError(
             f"--model.compression={ratio:g}: no {cls.__name__} comes near {target:,.0f} parameters; from this teacher "
             f"of {total:,} the possible range is 1 to {largest:.1f}"
@@ -82,14 +86,52 @@ def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLER
     return partial(type(teacher), **budget.init_args)
 
 
-def _candidates(teacher: SpeechModel) -> list[tuple[int, dict[str, Any]]]:
-    """Family members with the teacher's proportions at many scales, each counted once."""
-    seen: dict[str, tuple[int, dict[str, Any]]] = {}
+def _search(teacher: SpeechModel, target: float) -> tuple[int, dict[str, Any]]:
+    """Parameter count and widths nearest to ``target``: bisection over proportional widths, then single steps."""
+    family = _proportional(teacher)
+    low, high = 0, len(family) - 1
+    while low < high:  # the first member that is large enough
+        middle = (low + high) // 2
+        if _count(teacher, family[middle]) < target:
+            low = middle + 1
+        else:
+            high = middle
+    nearby = [(_count(teacher, widths), widths) for widths in family[max(0, low - 1) : low + 1]]
+    best = min(nearby, key=lambda entry: abs(entry[0] - target))
+    for _ in range(REFINEMENTS):
+        if abs(best[0] - target) <= CLOSE_ENOUGH * target:
+            break
+        near = [(_count(teacher, widths), widths) for widths in _neighbours(teacher, best[1])]
+        better = min([best, *near], key=lambda entry: abs(entry[0] - target))
+        if better is best:
+            break
+        best = better
+    return best
+
+
+def _proportional(teacher: SpeechModel) -> list[dict[str, Any]]:
+    """Widths with the teacher's proportions at many scales, from small to large, each once."""
+    seen: dict[str, dict[str, Any]] = {}
     for step in range(1, SEARCH_STEPS + 1):
         widths = _scaled(teacher, step / SEARCH_STEPS)
-        if widths is not None and str(widths) not in seen:
-            seen[str(widths)] = (_count(teacher, widths), widths)
+        if widths is not None:
+            seen.setdefault(str(widths), widths)
     return list(seen.values())
+
+
+def _neighbours(teacher: SpeechModel, widths: dict[str, Any]) -> list[dict[str, Any]]:
+    """Allowed widths that differ from these in one number, by as little as the family allows."""
+    found = []
+    for name, value in widths.items():
+        flat = [value] if isinstance(value, int) else list(value)
+        for place, sign in product(range(len(flat)), (1, -1)):
+            for size in range(1, MAXIMUM_STEP + 1):
+                changed = [*flat[:place], flat[place] + sign * size, *flat[place + 1 :]]
+                candidate = {**widths, name: changed[0] if isinstance(value, int) else changed}
+                if changed[place] >= 1 and _allowed(teacher, candidate):
+                    found.append(candidate)
+                    break
+    return found
 
 
 def _scaled(teacher: SpeechModel, scale: float) -> dict[str, Any] | None:

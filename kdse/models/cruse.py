@@ -32,6 +32,17 @@ class Cruse(SpeechModel):
         slope: of LeakyReLU.
         window: STFT window; the paper is silent, "sqrt_hann" is our choice.
         mel_scale: "htk" or "slaney"; the paper is silent, "htk" is our choice.
+        mel_norm: "slaney" scales each mel filter to unit area; None leaves them at unit height. The paper is silent,
+            None is our choice.
+        mask_expansion: how the mel mask becomes a gain per bin, which the paper does not describe. "average" (our
+            choice): each bin takes the average of the bands that cover it, weighted by their filters; "nearest": the
+            strongest band alone. Ones give ones in both, and bins that no band covers take their nearest bin's
+            strongest band.
+        norm_over_time: layer norm over all frames so far, or over each frame alone. The paper says "cumulative";
+            that it pools channels and frequencies too is our reading.
+        gru_activation: LeakyReLU after the GRU. The paper is silent, none is our choice.
+        tap_stage: what the distillation taps of the convolutional blocks show: "output" (after the activation),
+            "norm" (before it) or "conv" (before the norm). The paper is silent, "output" is our choice.
         mask_floor: smallest gain of a bin, in dB; None for no floor. The paper has none.
         sample_rate_hz: 16000 in the paper.
     """
@@ -51,6 +62,11 @@ class Cruse(SpeechModel):
         slope: float = 0.2,
         window: str = "sqrt_hann",
         mel_scale: str = "htk",
+        mel_norm: str | None = None,
+        mask_expansion: str = "average",
+        norm_over_time: bool = True,
+        gru_activation: bool = False,
+        tap_stage: str = "output",
         mask_floor: float | None = None,
         sample_rate_hz: int = 16000,
     ) -> None:
@@ -59,22 +75,33 @@ class Cruse(SpeechModel):
             raise ValueError(f"channels={channels}: CRUSE has four encoder blocks, each at least one channel wide")
         if mel_bands < 16 or mel_bands % 16:
             raise ValueError(f"mel_bands={mel_bands}: must be a multiple of 16 (four blocks halve it)")
+        for name, value, known in (
+            ("mel_scale", mel_scale, ("htk", "slaney")),
+            ("mel_norm", mel_norm, (None, "slaney")),
+            ("mask_expansion", mask_expansion, ("average", "nearest")),
+            ("tap_stage", tap_stage, ("output", "norm", "conv")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: use one of {known}")
         self.sample_rate_hz = sample_rate_hz
+        self.tap_stage = tap_stage
         self.compression = compression
         self.mask_floor = 0.0 if mask_floor is None else 10 ** (mask_floor / 20)
         self.stft = Stft(512, 256, window)
         self.mel_bands = mel_bands
         with torch.device("cpu"):  # real values also when the model itself is built on the meta device
-            bank = _mel_bank(self.stft.bins, mel_bands, sample_rate_hz, mel_scale)
+            bank = _mel_bank(self.stft.bins, mel_bands, sample_rate_hz, mel_scale, mel_norm)
             self.register_buffer("mel", bank, persistent=False)
-            self.register_buffer("expand", _gain_map(bank), persistent=False)
+            self.register_buffer("expand", _gain_map(bank, mask_expansion), persistent=False)
         widths = [1, *channels]
-        self.encoder = nn.ModuleList(CausalBlock(a, b, up=False, slope=slope) for a, b in pairwise(widths))
-        self.bottleneck = GroupedGru(channels[-1], mel_bands // 2**DEPTH, gru_groups)
+        shared: dict[str, Any] = {"slope": slope, "norm_over_time": norm_over_time}
+        self.encoder = nn.ModuleList(CausalBlock(a, b, up=False, **shared) for a, b in pairwise(widths))
+        gru_slope = slope if gru_activation else None
+        self.bottleneck = GroupedGru(channels[-1], mel_bands // 2**DEPTH, gru_groups, gru_slope)
         self.skips = nn.ModuleList(nn.Conv2d(c, c, 1) for c in reversed(channels))
         down = list(reversed(widths))
         self.decoder = nn.ModuleList(
-            CausalBlock(a, b, up=True, last=i == DEPTH - 1, slope=slope) for i, (a, b) in enumerate(pairwise(down))
+            CausalBlock(a, b, up=True, last=i == DEPTH - 1, **shared) for i, (a, b) in enumerate(pairwise(down))
         )
 
     mel: Tensor
@@ -109,10 +136,12 @@ class Cruse(SpeechModel):
         return gain.clamp_min(self.mask_floor).transpose(1, 2) if self.mask_floor > 0 else gain.transpose(1, 2)
 
     def taps(self) -> dict[str, Tap]:
-        """Nine blocks, after activation: four encoder blocks, the GRU, four decoder blocks (the last is the mask)."""
-        taps = {f"encoder{i}": Tap(f"encoder.{i}", group="encoder") for i in range(DEPTH)}
+        """Nine blocks: four of the encoder, the GRU, four of the decoder (the last one's output is the mask)."""
+        stage = "" if self.tap_stage == "output" else f".{self.tap_stage}"
+        taps = {f"encoder{i}": Tap(f"encoder.{i}{stage}", group="encoder") for i in range(DEPTH)}
         taps["bottleneck"] = Tap("bottleneck", group="bottleneck")
-        return taps | {f"decoder{i}": Tap(f"decoder.{i}", group="decoder") for i in range(DEPTH)}
+        # (at "conv" the decoder's taps hold one frame more: the transposed convolution's tail, cropped afterwards)
+        return taps | {f"decoder{i}": Tap(f"decoder.{i}{stage}", group="decoder") for i in range(DEPTH)}
 
     @classmethod
     def presets(cls) -> list[dict[str, Any]]:
@@ -170,23 +199,25 @@ def _named(prefix: str, state: State) -> State:
     return {prefix + key: value for key, value in state.items()}
 
 
-def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str) -> Tensor:
+def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str, norm: str | None) -> Tensor:
     """Triangular mel filters ``[bins, bands]`` from 50 Hz to the Nyquist frequency (8 kHz in the paper)."""
     from torchaudio.functional import melscale_fbanks
 
-    return melscale_fbanks(bins, 50.0, sample_rate_hz / 2, bands, sample_rate_hz, norm=None, mel_scale=mel_scale)
+    return melscale_fbanks(bins, 50.0, sample_rate_hz / 2, bands, sample_rate_hz, norm=norm, mel_scale=mel_scale)
 
 
-def _gain_map(bank: Tensor) -> Tensor:
-    """The matrix ``[bands, bins]`` that spreads a mel mask over bins: each bin averages the bands that cover it.
+def _gain_map(bank: Tensor, expansion: str) -> Tensor:
+    """The matrix ``[bands, bins]`` that spreads a mel mask over bins; its columns sum to one.
 
-    Bins that no band covers (0, 1 and 256 with the paper's settings) take the gain of the nearest covered bin's
-    strongest band. How the paper maps its mask to bins is not described; this is our choice.
+    Bins that no band covers (0, 1 and 256 with the paper's settings) take the nearest covered bin's strongest band.
     """
     weights = bank.t().clone()
+    if expansion == "nearest":
+        weights = torch.nn.functional.one_hot(weights.argmax(0), len(weights)).t() * (weights.sum(0) > 0)
     covered = weights.sum(0) > 0
     places = torch.arange(weights.shape[1])
     for bin_index in places[~covered]:
         nearest = places[covered][(places[covered] - bin_index).abs().argmin()]
-        weights[weights[:, nearest].argmax(), bin_index] = 1.0
+        weights[weights[:, nearest].argmax(), bin_index] = 1
+    weights = weights.float()
     return weights / weights.sum(0, keepdim=True)

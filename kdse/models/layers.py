@@ -13,19 +13,27 @@ class CumulativeLayerNorm(nn.Module):
     """Layer norm over channels, frequency and all frames so far (Conv-TasNet's cLN), gain and bias per channel.
 
     Running sums are kept in float64, so an hour of audio does not drift.
+
+    Args:
+        channels: of the input.
+        over_time: statistics of all frames so far; False takes those of the frame alone.
+        eps: added to the variance.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, over_time: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.over_time = eps, over_time
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``[B, C, T, F]``; frame t uses frames 0..t."""
-        sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double().cumsum(-1)
-        count = torch.arange(1, x.shape[2] + 1, device=x.device, dtype=torch.float64) * (x.shape[1] * x.shape[3])
-        return self._normalise(x, sums / count)
+        sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double()
+        values = x.shape[1] * x.shape[3]
+        if not self.over_time:
+            return self._normalise(x, sums / values)
+        count = torch.arange(1, x.shape[2] + 1, device=x.device, dtype=torch.float64) * values
+        return self._normalise(x, sums.cumsum(-1) / count)
 
     def _normalise(self, x: Tensor, moments: Tensor) -> Tensor:
         mean, square = moments
@@ -42,7 +50,9 @@ class CumulativeLayerNorm(nn.Module):
         """One frame ``[B, C, 1, F]``."""
         now = torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], dim=-1).double()
         count = torch.full_like(now[:, :1], x.shape[1] * x.shape[3])
-        sums = state["sums"] + torch.cat([now, count], dim=-1)
+        sums = torch.cat([now, count], dim=-1)
+        if self.over_time:
+            sums = state["sums"] + sums
         moments = (sums[:, :2] / sums[:, 2:]).t()[:, :, None]
         return self._normalise(x, moments), {"sums": sums}
 
@@ -50,16 +60,26 @@ class CumulativeLayerNorm(nn.Module):
 class CausalBlock(nn.Module):
     """Convolution (2 frames, 3 frequencies, stride 2 in frequency), cumulative layer norm, activation.
 
-    With ``up`` it is the mirrored transposed convolution. Frame t sees frames t - 1 and t.
+    With ``up`` it is the mirrored transposed convolution. Frame t sees frames t - 1 and t. The three stages are the
+    submodules `conv`, `norm` (an identity in the last block) and `activation`, so that each can be tapped.
 
     Args:
         channels_in, channels_out: widths.
         up: double the frequency axis instead of halving it.
         last: sigmoid without a norm, as in CRUSE's final block.
         slope: of LeakyReLU.
+        norm_over_time: see `CumulativeLayerNorm`.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, up: bool, last: bool = False, slope: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        up: bool,
+        last: bool = False,
+        slope: float = 0.2,
+        norm_over_time: bool = True,
+    ) -> None:
         super().__init__()
         self.up = up
         self.conv: nn.Module
@@ -69,31 +89,30 @@ class CausalBlock(nn.Module):
             )
         else:
             self.conv = nn.Conv2d(channels_in, channels_out, (2, 3), stride=(1, 2), padding=(0, 1))
-        self.norm = None if last else CumulativeLayerNorm(channels_out)
-        self.slope = slope
+        self.norm: nn.Module = nn.Identity() if last else CumulativeLayerNorm(channels_out, norm_over_time)
+        self.activation: nn.Module = nn.Sigmoid() if last else nn.LeakyReLU(slope)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, 1, 0)))
-        return self._activate(y if self.norm is None else self.norm(y))
-
-    def _activate(self, y: Tensor) -> Tensor:
-        return torch.sigmoid(y) if self.norm is None else F.leaky_relu(y, self.slope)
+        return self.activation(self.norm(y))
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         channels = self.conv.in_channels
         assert isinstance(channels, int)
         state = {"past": torch.zeros(batch, channels, 1, frequencies, device=device)}
-        return state if self.norm is None else {**state, **self.norm.initial_state(batch, device)}
+        return (
+            {**state, **self.norm.initial_state(batch, device)} if isinstance(self.norm, CumulativeLayerNorm) else state
+        )
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One frame ``[B, C, 1, F]``."""
         both = torch.cat([state["past"], x], dim=2)
         y = self.conv(both)[:, :, 1:2] if self.up else self.conv(both)
         new = {"past": x}
-        if self.norm is not None:
+        if isinstance(self.norm, CumulativeLayerNorm):
             y, sums = self.norm.step(y, state)
             new.update(sums)
-        return self._activate(y), new
+        return self.activation(y), new
 
 
 class GroupedGru(nn.Module):
@@ -102,10 +121,12 @@ class GroupedGru(nn.Module):
     Args:
         channels, frequencies: of the input; hidden size is their product.
         groups: number of GRUs.
+        slope: of a LeakyReLU after the GRUs; None for none.
     """
 
-    def __init__(self, channels: int, frequencies: int, groups: int = 4) -> None:
+    def __init__(self, channels: int, frequencies: int, groups: int = 4, slope: float | None = None) -> None:
         super().__init__()
+        self.activation = nn.Identity() if slope is None else nn.LeakyReLU(slope)
         size = channels * frequencies
         if size % groups:
             raise ValueError(
@@ -126,7 +147,7 @@ class GroupedGru(nn.Module):
             outs.append(out)
             states.append(state[0])
         y = torch.cat(outs, dim=-1).reshape(batch, frames, channels, frequencies).permute(0, 2, 1, 3)
-        return y.contiguous(), torch.stack(states, dim=1)
+        return self.activation(y.contiguous()), torch.stack(states, dim=1)
 
     def initial_state(self, batch: int, device: torch.device) -> State:
         size = self.grus[0].hidden_size

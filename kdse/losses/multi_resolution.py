@@ -1,0 +1,70 @@
+"""Multi-resolution STFT loss (Yamamoto, Song & Kim, ICASSP 2020, Parallel WaveGAN)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdse.models.base import Estimate
+
+FLOOR = 1e-7
+
+
+def stft_magnitude(wave: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:
+    """Magnitudes ``[B, F, T]`` of a wave ``[B, N]``, centred frames, floored so that the gradient stays finite."""
+    spectrum = torch.stft(
+        wave, n_fft, hop, window.numel(), window, center=True, pad_mode="constant", return_complex=True
+    )
+    return (spectrum.real.square() + spectrum.imag.square()).clamp_min(FLOOR).sqrt()
+
+
+def spectral_convergence(estimate: Tensor, clean: Tensor) -> Tensor:
+    """``|| |S| - |S^| ||_F / || |S| ||_F`` of magnitudes ``[B, F, T]``, per item, averaged over the batch."""
+    gap = torch.linalg.vector_norm(clean - estimate, dim=(1, 2))
+    return (gap / torch.linalg.vector_norm(clean, dim=(1, 2))).mean()
+
+
+def log_magnitude_distance(estimate: Tensor, clean: Tensor) -> Tensor:
+    """Mean absolute difference of log magnitudes (natural logarithm)."""
+    return (clean.log() - estimate.log()).abs().mean()
+
+
+class MultiResolutionStft(nn.Module):
+    """Spectral convergence plus log-magnitude distance, averaged over STFT resolutions.
+
+    Args:
+        n_ffts: transform lengths in samples; the published triple by default.
+        hops: samples between frames, one a transform.
+        windows: Hann window lengths, one a transform.
+        convergence_weight: factor on the spectral convergence.
+        magnitude_weight: factor on the log-magnitude distance.
+    """
+
+    def __init__(
+        self,
+        n_ffts: list[int] = [512, 1024, 2048],  # noqa: B006 (jsonargparse shows it in --help)
+        hops: list[int] = [50, 120, 240],  # noqa: B006
+        windows: list[int] = [240, 600, 1200],  # noqa: B006
+        convergence_weight: float = 1.0,
+        magnitude_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
+            raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
+        if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
+            raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+        self.n_ffts, self.hops = list(n_ffts), list(hops)
+        self.convergence_weight, self.magnitude_weight = convergence_weight, magnitude_weight
+        for index, length in enumerate(windows):
+            self.register_buffer(f"window{index}", torch.hann_window(length), persistent=False)
+
+    def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
+        with torch.autocast(noisy.device.type, enabled=False):
+            total = noisy.new_zeros((), dtype=torch.float32)
+            for index, (n_fft, hop) in enumerate(zip(self.n_ffts, self.hops, strict=True)):
+                window = getattr(self, f"window{index}")
+                ours = stft_magnitude(estimate.waveform.float(), n_fft, hop, window)
+                target = stft_magnitude(clean.float(), n_fft, hop, window)
+                total = total + self.convergence_weight * spectral_convergence(ours, target)
+                total = total + self.magnitude_weight * log_magnitude_distance(ours, target)
+            return total / len(self.n_ffts)
