@@ -59,18 +59,43 @@ def run_lightning(arguments: list[str]) -> int:
     """Runs `kdse fit | validate | test | predict`."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _talk_plainly()
     from kdse.training_cli import KdseCLI
 
     KdseCLI(args=arguments)
     return 0
 
 
+def _talk_plainly() -> None:
+    """kdse's own messages on stderr, Lightning's without its advertisements."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("kdse")
+    if not logger.handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+
+
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ValueError) and _raised_by_kdse(seen):
+            error = seen
+        seen = seen.__cause__ or seen.__context__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _raised_by_kdse(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("kdse.")
 
 
 def _overview() -> str:

@@ -174,15 +174,15 @@ class Distiller(Enhancer):
         total = batch["noisy"].new_zeros(())
         if supervised:
             raw = self.supervised_loss(exchange.student, batch)
-            self.log_supervised(raw, weights[SUPERVISED])
+            self.note_supervised(raw, weights[SUPERVISED])
             total = total + weights[SUPERVISED] * raw
         for objective in active:
             exchange.heads = self._heads_of(objective)
             raw = objective.loss(exchange)
             weight = weights[objective.name] * objective.weight
-            self.log_term(objective.name, raw, weight)
+            self.note_term(objective.name, raw, weight)
             total = total + weight * raw
-        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_step(total)
         self._active = (*((SUPERVISED,) if supervised else ()), *(o.name for o in active))
         return self._connect(total)
 

@@ -75,6 +75,8 @@ class Enhancer(L.LightningModule):
         self.scores = ValidationScores(tuple(metrics), workers=metric_workers, sample_rate_hz=self.model.sample_rate_hz)
         if weights is not None:
             load_weights(self.model, read_checkpoint(weights)["state_dict"], source=f"--model.weights {weights}")
+        self._terms: dict[str, Tensor | float] = {}
+        self._logged_step = -1
         describe(self.model)  # a model that no checkpoint could describe is refused now, not after hours of training
 
     # --- the loop ---
@@ -84,8 +86,8 @@ class Enhancer(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.supervised_loss(self.model(batch["noisy"]), batch)
-        self.log_supervised(loss, weight=1.0)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.note_supervised(loss, weight=1.0)
+        self.log_step(loss)
         return loss
 
     def supervised_loss(self, estimate: Estimate, batch: dict[str, Any]) -> Tensor:
@@ -102,22 +104,38 @@ class Enhancer(L.LightningModule):
             )
         return self.loss(estimate, clean, batch["noisy"])
 
-    def log_supervised(self, raw: Tensor, weight: float) -> None:
-        """Logs the supervised loss, and its parts if it is a `WeightedSum`."""
-        self.log_term(SUPERVISED, raw, weight)
+    def note_supervised(self, raw: Tensor, weight: float) -> None:
+        """Notes the supervised loss for the log, and its parts if it is a `WeightedSum`."""
+        self.note_term(SUPERVISED, raw, weight)
         if isinstance(self.loss, WeightedSum):
             for name, part in self.loss.parts.items():
-                self.log_term(f"{SUPERVISED}/{name}", part, weight * self.loss.weights[name])
+                self.note_term(f"{SUPERVISED}/{name}", part, weight * self.loss.weights[name])
 
-    def log_term(self, name: str, raw: Tensor, weight: float) -> None:
-        """Logs one term of the total: raw value, weight and weighted value, under its name."""
+    def note_term(self, name: str, raw: Tensor, weight: float) -> None:
+        """Notes one term of the total for the log: raw value, weight and weighted value, under its name."""
         raw = raw.detach()
-        self.log_dict(
-            {f"terms/{name}/raw": raw, f"terms/{name}/weight": weight, f"terms/{name}/weighted": weight * raw}
-        )
+        self._terms |= {
+            f"terms/{name}/raw": raw,
+            f"terms/{name}/weight": weight,
+            f"terms/{name}/weighted": weight * raw,
+        }
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+    def log_step(self, total: Tensor) -> None:
+        """Sends what was noted since the last call, the total and the learning rate to the loggers.
+
+        Not by ``self.log``, which repeats a term's last value for as long as the run goes on without that term.
+        """
+        total = total.detach()
+        self.log("train/loss", total, prog_bar=True, logger=False)
+        terms, self._terms = self._terms, {}
+        due = (self.global_step + 1) % max(1, getattr(self.trainer, "log_every_n_steps", 1)) == 0
+        if not due or self._logged_step == self.global_step:
+            return
+        self._logged_step = self.global_step
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        values = {name: float(value) for name, value in {**terms, "train/loss": total, "train/lr": rate}.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.global_step)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.trained_parameters())

@@ -60,7 +60,9 @@ class Phase:
             if getattr(self, name) < 0:
                 raise ValueError(f"schedule: a phase of {name}={getattr(self, name)} is impossible; give zero or more")
         if self.fraction is not None and self.fraction > 1:
-            raise ValueError(f"schedule: a phase of fraction={self.fraction} is longer than the run; give 0 to 1")
+            raise ValueError(
+                f"schedule: a phase of fraction={self.fraction} is longer than the run; give 0 to 1 (distil_fraction)"
+            )
         if self.ramp not in ("none", "linear", "cosine"):
             raise ValueError(f'schedule: ramp={self.ramp!r} is unknown; use "none", "linear" or "cosine"')
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
@@ -16,6 +16,13 @@ from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.report.examples import LogExamples
 from kdse.schedule import Schedule
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises mistakes as ValueErrors instead of printing its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ValueError(message) from ex
 
 
 class ResolvedConfig(SaveConfigCallback):
@@ -30,6 +37,27 @@ class ResolvedConfig(SaveConfigCallback):
         self.already_saved = True
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt``: every so many optimizer steps or after each epoch, and when training ends."""
+
+    def __init__(self, folder: Path, every_n_steps: int | None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            save_top_k=1,
+            enable_version_counter=False,
+            every_n_train_steps=every_n_steps,
+            every_n_epochs=None if every_n_steps else 1,
+            save_on_train_epoch_end=None if every_n_steps else True,
+        )
+        self._folder = folder
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step > self._last_global_step_saved:
+            trainer.save_checkpoint(self._folder / "last.ckpt")
+
+
 class KdseCLI(LightningCLI):
     """fit, validate, test, predict. Every component is a key of the config and a dotted flag."""
 
@@ -42,6 +70,7 @@ class KdseCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=ResolvedConfig,
+            parser_class=Parser,
             args=args,
             parser_kwargs={"prog": "kdse", "description": "Distil speech-enhancement models."},
         )
@@ -73,7 +102,8 @@ class KdseCLI(LightningCLI):
             default=5,
             help="Log audio and spectrograms of a few validation items every so many validations; 0 never.",
         )
-        parser.set_defaults({"trainer.log_every_n_steps": 10, "trainer.gradient_clip_val": 5.0})
+        defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
+        parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
     def _parse_ckpt_path(self) -> None:
         """Explicit flags win: nothing in a checkpoint overrides the command line."""
@@ -129,20 +159,12 @@ class KdseCLI(LightningCLI):
             save_top_k=1,
             enable_version_counter=False,
         )
-        last = ModelCheckpoint(
-            dirpath=folder,
-            filename="last",
-            save_top_k=1,
-            enable_version_counter=False,
-            every_n_train_steps=self._get(self.config_init, "save_every_n_steps"),
-            every_n_epochs=None if self._get(self.config_init, "save_every_n_steps") else 1,
-            save_on_train_epoch_end=None if self._get(self.config_init, "save_every_n_steps") else True,
-        )
-        return [best, last]
+        return [best, LastCheckpoint(folder, self._get(self.config_init, "save_every_n_steps"))]
 
     def _loggers(self, run_dir: Path) -> list[Logger]:
         loggers: list[Logger] = [
-            CSVLogger(save_dir=run_dir, name="", version="csv"),
+            # a folder for every start and nothing held back: neither a resume nor a kill loses logged steps
+            CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1),
             TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False),
         ]
         mode = self._get(self.config_init, "wandb")

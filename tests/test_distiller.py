@@ -7,11 +7,13 @@ import copy
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from kdse.checkpoint import load_model
 from kdse.distiller import Distiller, fingerprint
 from kdse.enhancer import Enhancer
 from kdse.objectives import Objective, OutputDistillation, SimilarityPreserving
+from kdse.report.plots import training_log
 from kdse.schedule import Joint, TwoStep
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
 
@@ -143,13 +145,10 @@ def test_compression_starts_from_the_bytes_of_an_explicit_student_of_that_width(
 
 
 def test_the_total_is_schedule_times_weight_times_raw(tmp_path):
-    logged = {}
-
-    class Grab(Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            logged.update({k: float(v) for k, v in trainer.callback_metrics.items()})
-
-    fit(distiller(), tmp_path, [SimilarityPreserving(weight=3.0), Joint(gamma=0.25), Grab()], max_steps=1)
+    logger = CSVLogger(tmp_path, name="csv")
+    callbacks = [SimilarityPreserving(weight=3.0), Joint(gamma=0.25)]
+    fit(distiller(), tmp_path, callbacks, max_steps=1, logger=logger, log_every_n_steps=1)
+    logged = training_log(tmp_path).iloc[0]
     name = "terms/similarity_preserving"
     assert logged[f"{name}/weight"] == pytest.approx(0.75)
     expected = 0.75 * logged["terms/supervised/raw"] + 0.75 * logged[f"{name}/raw"]

@@ -50,10 +50,18 @@ class HeldOut:
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
     """Every pair of files in two folders, matched as `kdse.data.PairedFolders` does."""
-    from kdse.data.paired import PairedFolders
+    from kdse.data.paired import PairSet
+    from kdse.data.pairs import find_pairs
 
-    module = PairedFolders(noisy=str(noisy), clean=str(clean), batch_size=1, sample_rate_hz=sample_rate_hz)
-    return from_module(module, {"paired": {"noisy": str(noisy), "clean": str(clean)}})
+    pairs = PairSet(find_pairs(noisy, clean, sample_rate_hz, ("--paired", "--paired")), sample_rate_hz)
+
+    def iterate() -> Iterator[Item]:
+        for index in range(len(pairs)):
+            item = pairs[index]
+            yield Item("", item["name"], float(item["snr_db"]), item["noisy"], item["clean"])
+
+    settings = {"paired": {"noisy": str(noisy), "clean": str(clean)}}
+    return HeldOut(len(pairs), iterate, sample_rate_hz, settings)
 
 
 def mixtures(

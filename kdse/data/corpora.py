@@ -47,26 +47,27 @@ class Corpus:
 
 
 def scan(folder: str | Path, flag: str) -> Corpus:
-    """All audio files below a folder.
+    """All audio files below a folder; hidden ones (macOS leaves ``._name.wav``) are passed over.
 
     Args:
         folder: where to look, recursively.
-        flag: name of the setting the folder came from, for error messages.
+        flag: the setting the folder came from ("--data.root"), for error messages.
 
     Raises:
         ValueError: if the folder is missing or holds no audio, or a file is unreadable or empty.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"--data.{flag} {root}: no such folder")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        raise ValueError(f"{flag} {root}: no such folder")
+    audio = (p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    paths = sorted(p for p in audio if p.is_file())
     if not paths:
-        raise ValueError(f"--data.{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
+        raise ValueError(f"{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
     with ThreadPoolExecutor(8) as pool:
         abouts = list(pool.map(info, paths))
     for path, about in zip(paths, abouts, strict=True):
         if about.frames == 0:
-            raise ValueError(f"--data.{flag} {path}: holds no samples; remove it")
+            raise ValueError(f"{flag} {path}: holds no samples; remove it")
     return Corpus(
         root=str(root),
         paths=tuple(p.relative_to(root).as_posix() for p in paths),

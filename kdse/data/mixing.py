@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,19 +17,21 @@ PEAK = 0.99
 class Mixture(NamedTuple):
     """A mixture and its components, all ``[N]``: noisy = speech + noise; clean is the training target.
 
-    clean equals speech without reverberation, and its early part with it.
+    clean equals speech without reverberation, and its early part with it. snr_db is that of speech over noise as
+    requested, or NaN where one of them is silent.
     """
 
     noisy: Tensor
     clean: Tensor
     speech: Tensor
     noise: Tensor
+    snr_db: float
 
 
 def rms_db(wave: Tensor) -> float:
     """Level of ``[N]`` in dB relative to full scale (1.0); -inf for silence."""
     power = float(wave.double().square().mean()) if wave.numel() else 0.0
-    return 10 * float(torch.log10(torch.tensor(power, dtype=torch.float64)))
+    return 10 * math.log10(power) if power > 0 else float("-inf")
 
 
 def active_db(wave: Tensor, sample_rate_hz: int) -> float:
@@ -42,7 +45,14 @@ def active_db(wave: Tensor, sample_rate_hz: int) -> float:
 
 
 def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
-    """Gated loudness of ITU-R BS.1770-4 in LUFS. Needs at least one 0.4 s block above -70 LUFS, else -inf."""
+    """Gated loudness of ITU-R BS.1770-4 in LUFS; -inf for silence.
+
+    Gated at -23 dBFS RMS and the gain taken back (our choice): recordings are stored at any level, and the standard's
+    absolute gate at -70 LUFS would make the SNR depend on it.
+
+    Raises:
+        ValueError: if the signal is shorter than one 0.4 s block.
+    """
     from torchaudio.functional import loudness
 
     if wave.numel() < 0.4 * sample_rate_hz:
@@ -50,8 +60,12 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
             f"--data.snr_definition lufs: {wave.numel() / sample_rate_hz:.2f} s is shorter than one 0.4 s block; "
             "use longer segments or another definition"
         )
-    value = float(loudness(wave.double()[None], sample_rate_hz))
-    return value if value > -70.0 else float("-inf")
+    level = rms_db(wave)
+    if level == float("-inf"):
+        return level
+    gain_db = -23.0 - level
+    value = float(loudness(wave.double()[None] * 10 ** (gain_db / 20), sample_rate_hz))
+    return value - gain_db if math.isfinite(value) else float("-inf")
 
 
 def level_db(wave: Tensor, definition: str, sample_rate_hz: int) -> float:
@@ -91,19 +105,24 @@ def mix(
         level_dbfs: RMS level of the mixture; None keeps the speech's own level.
         clean: the target ``[N]`` if it is not the speech itself (its early part, say).
 
-    A mixture whose peak would pass 0.99 is turned down as a whole. Silent speech or noise has no SNR: then the
-    components are returned as they are.
+    A mixture whose peak would pass 0.99 is turned down as a whole: nothing clips and the SNR stays. Silent speech or
+    noise has no SNR: then the components are added as they are.
     """
-    clean = speech if clean is None else clean
     gap_db = measured_snr_db(speech, noise, definition, sample_rate_hz)
-    if gap_db == gap_db and abs(gap_db) != float("inf"):
-        noise = noise * 10 ** ((gap_db - snr_db) / 20)
-    noisy = speech + noise
+    defined = math.isfinite(gap_db)
+    noise_gain = 10 ** ((gap_db - snr_db) / 20) if defined else 1.0
+    unscaled = speech + noise * noise_gain
     gain = 1.0
-    current = rms_db(noisy)
-    if level_dbfs is not None and current > float("-inf"):
-        gain = 10 ** ((level_dbfs - current) / 20)
-    peak = float(torch.stack([noisy.abs().max(), clean.abs().max()]).max()) if noisy.numel() else 0.0
+    current_db = rms_db(unscaled)
+    if level_dbfs is not None and math.isfinite(current_db):
+        gain = 10 ** ((level_dbfs - current_db) / 20)
+    peak = _peak(unscaled) if clean is None else max(_peak(unscaled), _peak(clean))
     if peak * gain > PEAK:
         gain = PEAK / peak
-    return Mixture(noisy * gain, clean * gain, speech * gain, noise * gain)
+    speech, noise = speech * gain, noise * (noise_gain * gain)
+    target = speech if clean is None else clean * gain
+    return Mixture(speech + noise, target, speech, noise, snr_db if defined else math.nan)
+
+
+def _peak(wave: Tensor) -> float:
+    return float(wave.abs().max()) if wave.numel() else 0.0

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import read
+from kdse.data.audio import AudioError, read
 from kdse.data.corpora import Corpus, corpus_root, scan
 from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
-from kdse.data.position import Batches, Key, move_to, position
+from kdse.data.position import Key, ResumableData, check_positive
 from kdse.seeding import derive_seed, run_seed
 
 REDRAWS = 8
@@ -70,7 +69,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         snr_db = self._draw_snr(rng, index)
         speech = self._draw_speech(rng)
         noise = self._crop(self.noise, rng)
-        clean = speech
+        clean: Tensor | None = None
         if self.rooms is not None and rng.random() < self.reverb_share:
             speech, clean = self._reverberate(speech, rng)
         level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
@@ -78,7 +77,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         return {
             "noisy": mixture.noisy,
             "clean": mixture.clean,
-            "snr_db": torch.tensor(snr_db, dtype=torch.float32),
+            "snr_db": torch.tensor(mixture.snr_db, dtype=torch.float32),
             "samples": torch.tensor(self.samples),
             "name": f"{epoch}-{index:06d}",
             "index": torch.tensor(index),
@@ -114,7 +113,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
             start = int(rng.integers(length - missing + 1)) if length > missing else 0
             part = read(corpus.file(index), self.sample_rate_hz, start, start + min(missing, length))
             if part.numel() == 0:
-                raise ValueError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
+                raise AudioError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
             parts.append(part)
             missing -= part.numel()
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -132,7 +131,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         return fftconvolve(dry, response)[:n], fftconvolve(dry, early)[:n]
 
 
-class Mixtures(L.LightningDataModule):
+class Mixtures(ResumableData):
     """Speech and noise from folders, mixed on the fly.
 
     A mixture is a pure function of (files, seed, epoch, index): the same for any rank, worker count and machine.
@@ -184,8 +183,22 @@ class Mixtures(L.LightningDataModule):
             raise ValueError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
         if not snr_db or (len(snr_db) == 2 and snr_db[0] > snr_db[1]):
             raise ValueError(f"--data.snr_db {snr_db}: give a range [low, high] or a list of values")
-        if min(batch_size, steps_per_epoch) < 1 or segment_seconds <= 0:
-            raise ValueError("--data.batch_size, --data.steps_per_epoch and --data.segment_seconds must be positive")
+        if len(level_dbfs) != 2 or level_dbfs[0] > level_dbfs[1]:
+            raise ValueError(f"--data.level_dbfs {level_dbfs}: give a range [low, high]")
+        if not test_snr_db:
+            raise ValueError("--data.test_snr_db: give at least one SNR")
+        check_positive(
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            segment_seconds=segment_seconds,
+            validation_items=validation_items,
+            validation_seconds=validation_seconds,
+            test_items=test_items,
+            sample_rate_hz=sample_rate_hz,
+        )
+        check_positive(or_zero=True, early_ms=early_ms, num_workers=num_workers)
+        if snr_definition == "lufs" and min(segment_seconds, validation_seconds) < 0.4:
+            raise ValueError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
         if not 0 <= reverb_share <= 1:
             raise ValueError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
         self.root = root
@@ -196,7 +209,6 @@ class Mixtures(L.LightningDataModule):
         self.validation_items, self.test_snr_db, self.test_items = validation_items, list(test_snr_db), test_items
         self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
         self.seed = run_seed() if seed is None else seed
-        self._restored: dict[str, int] | None = None
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
 
     def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
@@ -222,8 +234,12 @@ class Mixtures(L.LightningDataModule):
     def _split(self, split: str) -> tuple[Corpus, Corpus, Corpus | None]:
         if split not in self._corpora:
             root = self.corpus_folder()
-            rooms = scan(root / "rir" / split, "root") if self.reverb_share > 0 else None
-            self._corpora[split] = (scan(root / "speech" / split, "root"), scan(root / "noise" / split, "root"), rooms)
+            rooms = scan(root / "rir" / split, "--data.root") if self.reverb_share > 0 else None
+            self._corpora[split] = (
+                scan(root / "speech" / split, "--data.root"),
+                scan(root / "noise" / split, "--data.root"),
+                rooms,
+            )
         return self._corpora[split]
 
     def corpus_folder(self) -> Path:
@@ -231,37 +247,20 @@ class Mixtures(L.LightningDataModule):
         return corpus_root(self.root)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = Batches(self.steps_per_epoch, self.batch_size, rank, world)
-        if self._restored is not None:
-            move_to(batches, self._restored)
-            self._restored = None
+        batches = self.batches(self.steps_per_epoch, self.batch_size)
         samples = round(self.segment_seconds * self.sample_rate_hz)
-        return self._loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
+        return self.loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Any]:
         samples = round(self.validation_seconds * self.sample_rate_hz)
-        return self._loader(
+        return self.loader(
             self.mixture_set("valid", self.snr_db, samples, self.validation_items, False), batch_size=self.batch_size
         )
 
     def test_dataloader(self) -> DataLoader[Any]:
         samples = round(self.validation_seconds * self.sample_rate_hz)
         items = self.test_items * len(self.test_snr_db)
-        return self._loader(
-            self.mixture_set("test", self.test_snr_db, samples, items, True), batch_size=self.batch_size
-        )
+        return self.loader(self.mixture_set("test", self.test_snr_db, samples, items, True), batch_size=self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()
-
-    def _loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
-        if self.num_workers > 0:
-            settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
-        return DataLoader(items, num_workers=self.num_workers, **settings)
-
-    def state_dict(self) -> dict[str, Any]:
-        return position(self.trainer) if self.trainer is not None else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict or None

@@ -6,10 +6,13 @@ data module's state and counts consumed batches, not prefetched ones.
 
 from __future__ import annotations
 
+import multiprocessing
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import Sampler
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int]
 
@@ -51,3 +54,53 @@ def position(trainer: Any) -> dict[str, int]:
 def move_to(batches: Batches, state: dict[str, int]) -> None:
     """Puts a sampler where a stored position says."""
     batches.epoch, batches.start = divmod(state["batches_seen"], max(1, state["batches_per_epoch"]))
+
+
+class ResumableData(L.LightningDataModule):
+    """A data module whose training loader goes on where a checkpoint was written."""
+
+    num_workers: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._restored: dict[str, int] | None = None
+
+    def rank_and_world(self) -> tuple[int, int]:
+        """This process among how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def batches(self, steps: int, batch_size: int) -> Batches:
+        """The training sampler, at the stored position after a resume, else at the trainer's epoch."""
+        batches = Batches(steps, batch_size, *self.rank_and_world())
+        if self._restored is not None:
+            move_to(batches, self._restored)
+            self._restored = None
+        elif self.trainer is not None:
+            batches.epoch = self.trainer.current_epoch
+        return batches
+
+    def loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
+        """A loader with `num_workers` processes.
+
+        They come from a fork server: forks of this process, which has threads, could deadlock. The server imports
+        torch once for all of them.
+        """
+        if self.num_workers > 0:
+            multiprocessing.get_context("forkserver").set_forkserver_preload(["kdse.data.mixtures", "kdse.data.paired"])
+            settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
+        return DataLoader(items, num_workers=self.num_workers, **settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        return position(self.trainer) if self.trainer is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None
+        # Lightning looks for a stateful loader and does not know that the sampler goes on where it was
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+
+def check_positive(or_zero: bool = False, **settings: float) -> None:
+    """Raises a ValueError naming the first setting of the data module that is not above zero (or not at least)."""
+    for name, value in settings.items():
+        if not (value > 0 or (or_zero and value == 0)):
+            raise ValueError(f"--data.{name} {value}: must be {'at least 0' if or_zero else 'positive'}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def improvement_by_snr(summary_csv: str | Path, out_png: str | Path, metrics: tuple[str, ...] = ("si_sdr",)) -> Path:
@@ -39,17 +42,15 @@ def training_curves(
     """A validation metric against optimizer steps, one line a run, with the switch of two-step runs marked.
 
     Args:
-        runs: label to run folder (the one with ``csv/metrics.csv``).
+        runs: label to run folder.
         out_png: where the picture goes.
         metric: column of the CSV log.
         switches: label to the optimizer step at which the run's phase changes.
     """
-    import pandas as pd
-
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for label, folder in runs.items():
-        log = pd.read_csv(Path(folder) / "csv" / "metrics.csv")
+        log = training_log(folder)
         if metric not in log:
             continue
         rows = log[["step", metric]].dropna()
@@ -62,6 +63,21 @@ def training_curves(
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     return _save(plt, figure, out_png)
+
+
+def training_log(run: str | Path) -> pd.DataFrame:
+    """The CSV log of a run folder, one row a logged step; starts of a resumed run are joined, the later one wins.
+
+    Raises:
+        ValueError: if the folder holds no log.
+    """
+    import pandas as pd
+
+    starts = sorted(Path(run).glob("csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    if not starts:
+        raise ValueError(f"{run}: holds no csv/version_*/metrics.csv, so it is not a folder of `kdse fit`")
+    joined = pd.concat([pd.read_csv(path) for path in starts])
+    return joined.groupby("step", as_index=False).last()
 
 
 def _pyplot() -> Any:

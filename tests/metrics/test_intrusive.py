@@ -32,7 +32,9 @@ def test_si_sdr_is_the_energy_ratio_of_target_and_orthogonal_distortion(expected
 
 def test_si_sdr_does_not_remove_the_mean() -> None:
     clean = np.sin(2 * np.pi * 5 * np.arange(1600) / 1600)  # zero mean, power 1/2: an offset of 1 is -3.01 dB
-    assert score(clean, clean + 1.0, RATE_HZ, ["si_sdr"]).values["si_sdr"] == pytest.approx(10 * math.log10(0.5), abs=1e-5)
+    assert score(clean, clean + 1.0, RATE_HZ, ["si_sdr"]).values["si_sdr"] == pytest.approx(
+        10 * math.log10(0.5), abs=1e-5
+    )
 
 
 def test_ratios_are_clipped_so_that_a_perfect_copy_is_finite() -> None:
@@ -143,7 +145,8 @@ def test_a_users_mistake_is_a_clear_error(metrics: list[str], rate_hz: int, mess
 
 
 def test_importing_the_metrics_loads_no_heavy_library() -> None:
-    code = "import sys, kdse.metrics; print([m for m in ('torch', 'pesq', 'pystoi', 'scipy', 'pandas') if m in sys.modules])"
+    heavy = ("torch", "pesq", "pystoi", "scipy", "pandas")
+    code = f"import sys, kdse.metrics; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

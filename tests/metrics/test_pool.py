@@ -25,7 +25,9 @@ def items(count: int, seconds: float = 1.0) -> list[tuple[str, np.ndarray, dict[
     made = []
     for i in range(count):
         clean = speech_like(i, seconds)
-        made.append((f"item{i}", clean, {"noisy": noisy_version(clean, 0.0, i), "better": noisy_version(clean, 9.0, i)}))
+        made.append(
+            (f"item{i}", clean, {"noisy": noisy_version(clean, 0.0, i), "better": noisy_version(clean, 9.0, i)})
+        )
     return made
 
 

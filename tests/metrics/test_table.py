@@ -76,7 +76,9 @@ def test_failed_items_are_counted_and_left_out_of_mean_and_improvement() -> None
 
 
 def test_too_many_failures_fail_the_run() -> None:
-    table = [Row("noisy", f"n{i:02d}", {"m": NAN if i < 3 else 1.0}, {"m": "broken"} if i < 3 else {}) for i in range(20)]
+    table = [
+        Row("noisy", f"n{i:02d}", {"m": NAN if i < 3 else 1.0}, {"m": "broken"} if i < 3 else {}) for i in range(20)
+    ]
     with pytest.raises(ValueError, match=r"m failed on 3 of 20 items of 'noisy' \(more than 10%\).*n00: broken"):
         summarize(table, ["m"])
     assert summarize(table, ["m"], max_failed_share=0.15).line("noisy").failures == {"m": 3}

@@ -1,0 +1,110 @@
+"""Which noisy file belongs to which clean file: by equal relative names, or by DNS-2020 file ids."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from kdse.data.corpora import Corpus, scan
+
+#: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
+LENGTH_TOLERANCE_SECONDS = 0.02
+SHOWN = 3
+_CLEAN_ID = re.compile(r"clean_fileid_(\d+)$", re.IGNORECASE)
+_FILE_ID = re.compile(r"(?:^|_)fileid_(\d+)$", re.IGNORECASE)
+_SNR = re.compile(r"(?:^|_)snr(-?\d+(?:\.\d+)?)(?=_|$)", re.IGNORECASE)
+
+
+class Pair(NamedTuple):
+    """A noisy file and its clean reference.
+
+    name: relative path of the noisy file without its extension, POSIX style; unique in a set.
+    noisy, clean: paths of the files.
+    samples: length of both at the rate the pairs were looked up for.
+    snr_db: from the noisy file's name (``_snr15_``); NaN if it says nothing.
+    """
+
+    name: str
+    noisy: str
+    clean: str
+    samples: int
+    snr_db: float
+
+
+def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags: tuple[str, str]) -> list[Pair]:
+    """All pairs of two folders, sorted by name of the noisy file.
+
+    If every clean file is called ``clean_fileid_<number>``, as in the DNS-2020 synthetic test set, a noisy file
+    ``..._fileid_<number>`` belongs to it. Else files of equal relative path belong together; extensions may differ.
+
+    Args:
+        noisy, clean: the folders.
+        sample_rate_hz: rate at which `Pair.samples` counts.
+        flags: settings that the two folders came from, for error messages.
+
+    Raises:
+        ValueError: for a missing or empty folder, an unreadable file, files without a partner or with several, and
+            pairs whose lengths differ by more than 0.02 s.
+    """
+    noisy_corpus, clean_corpus = scan(noisy, flags[0]), scan(clean, flags[1])
+    by_id = all(_CLEAN_ID.search(_stem(path)) for path in clean_corpus.paths)
+    noisy_keys, clean_keys = _keys(noisy_corpus, flags[0], by_id), _keys(clean_corpus, flags[1], by_id)
+    rule = "DNS file ids" if by_id else "equal relative names"
+    for keys, others, corpus, other in (
+        (noisy_keys, clean_keys, noisy_corpus, clean_corpus),
+        (clean_keys, noisy_keys, clean_corpus, noisy_corpus),
+    ):
+        lone = [corpus.paths[i] for key, i in keys.items() if key not in others]
+        if lone:
+            more = f" and {len(lone) - SHOWN} more" if len(lone) > SHOWN else ""
+            raise ValueError(
+                f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {', '.join(lone[:SHOWN])}{more} of "
+                f"{corpus.root} (matched by {rule})"
+            )
+    pairs = []
+    for key, i in noisy_keys.items():
+        j = clean_keys[key]
+        seconds = noisy_corpus.frames[i] / noisy_corpus.rates[i], clean_corpus.frames[j] / clean_corpus.rates[j]
+        if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
+            raise ValueError(
+                f"{noisy_corpus.file(i)} lasts {seconds[0]:.3f} s and {clean_corpus.file(j)} {seconds[1]:.3f} s: "
+                f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
+            )
+        samples = min(noisy_corpus.samples(i, sample_rate_hz), clean_corpus.samples(j, sample_rate_hz))
+        if samples == 0:
+            raise ValueError(f"{noisy_corpus.file(i)}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+        name = _stem(noisy_corpus.paths[i])
+        pairs.append(Pair(name, str(noisy_corpus.file(i)), str(clean_corpus.file(j)), samples, snr_in_name(name)))
+    return pairs
+
+
+def snr_in_name(name: str) -> float:
+    """The SNR in dB that a file name states as ``_snr<number>_``, as the DNS sets do; NaN if it states none."""
+    found = _SNR.search(name.rsplit("/", 1)[-1])
+    return float(found[1]) if found else math.nan
+
+
+def speaker(pair: Pair) -> str:
+    """The speaker of a file called ``<speaker>_<utterance>`` (VoiceBank) or ``<speaker>-...`` (LibriSpeech)."""
+    return re.split(r"[_-]", pair.name.rsplit("/", 1)[-1], maxsplit=1)[0]
+
+
+def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
+    keys = []
+    for path in corpus.paths:
+        found = _FILE_ID.search(_stem(path)) if by_id else None
+        if by_id and not found:
+            raise ValueError(f"{flag} {corpus.root}: {path} has no DNS file id (..._fileid_<number>)")
+        keys.append(str(int(found[1])) if found else _stem(path))
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        same = [path for path, key in zip(corpus.paths, keys, strict=True) if key == twice[0]]
+        raise ValueError(f"{flag} {corpus.root}: {' and '.join(same[:SHOWN])} cannot be told apart when matching pairs")
+    return {key: i for i, key in enumerate(keys)}
+
+
+def _stem(path: str) -> str:
+    return path.rsplit(".", 1)[0]

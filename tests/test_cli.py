@@ -1,0 +1,225 @@
+"""`kdse fit | validate | test | predict` from configs and dotted flags, end to end on a tiny corpus."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import yaml
+
+from kdse.checkpoint import describe, load_model
+from kdse.cli import main
+from kdse.models import count_parameters
+from kdse.report.plots import training_log
+from tests.toys import make_teacher
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for kind in ("speech", "noise"):
+        for split in ("train", "valid", "test"):
+            (root / kind / split).mkdir(parents=True)
+            for index in range(2):
+                wave = 0.1 * rng.standard_normal(24000) * np.hanning(24000)
+                soundfile.write(root / kind / split / f"{index}.flac", wave, 16000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
+    model = make_teacher()
+    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "kdse": describe(model)}, path)
+    return path
+
+
+def write_config(corpus: Path, teacher: Path, folder: Path) -> Path:
+    settings = {
+        "data": {
+            "class_path": "kdse.data.Mixtures",
+            "init_args": {"root": str(corpus), "segment_seconds": 0.5, "batch_size": 2, "steps_per_epoch": 4,
+                          "validation_items": 2, "validation_seconds": 1.0, "test_items": 1},
+        },
+        "model": {
+            "class_path": "kdse.Distiller",
+            "init_args": {"teacher_checkpoint": str(teacher), "compression": 2.0, "metrics": ["si_sdr"]},
+        },
+        "objectives": {"gram": {"class_path": "kdse.objectives.SimilarityPreserving"}},
+        "schedule": {"class_path": "kdse.schedule.TwoStep", "init_args": {"distil_fraction": 0.5}},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", "enable_progress_bar": False,
+                    "enable_model_summary": False, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
+        "run_dir": str(folder / "run"),
+    }  # fmt: skip
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def config(corpus, teacher, tmp_path) -> Path:
+    return write_config(corpus, teacher, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, teacher, tmp_path_factory) -> Path:
+    """A finished two-step run with everything it writes."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_config(corpus, teacher, folder)
+    assert main(["fit", "--config", str(path), "--wandb", "offline", "--example_every_n_validations", "1"]) == 0
+    return folder / "run"
+
+
+def test_a_run_leaves_its_config_logs_examples_and_a_student_that_loads_alone(finished):
+    assert yaml.safe_load((finished / "config.yaml").read_text())["schedule"]["init_args"]["distil_fraction"] == 0.5
+    student = load_model(finished / "checkpoints" / "last.ckpt")
+    assert count_parameters(student) == pytest.approx(count_parameters(make_teacher()) / 2, rel=0.25)
+    assert list((finished / "tensorboard").glob("events.*")) and list((finished / "wandb").glob("offline-run-*"))
+
+
+def test_every_term_is_logged_raw_weighted_and_by_phase(finished):
+    table = training_log(finished)
+    gram, supervised = table["terms/gram/raw"].dropna(), table["terms/supervised/raw"].dropna()
+    assert len(gram) == 2 and len(supervised) == 2  # two steps of each phase, and no teacher after the switch
+    pd.testing.assert_series_equal(
+        table["terms/gram/weighted"].dropna(), gram * table["terms/gram/weight"].dropna(), check_names=False
+    )
+    for column in ("train/lr", "train/loss", "val/si_sdr", "val/teacher_si_sdr", "val/loss"):
+        assert table[column].notna().any(), column
+
+
+def test_printing_the_config_round_trips(config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert leaving.value.code == 0
+    first = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(first)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(tmp_path / "printed.yaml"), "--print_config"])
+    assert capsys.readouterr().out == first
+
+
+def test_dotted_flags_win_over_the_file(config, capsys):
+    flags = ["--objectives.gram.weight=0.25", "--model.compression=3", "--data.snr_db=[-5,0,5]",
+             "--schedule.distil_fraction=0.1"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config), *flags, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["objectives"]["gram"]["init_args"]["weight"] == 0.25
+    assert printed["model"]["init_args"]["compression"] == 3
+    assert printed["data"]["init_args"]["snr_db"] == [-5, 0, 5]
+    assert printed["schedule"]["init_args"]["distil_fraction"] == 0.1
+
+
+def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, tmp_path):
+    losses = {
+        "psa": {"class_path": "kdse.losses.PhaseSensitive"},
+        "stft": {"class_path": "kdse.losses.MultiResolutionStft"},
+    }
+    loss = {"class_path": "kdse.losses.WeightedSum", "init_args": {"losses": losses, "weights": {"stft": 0.1}}}
+    content = yaml.safe_load(config.read_text())
+    content["model"]["init_args"]["loss"] = loss
+    config.write_text(yaml.safe_dump(content))
+    assert main(["fit", "--config", str(config)]) == 0
+    table = training_log(tmp_path / "run")
+    parts = table[["terms/supervised/psa/weighted", "terms/supervised/stft/weighted"]].dropna().sum(axis=1)
+    np.testing.assert_allclose(parts, table["terms/supervised/raw"].dropna(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished, capsys):
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    assert main([command, "--config", str(finished / "config.yaml"), "--ckpt_path", str(checkpoint)]) == 0
+
+
+def test_a_resumed_run_ends_like_the_uninterrupted_one(config, tmp_path, finished):
+    flags = ["fit", "--config", str(config), "--save_every_n_steps", "1"]
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    assert main([*flags, "--run_dir", whole]) == 0
+    crash = [sys.executable, "-c", CRASH, *flags, "--run_dir", parts]
+    done = subprocess.run(crash, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr[-2000:]
+    assert main([*flags, "--run_dir", parts, "--ckpt_path", f"{parts}/checkpoints/last.ckpt"]) == 0
+    a, b = (load_model(f"{folder}/checkpoints/last.ckpt").state_dict() for folder in (whole, parts))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert training_log(parts)["step"].tolist() == training_log(whole)["step"].tolist()  # the first start's log is kept
+
+
+CRASH = """
+import os, sys
+import lightning as L
+from kdse.cli import main
+from kdse.training_cli import LastCheckpoint
+after = LastCheckpoint.on_train_batch_end
+def on_train_batch_end(self, trainer, *rest):
+    after(self, trainer, *rest)
+    if trainer.global_step == 3:
+        os._exit(9)
+LastCheckpoint.on_train_batch_end = on_train_batch_end
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--trainer.max_stepsss=3"], "max_stepsss"),
+        (["--data.root=/nowhere"], "/nowhere"),
+        (["--data.snr_definition=loud"], "snr_definition"),
+        (["--model.compression=0.5"], "--model.compression"),
+        (["--model.compression=100000"], "possible range"),
+        (["--model.teacher_checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
+        (["--objectives.gram.over=[phase]"], "over"),
+        (["--objectives.gram.pairs=[[encoder9,encoder0]]"], "encoder9"),
+        (["--schedule.distil_fraction=2"], "distil_fraction"),
+        (["--wandb=maybe"], "--wandb"),
+        (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
+        (["--config=/nowhere.yaml"], "/nowhere.yaml"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(flags, named, config, capsys):
+    assert main(["fit", "--config", str(config), *flags]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdse fit: ")]
+    assert len(lines) == 1 and named in lines[0]
+
+
+def test_help_names_every_command_and_an_unknown_one_is_refused(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(
+        name in overview for name in ("fit", "validate", "test", "predict", "taps", "profile", "evaluate", "enhance")
+    )
+    assert main(["denoise"]) == 2 and "denoise" in capsys.readouterr().err
+
+
+CONFIGS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_every_shipped_config_parses(path, capsys):
+    base = path.with_name("base.yaml")
+    if path == base:
+        pytest.skip("shared settings, read with the configs beside it")
+    configs = [*(["--config", str(base)] if base.exists() else []), "--config", str(path)]
+    with pytest.raises(SystemExit) as leaving:
+        main(["fit", *configs, "--print_config"])
+    assert leaving.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run_dir"] != "runs/default"
+
+
+def test_importing_kdse_is_light():
+    heavy = ("torch", "lightning", "wandb", "matplotlib")
+    code = f"import sys, kdse, kdse.cli; print([m for m in {heavy} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
