@@ -21,7 +21,7 @@ demo: env        ## train, distil, evaluate and compare on the embedded corpus (
 	$(BIN)/python experiments/demo.py $(DEMO_FLAGS)
 
 test: env        ## the tests (about 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: env   ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow

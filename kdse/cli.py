@@ -87,7 +87,8 @@ def _one_line(error: BaseException) -> str:
     while seen is not None:
         if isinstance(seen, ValueError) and _raised_by_kdse(seen):
             error = seen
-        seen = seen.__cause__ or seen.__context__
+            break
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -95,7 +96,8 @@ def _raised_by_kdse(error: BaseException) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("kdse.")
+    module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    return module.startswith("kdse.") and module != "kdse.training_cli"  # (which only passes the parser's words on)
 
 
 def _overview() -> str:

@@ -58,10 +58,10 @@ def main(argv: list[str]) -> int:
     check_metrics(arguments.metrics, arguments.sample_rate_hz)
     paths = checkpoints(arguments.checkpoints)
     folders = enhanced_folders(arguments.enhanced, taken=list(paths))
+    device = _device(arguments.device)
     held_out = _held_out(arguments)
     systems: dict[str, System] = {NOISY: unprocessed}
     about: dict[str, dict[str, Any]] = {NOISY: {"kind": "unprocessed input"}}
-    device = _device(arguments.device)
     for label, path in paths.items():
         systems[label], about[label] = model_system(path, held_out.sample_rate_hz, device, arguments.trust_code)
     for label, folder in folders.items():

@@ -1,0 +1,113 @@
+"""What the README tells a newcomer to type works, in its order, with fewer steps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import yaml
+
+from kdse.cli import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text()
+COMMANDS = [
+    line.removeprefix("kdse ")
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("kdse ")
+]
+FEWER = {
+    "fit": ["--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2", "--data.batch_size=2"],
+    "evaluate": ["--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
+    "profile": ["--seconds", "1", "--runs", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory):
+    """A folder like a fresh clone after `make demo`, with a recording of the user's."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    (folder / "experiments").symlink_to(REPOSITORY / "experiments")
+    (folder / "recordings").mkdir()
+    soundfile.write(folder / "recordings" / "talk.wav", torch.randn(30000).mul(0.05).numpy(), 44100)
+    environment = {**os.environ, "KDSE_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    flags = "--teacher-steps 4 --student-steps 4 --items 1 --workers 0"
+    demo = [sys.executable, "experiments/demo.py", *flags.split()]
+    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return folder, demo, environment, done.stdout
+
+
+def test_the_demo_leaves_a_table_pictures_audio_and_says_where(newcomer):
+    folder, _, _, printed = newcomer
+    scores = folder / "runs" / "demo" / "scores"
+    table = pd.read_csv(scores / "summary.csv")
+    assert set(table["system"]) == {"noisy", "teacher", "supervised", "one_step", "two_step"}
+    assert {-5.0, 0.0, 5.0, 10.0} <= {float(v) for v in table["snr_db"] if str(v) != "all"}
+    for path in ("runs/demo/improvement_by_snr.png", "runs/demo/training_curves.png", "runs/demo/scores/audio"):
+        assert path in printed and (folder / path).exists()
+    assert len(list((scores / "audio").glob("*_two_step.wav"))) == 2
+    assert "cannot rank methods" in printed and "kdse fit" in printed
+
+
+def test_the_demo_run_again_keeps_what_is_finished(newcomer):
+    folder, demo, environment, _ = newcomer
+    before = (folder / "runs/demo/two_step/checkpoints/last.ckpt").stat().st_mtime_ns
+    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "two_step: finished before" in done.stdout
+    assert (folder / "runs/demo/two_step/checkpoints/last.ckpt").stat().st_mtime_ns == before
+
+
+def test_the_demo_students_start_from_equal_budgets_and_equal_models():
+    configs = [
+        yaml.safe_load((REPOSITORY / f"experiments/demo/{n}.yaml").read_text()) for n in ("one_step", "two_step")
+    ]
+    one, two = ({k: v for k, v in c.items() if k not in ("schedule", "run_dir")} for c in configs)
+    assert one == two
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c.split()[:3]))
+def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
+    folder, _, environment, _ = newcomer
+    arguments = shlex.split(command)
+    needs_corpus = "two_step" in command
+    if needs_corpus and not os.environ.get("KDSE_CORPUS"):
+        pytest.skip("KDSE_CORPUS names no folder of real recordings")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KDSE_CACHE", environment["KDSE_CACHE"])
+    if "--print_config" in arguments:
+        with pytest.raises(SystemExit) as leaving:
+            main(arguments)
+        assert leaving.value.code == 0 and yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        return
+    assert main([*arguments, *FEWER.get(arguments[0], [])]) == 0
+    if arguments[0] == "enhance":
+        assert soundfile.info(folder / "enhanced" / "talk.wav").frames == 30000
+
+
+def test_the_readmes_python_runs(newcomer, monkeypatch):
+    folder, _, _, _ = newcomer
+    monkeypatch.chdir(folder)
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code.replace("runs/quickstart", "runs/demo/two_step"), {"__name__": "readme"})
+
+
+def test_the_readmes_objective_distils(newcomer, tmp_path):
+    from kdse.distiller import Distiller
+    from tests.toys import ToyData, make_student, make_teacher, make_trainer
+
+    scope: dict = {"__name__": "readme"}
+    exec(next(c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Attention" in c), scope)
+    model = Distiller(teacher=make_teacher, student=make_student, metrics=["si_sdr"])
+    before = [p.clone() for p in model.student.parameters()]
+    make_trainer(tmp_path, [scope["Attention"]()], max_steps=1).fit(model, ToyData())
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.student.parameters(), strict=True))
