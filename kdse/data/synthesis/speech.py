@@ -20,80 +20,19 @@ SAMPLE_RATE_HZ = 16000
 ESPEAK_RATE_HZ = 22050
 
 #: espeak voice variants by split: a variant is a person (glottal source, formants, breath), so the splits share none.
-#: Whispering, creaking, robot and child
-#: variants and those that clip inside espeak are left out.
+#: Whispering, creaking, robot and child variants and those that clip inside espeak are left out.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "train": (
-        "f1",
-        "f2",
-        "f4",
-        "m1",
-        "m2",
-        "m4",
-        "m5",
-        "m7",
-        "klatt",
-        "klatt3",
-        "klatt5",
-        "Alex",
-        "Andrea",
-        "Annie",
-        "Diogo",
-        "Gene",
-        "Hugo",
-        "Lee",
-        "Mario",
-        "Mike",
-        "adam",
-        "anika",
-        "belinda",
-        "boris",
-        "david",
-        "edward",
-        "grandma",
-        "gustave",
-        "john",
-        "max",
-        "miguel",
-        "pablo",
-        "quincy",
-        "steph",
-    ),  # fmt: skip
-    "valid": ("f3", "m3", "klatt2", "Alicia", "Michael", "marcelo", "shelby"),
-    "test": (
-        "f5",
-        "m6",
-        "m8",
-        "klatt4",
-        "Andy",
-        "Henrique",
-        "aunty",
-        "benjamin",
-        "linda",
-        "norbert",
-        "travis",
-        "victor",
-    ),
+    split: tuple(names.split())
+    for split, names in {
+        "train": (
+            "f1 f2 f4 m1 m2 m4 m5 m7 klatt klatt3 klatt5 Alex Andrea Annie Diogo Gene Hugo Lee Mario Mike adam "
+            "anika belinda boris david edward grandma gustave john max miguel pablo quincy steph"
+        ),
+        "valid": "f3 m3 klatt2 Alicia Michael marcelo shelby",
+        "test": "f5 m6 m8 klatt4 Andy Henrique aunty benjamin linda norbert travis victor",
+    }.items()
 }
-FEMALE_VARIANTS = frozenset(
-    [
-        "f1",
-        "f2",
-        "f3",
-        "f4",
-        "f5",
-        "Alicia",
-        "Andrea",
-        "Annie",
-        "anika",
-        "aunty",
-        "belinda",
-        "grandma",
-        "linda",
-        "shelby",
-        "steph",
-    ]
-)
+FEMALE_VARIANTS = frozenset("Alicia Andrea anika Annie aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph".split())
 
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
 _SYNCHRONOUS = 2
