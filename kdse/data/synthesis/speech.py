@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "test": "f5 m6 m8 klatt4 Andy Henrique aunty benjamin linda norbert travis victor",
     }.items()
 }
-FEMALE_VARIANTS = frozenset("Alicia Andrea anika Annie aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph".split())
+FEMALE = "Alicia Andrea anika Annie aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph"
 
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
 _SYNCHRONOUS = 2
@@ -59,7 +59,7 @@ class Speaker:
 
     @property
     def gender(self) -> str:
-        return "F" if self.variant in FEMALE_VARIANTS else "M"
+        return "F" if self.variant in FEMALE.split() else "M"
 
 
 def random_speaker(variant: str, language: str, rng: np.random.Generator) -> Speaker:
