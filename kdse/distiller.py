@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -248,11 +249,9 @@ class Distiller(Enhancer):
             log.warning("no objectives: the student is trained with the supervised loss alone")
         if self.schedule is None and self.objectives:
             log.warning("no schedule: the supervised loss and every objective have weight 1 throughout")
-        if self.trainer.accumulate_grad_batches > 1 and any(hasattr(o, "gather") for o in self.objectives.values()):
-            log.warning(
-                "accumulate_grad_batches=%d: objectives that compare items of a batch see one micro-batch at a time",
-                self.trainer.accumulate_grad_batches,
-            )
+        for objective in self.objectives.values():
+            if hasattr(objective, "gather"):
+                log.info("objectives.%s: %s", objective.name, _effective_batch(objective.gather, self.trainer))
 
     # --- the teacher's own quality, once ---
 
@@ -291,6 +290,15 @@ class Distiller(Enhancer):
             own = self.state_dict()
             for key in [k for k in checkpoint["state_dict"] if k.startswith("heads.") and k not in own]:
                 del checkpoint["state_dict"][key]
+
+
+def _effective_batch(gather: bool, trainer: L.Trainer) -> str:
+    """How many items an objective that compares items of a batch sees at once."""
+    world = trainer.world_size if gather else 1
+    parts = f"the batches of {world} processes together" if world > 1 else "one process's batch"
+    if trainer.accumulate_grad_batches > 1:
+        parts += f", each of the {trainer.accumulate_grad_batches} accumulated micro-batches by itself"
+    return f"compares the items of {parts}"
 
 
 def _load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
