@@ -60,6 +60,7 @@ def run_lightning(arguments: list[str]) -> int:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*when logging on epoch level in distributed setting.*")  # same on all
     warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     _talk_plainly()
@@ -76,7 +77,7 @@ def _talk_plainly() -> None:
     logger = logging.getLogger("kdse")
     if not logger.handlers:
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
     logger.propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
 

@@ -174,6 +174,10 @@ class Schedule(L.Callback):
         bind(self)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.lr_scheduler_configs and any(p.learning_rate is not None for p in self.phases):
+            raise ValueError(
+                "schedule: a phase sets its own learning rate and --model.lr_scheduler sets it too; drop one of them"
+            )
         self.starts = self._resolve(trainer)
         if self._stored_starts is not None and self._stored_starts != self.starts:
             message = (

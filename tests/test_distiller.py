@@ -239,3 +239,9 @@ def test_the_student_must_be_given_one_way():
         Distiller(teacher=make_teacher)
     with pytest.raises(ValueError, match="one of the two"):
         Distiller(teacher=make_teacher, student=make_student, compression=3)
+
+
+def test_a_phases_own_learning_rate_and_a_scheduler_cannot_both_rule(tmp_path):
+    model = distiller(lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o))
+    with pytest.raises(ValueError, match="lr_scheduler"):
+        fit(model, tmp_path, [SimilarityPreserving(), TwoStep(distil_steps=2, supervised_learning_rate=1e-4)])

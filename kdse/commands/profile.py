@@ -8,8 +8,9 @@ import platform
 from typing import Any
 
 from kdse.commands.model_argument import add_model_argument, build_model
-from kdse.deploy.cost import count_macs, count_parameters, time_streaming, time_whole
+from kdse.deploy.cost import count_macs, time_streaming, time_whole
 from kdse.models.base import SpeechModel
+from kdse.models.budget import count_parameters
 
 EPILOG = """\
 MACs are multiply-accumulates: those of convolutions, linear and recurrent layers and attention, per second of audio.
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: bool = True) -> dict[str, Any]:
     """Everything the command reports, as plain data (the keys carry the units)."""
-    trainable, total = count_parameters(model)
+    trainable, total = count_parameters(model, trainable_only=True), count_parameters(model)
     macs = count_macs(model, seconds)
     rate = model.sample_rate_hz
     result: dict[str, Any] = {

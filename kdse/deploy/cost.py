@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,12 +52,6 @@ class Macs:
     def linear(self) -> bool:
         """Whether cost is proportional to length (attention over the whole clip is not)."""
         return self.per_second * self.clip_seconds < 1.1 * self.clip
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters; shared ones count once, buffers do not count."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
 def count_macs(model: SpeechModel, seconds: float = 2.0) -> Macs:

@@ -29,6 +29,7 @@ def improvement_by_snr(summary_csv: str | Path, out_png: str | Path, metrics: tu
             rows = rows.sort_values("snr_db")
             axis.plot(rows["snr_db"], rows[f"{metric}_improvement"], marker="o", label=system)
         axis.axhline(0.0, color="grey", linewidth=0.8)
+        axis.set_xticks(sorted(table["snr_db"].unique()))
         axis.set_xlabel("input SNR (dB)")
         axis.set_ylabel(f"{metric} improvement over noisy{' (dB)' if metric in ('si_sdr', 'sdr') else ''}")
         axis.grid(alpha=0.3)
