@@ -21,7 +21,7 @@ LIGHTNING = {
     "fit": "train a model, with or without a teacher",
     "validate": "run the validation set",
     "test": "run the test set",
-    "predict": "run a model over a data module",
+    "predict": "enhance a data module's test items into RUN_DIR/predictions",
 }
 
 

@@ -15,6 +15,7 @@ from kdse.checkpoint import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.report.examples import LogExamples
+from kdse.report.predictions import WritePredictions
 from kdse.schedule import Schedule
 
 
@@ -141,6 +142,8 @@ class KdseCLI(LightningCLI):
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += self._checkpointing(run_dir)
+        if self.subcommand == "predict":
+            callbacks.append(WritePredictions(run_dir / "predictions"))
         trainer = self._get(self.config_init, "trainer") or {}
         if trainer.get("enable_progress_bar") is not False and not any(
             isinstance(c, (RichProgressBar, TQDMProgressBar)) for c in given

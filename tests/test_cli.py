@@ -140,6 +140,11 @@ def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, t
 def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished, capsys):
     checkpoint = finished / "checkpoints" / "last.ckpt"
     assert main([command, "--config", str(finished / "config.yaml"), "--ckpt_path", str(checkpoint)]) == 0
+    if command == "predict":
+        files = sorted((finished / "predictions").glob("*.wav"))
+        assert len(files) == 4 and all(soundfile.info(f).frames == 16000 for f in files)  # one at each test SNR
+    else:
+        assert "si_sdr" in capsys.readouterr().out
 
 
 def test_a_resumed_run_ends_like_the_uninterrupted_one(config, tmp_path, finished):
