@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(minutes=arguments.minutes, seed=arguments.seed)
     folder = arguments.out if arguments.out is not None else cache_folder(settings)
     started = time.monotonic()
-    generated = build(settings, folder, workers=arguments.workers, progress=not arguments.json)
+    generated = build(settings, folder, workers=arguments.workers, show=not arguments.json)
     seconds = time.monotonic() - started
     contents = summary(folder)
     if arguments.json:
@@ -75,5 +75,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 0: none)")
     command.add_argument("--seed", type=int, default=0, help="another seed gives another corpus (default: 0)")
-    command.add_argument("--json", action="store_true", help="print the result as JSON, show no progress bar")
+    command.add_argument("--json", action="store_true", help="print the result as JSON, show no progress")
     return parser

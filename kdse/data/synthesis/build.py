@@ -2,7 +2,8 @@
 
 Files are rendered into ``<folder>.partial``, each under a temporary name first. When all are there, the manifest is
 written and the folder renamed into place, so a folder with a manifest is always complete. An interrupted build goes
-on where it stopped; a second process waits at the lock ``<folder>.lock`` and then finds the work done.
+on where it stopped; a second process waits at the lock ``<folder>.lock`` and then finds the work done. A folder that
+is not ours is neither written to nor removed, not even one that happens to be called ``<folder>.partial``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
+from kdse.data.synthesis.progress import progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
 
@@ -34,8 +36,11 @@ SETTINGS_FILE = "settings.json"
 
 def cache_folder(settings: Settings, cache_dir: str | Path | None = None) -> Path:
     """Where a corpus of these settings lives: ``cache_dir``, else the variable KDSE_CACHE, else ``~/.cache/kdse``."""
-    root = cache_dir or os.environ.get("KDSE_CACHE") or Path.home() / ".cache" / "kdse"
-    return Path(root).expanduser() / f"embedded-{settings.key()}"
+    try:
+        root = Path(cache_dir or os.environ.get("KDSE_CACHE") or Path.home() / ".cache" / "kdse").expanduser()
+    except RuntimeError:
+        raise ValueError("no home folder to keep the embedded corpus in; set the environment variable KDSE_CACHE") from None
+    return root / f"embedded-{settings.key()}"
 
 
 def is_complete(folder: Path) -> bool:
@@ -43,14 +48,14 @@ def is_complete(folder: Path) -> bool:
     return (folder / "manifest.csv").is_file()
 
 
-def build(settings: Settings, folder: Path, *, workers: int | None = None, progress: bool = True) -> bool:
+def build(settings: Settings, folder: Path, *, workers: int | None = None, show: bool = True) -> bool:
     """Makes sure that ``folder`` holds the corpus of these settings. The bytes do not depend on ``workers``.
 
     Args:
         settings: size and seed.
         folder: the corpus folder; its parent is created.
         workers: processes; None means one a core (at most 8), 0 means none besides this one.
-        progress: show a progress bar on stderr.
+        show: progress on stderr.
 
     Returns:
         True if something was generated, False if the corpus was already there.
@@ -58,12 +63,16 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
     Raises:
         ValueError: the folder holds something else, or cannot be written to.
     """
-    folder = folder.expanduser()
+    folder = Path(os.path.abspath(folder.expanduser()))
+    processes = _worker_count(workers)
     try:
+        if is_complete(folder):  # before the lock: a finished corpus may lie where nothing can be written
+            _check_ours(settings, folder)
+            return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, progress):
+        with _alone(folder, show):
             if is_complete(folder):
-                _check_same(settings, folder)
+                _check_ours(settings, folder)
                 return False
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise ValueError(
@@ -71,7 +80,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
                 )
             partial = _open_partial(settings, folder)
             clips = plan(settings)
-            _render_all(clips, settings, partial, _worker_count(workers), progress)
+            _render_all(clips, settings, partial, processes, show)
             _write_manifest(clips, partial)
             if folder.exists():
                 folder.rmdir()
@@ -79,9 +88,10 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
             return True
     except OSError as error:
         reason = error.strerror or str(error)
+        where = f"{error.filename}: " if error.filename else ""
         raise ValueError(
-            f"cannot write the embedded corpus to {folder}: {reason}; free some space or choose another place with "
-            "--out or the environment variable KDSE_CACHE"
+            f"cannot write the embedded corpus to {folder}: {where}{reason}; free some space or choose another place "
+            "with --out or the environment variable KDSE_CACHE"
         ) from error
 
 
@@ -116,34 +126,47 @@ def _stored(settings: Settings) -> dict[str, Any]:
     return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
 
 
-def _check_same(settings: Settings, folder: Path) -> None:
-    file = folder / SETTINGS_FILE
-    stored = json.loads(file.read_text()) if file.is_file() else None
+def _read_stored(folder: Path) -> dict[str, Any] | None:
+    """The settings an embedded corpus was made with, or None: the folder holds no such corpus."""
+    try:
+        stored = json.loads((folder / SETTINGS_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) and "generator_version" in stored else None
+
+
+def _check_ours(settings: Settings, folder: Path) -> None:
+    stored = _read_stored(folder)
+    if stored is None:
+        raise ValueError(f"{folder}: holds a corpus that kdse did not generate; give an empty or new folder to --out")
     if stored != _stored(settings):
         raise ValueError(f"{folder}: holds a corpus of other settings ({stored}); remove it or choose another folder")
+    gone = [clip.path for clip in plan(settings) if not (folder / clip.path).is_file()]
+    if gone:
+        raise ValueError(f"{folder}: {len(gone)} files are gone, {gone[0]} among them; remove the folder and run again")
 
 
 def _open_partial(settings: Settings, folder: Path) -> Path:
-    """The work folder; what an earlier build of the same settings left there is kept."""
+    """The work folder; what an earlier build of the same settings left there is kept, of other settings removed."""
     partial = folder.with_name(folder.name + ".partial")
-    file = partial / SETTINGS_FILE
-    try:
-        same = json.loads(file.read_text()) == _stored(settings)
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
-        _write_text(file, json.dumps(_stored(settings), indent=2) + "\n")
+    partial.mkdir(exist_ok=True)
+    stored, entries = _read_stored(partial), list(partial.iterdir())
+    if stored == _stored(settings):
+        return partial
+    if stored is None and any(entry.name != SETTINGS_FILE + UNFINISHED for entry in entries):
+        raise ValueError(f"{partial}: is needed for the build and holds something else; move it away")
+    for entry in entries:  # the settings last, so that an interrupted removal is still known as ours
+        if entry.is_dir():
+            shutil.rmtree(entry)
+    _write_text(partial / SETTINGS_FILE, json.dumps(_stored(settings), indent=2) + "\n")
     return partial
 
 
-def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, progress: bool) -> None:
+def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, show: bool) -> None:
     """Renders what is missing. With workers, one thread speaks to each worker process."""
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
     todo = iter(missing)
-    with _progress_bar(len(clips), len(clips) - len(missing), progress) as advance:
+    with progress(len(clips), len(clips) - len(missing), show) as advance:
         if workers == 0:
             for number in todo:
                 render(clips[number], partial)
@@ -203,16 +226,3 @@ def _write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
-
-
-@contextmanager
-def _progress_bar(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("embedded corpus"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        yield lambda: bar.advance(task)

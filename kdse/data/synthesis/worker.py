@@ -9,6 +9,7 @@ scripts without a ``__main__`` guard, for notebooks and for code from standard i
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -30,14 +31,15 @@ def render(clip: Clip, folder: Path) -> None:
     """
     import soundfile
 
+    # Encoded in memory: libsndfile would report a full disk as "System error".
+    encoded = io.BytesIO()
+    soundfile.write(encoded, clip.render(), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
     target = folder / clip.path
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}{UNFINISHED}")
     try:
-        soundfile.write(unfinished, clip.render(), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
+        unfinished.write_bytes(encoded.getbuffer())
         os.replace(unfinished, target)
-    except soundfile.LibsndfileError as error:
-        raise OSError(None, f"{target.name}: {error.error_string}") from None
     finally:
         unfinished.unlink(missing_ok=True)
 
