@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -234,11 +235,16 @@ def probe(model: nn.Module, taps: Mapping[str, Tap], samples: int = 16000) -> di
 
 
 def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
-    """Output of every module below the root as text, path to e.g. ``"[1, 8, 64, 40]"``; "not called" if it is not."""
+    """Output of every module below the root as text, path to e.g. ``"[1, 8, 64, 40]"``.
+
+    "not called" if it is not; a module that is called more than once says how often.
+    """
     shapes = dict.fromkeys((p for p, _ in model.named_modules() if p), "not called")
+    calls: Counter[str] = Counter()
 
     def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        shapes[path] = _shape_text(output)
+        calls[path] += 1
+        shapes[path] = _shape_text(output) + (f" (last of {calls[path]} calls)" if calls[path] > 1 else "")
 
     handles = [m.register_forward_hook(partial(note, path)) for path, m in model.named_modules() if path]
     try:

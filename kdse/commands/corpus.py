@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ def main(argv: Sequence[str]) -> int:
 
     arguments = _parser().parse_args(argv)
     settings = Settings(minutes=arguments.minutes, seed=arguments.seed)
-    folder = arguments.out if arguments.out is not None else cache_folder(settings)
+    # Absolute: a working directory given as "." is replaced by the finished folder.
+    folder = Path(os.path.abspath(arguments.out.expanduser() if arguments.out is not None else cache_folder(settings)))
     started = time.monotonic()
-    generated = build(settings, folder, workers=arguments.workers, show=not arguments.json)
+    generated = build(settings, folder, workers=arguments.workers, progress=not arguments.json)
     seconds = time.monotonic() - started
     contents = summary(folder)
     if arguments.json:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.checkpoint import load_model
+from kdse.commands.parser import Parser
 from kdse.data.audio import EXTENSIONS
 from kdse.deploy.files import enhance_file
 from kdse.models.base import SpeechModel
@@ -30,12 +31,11 @@ examples:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="kdse enhance",
         description="Denoise wav and flac files, or folders of them, with a trained model.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, or folder searched with its subfolders")
     parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="checkpoint file of kdse fit")

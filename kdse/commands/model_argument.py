@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def build_model(arguments: argparse.Namespace) -> SpeechModel:
         ValueError: if there is no such file or class, or the class cannot be built with the given arguments.
     """
     name = arguments.model
+    if not name:
+        raise ValueError("MODEL is empty; give a checkpoint file or a class path such as kdse.models.Cruse")
     if Path(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
         if arguments.init:
             raise ValueError("--init: a checkpoint stores its own constructor arguments; leave --init out")
@@ -55,8 +59,24 @@ def build_model(arguments: argparse.Namespace) -> SpeechModel:
     try:
         with seeded("model", 0):
             return cls(**kwargs).eval()
-    except TypeError as error:
-        raise ValueError(f"--init: {name} cannot be built with {kwargs}: {error}") from None
+    except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"--init: {name} cannot be built with {kwargs}: {_first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
+    """Turns what a model's layers raise on a probe clip (too short, wrong axes) into a ValueError of one line."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{type(model).__name__} fails on a clip of {seconds:g} s ({_first_line(error)}); check its arguments, or "
+            "try another --seconds"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def parse_init(items: list[str]) -> dict[str, Any]:
@@ -84,11 +104,11 @@ def _find_class(name: str) -> type[SpeechModel]:
     module_name = module_name or "kdse.models"  # `kdse taps Cruse` works too
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError) as error:
         from kdse import models
 
         raise ValueError(
-            f"{name}: neither a checkpoint file nor a class path; kdse ships "
+            f"{name}: neither a checkpoint file nor a class path ({_first_line(error)}); kdse ships "
             f"{', '.join(f'kdse.models.{n}' for n in models.__all__ if _is_model(getattr(models, n)))}"
         ) from None
     if not _is_model(cls):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 from typing import Any
 
-from kdse.commands.model_argument import add_model_argument, build_model
+from kdse.commands.model_argument import add_model_argument, build_model, failures_explained
+from kdse.commands.parser import Parser, positive
 from kdse.deploy.cost import count_macs, time_streaming, time_whole
 from kdse.models.base import SpeechModel
 from kdse.models.budget import count_parameters
@@ -25,15 +25,14 @@ examples:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="kdse profile",
         description="Measure what a model costs: parameters, MACs per second of audio, latency, real-time factor.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_argument(parser)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of the timed clip (default: 2)")
+    parser.add_argument("--seconds", type=positive, default=2.0, help="length of the timed clip (default: 2)")
     parser.add_argument("--runs", type=int, default=7, help="timed runs; the median counts (default: 7)")
     parser.add_argument("--no-timing", action="store_true", help="leave the real-time factor out")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
@@ -47,10 +46,11 @@ def main(argv: list[str]) -> int:
         ValueError: on a user's mistake.
     """
     arguments = make_parser().parse_args(argv)
-    if not arguments.seconds > 0 or arguments.runs < 1:
-        raise ValueError(f"--seconds {arguments.seconds:g} --runs {arguments.runs}: both must be more than zero")
+    if arguments.runs < 1:
+        raise ValueError(f"--runs {arguments.runs}: must be at least one")
     model = build_model(arguments)
-    result = profile(model, arguments.seconds, arguments.runs, timing=not arguments.no_timing)
+    with failures_explained(model, arguments.seconds):
+        result = profile(model, arguments.seconds, arguments.runs, timing=not arguments.no_timing)
     print(json.dumps(result, indent=2) if arguments.json else describe(result))
     return 0
 

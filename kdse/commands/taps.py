@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
-from kdse.commands.model_argument import add_model_argument, build_model
+from kdse.commands.model_argument import add_model_argument, build_model, failures_explained
+from kdse.commands.parser import Parser, positive
 from kdse.models.base import SpeechModel
 from kdse.taps import module_shapes, probe, resolve_taps
 
@@ -25,23 +25,23 @@ In a config, other taps than the model's own are named like this:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="kdse taps",
         description="List the distillation points of a model: name, module path, layout and shape.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_argument(parser)
-    parser.add_argument("--all", action="store_true", help="list every module with its output's shape, not only taps")
-    parser.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--all", action="store_true", help="list every module with its output's shape, not only taps")
+    choice.add_argument(
         "--tap",
         metavar="NAME=SPEC",
         action="append",
         default=[],
         help="try a tap of your own before training with it: a module path or {path, layout, sizes}; repeatable",
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of the probe clip (default: 1)")
+    parser.add_argument("--seconds", type=positive, default=1.0, help="length of the probe clip (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     return parser
 
@@ -54,10 +54,9 @@ def main(argv: list[str]) -> int:
     """
     arguments = make_parser().parse_args(argv)
     model = build_model(arguments)
-    samples = round(arguments.seconds * model.sample_rate_hz)
-    if samples < 1:
-        raise ValueError(f"--seconds {arguments.seconds}: the probe needs at least one sample")
-    rows = list_modules(model, samples) if arguments.all else list_taps(model, samples, parse_taps(arguments.tap))
+    samples = max(1, round(arguments.seconds * model.sample_rate_hz))
+    with failures_explained(model, arguments.seconds):
+        rows = list_modules(model, samples) if arguments.all else list_taps(model, samples, parse_taps(arguments.tap))
     if arguments.json:
         about = {
             "model": type(model).__name__,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from kdse.deploy.chunks import CrossFade, WholeSignal
 from kdse.deploy.resampling import ResampleStream
 from kdse.deploy.streaming import Streamer, can_stream
+from kdse.deploy.writing import write_like
 from kdse.models.base import SpeechModel
 
 BLOCK_SECONDS = 4.0
@@ -66,7 +66,8 @@ def enhance_file(
         progress: called with the seconds of audio just read.
 
     Raises:
-        ValueError: naming the fault, if the file is empty, cut short or unreadable, or holds NaN or infinite samples.
+        ValueError: naming the fault, if the file is empty, cut short or unreadable, or NaN or infinite samples are in
+            it or in the result.
         OSError: if the target cannot be written.
     """
     import soundfile
@@ -75,7 +76,6 @@ def enhance_file(
         reader = soundfile.SoundFile(str(source))
     except (RuntimeError, OSError) as error:
         raise ValueError(f"not readable as audio ({_reason(error)})") from None
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with reader:
         _check_complete(reader)
         rate, channels = reader.samplerate, reader.channels
@@ -85,26 +85,18 @@ def enhance_file(
             stage,
             ResampleStream(model.sample_rate_hz, rate, channels),
         ]
-        target.parent.mkdir(parents=True, exist_ok=True)
         written, clipped = 0, 0
         can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
-        try:
-            with (
-                open(partial, "wb") as raw,
-                soundfile.SoundFile(
-                    raw, "w", samplerate=rate, channels=channels, subtype=reader.subtype, format=reader.format
-                ) as writer,
-            ):
-                for piece in run_chain(stages, _blocks(reader, progress)):
-                    piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
-                    if can_clip:
-                        clipped += int((piece.abs() > 1).sum())
-                        piece = piece.clamp(-1, 1)
-                    writer.write(piece.numpy().T)
-                    written += piece.shape[1]
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with write_like(reader, target) as write:
+            for piece in run_chain(stages, _blocks(reader, progress)):
+                piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
+                if not torch.isfinite(piece).all():
+                    raise ValueError(f"{type(model).__name__} returned NaN or infinite samples for it")
+                if can_clip:
+                    clipped += int((piece.abs() > 1).sum())
+                    piece = piece.clamp(-1, 1)
+                write(piece)
+                written += piece.shape[1]
     return Enhanced(written / rate, rate, channels, method, clipped)
 
 

@@ -15,13 +15,23 @@ from kdse.cli import main
 from kdse.models import Cruse
 
 
+def save(model: Cruse, path: Path) -> Path:
+    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "kdse": describe(model)}, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(0)
+    return save(Cruse(channels=[2, 4, 6, 8]), tmp_path_factory.mktemp("model") / "student.ckpt")
+
+
+@pytest.fixture(scope="module")
+def passes_through(tmp_path_factory) -> Path:
+    """A model whose mask is all ones."""
     model = Cruse(channels=[2, 4, 6, 8])
-    path = tmp_path_factory.mktemp("model") / "student.ckpt"
-    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "kdse": describe(model)}, path)
-    return path
+    torch.nn.init.constant_(model.decoder[3].conv.bias, 99.0)
+    return save(model, tmp_path_factory.mktemp("open") / "open.ckpt")
 
 
 def record(path: Path, samples: int, rate: int = 16000, channels: int = 1, subtype: str = "PCM_16") -> np.ndarray:
@@ -97,6 +107,108 @@ def test_a_broken_file_is_reported_and_the_others_go_on(checkpoint, tmp_path, ca
     assert rows["good.wav"]["status"] == "enhanced"
     assert rows["bad.wav"]["status"] == rows["nan.wav"]["status"] == "failed" and "NaN" in rows["nan.wav"]["message"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.wav"]  # nothing half written
+
+
+@pytest.mark.parametrize("name", ["cut.wav", "cut.flac"])
+@pytest.mark.parametrize("whole", [[], ["--whole-file"]], ids=["pieces", "whole"])
+def test_a_file_that_was_cut_short_is_not_enhanced_in_part(checkpoint, tmp_path, capsys, name, whole):
+    record(tmp_path / name, 200_000)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    flags = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), *whole]
+    assert main(["enhance", str(tmp_path / name), *flags]) == 1
+    assert "cut short" in (said := " ".join(capsys.readouterr().err.split())) and name in said
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_model_that_returns_nan_writes_nothing_and_is_named(tmp_path, capsys):
+    model = Cruse(channels=[2, 4, 6, 8])
+    torch.nn.init.constant_(model.skips[0].bias, float("nan"))
+    path = save(model, tmp_path / "nan.ckpt")
+    record(tmp_path / "talk.wav", 800)
+    flags = ["--checkpoint", str(path), "--out", str(tmp_path / "out"), "--json"]
+    assert main(["enhance", str(tmp_path / "talk.wav"), *flags]) == 1
+    assert "Cruse returned NaN" in json.loads(capsys.readouterr().out)["files"][0]["message"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_silence_stays_silent(checkpoint, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(5000), 44100)
+    flags = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main(["enhance", str(tmp_path / "silence.wav"), *flags]) == 0
+    assert not soundfile.read(tmp_path / "out" / "silence.wav")[0].any()
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_results_are_aligned_with_the_input_at_any_rate(passes_through, tmp_path, rate):
+    tones = 0.3 * np.sin(2 * np.pi * np.outer(np.arange(2 * rate + 7) / rate, [440, 1000]))
+    soundfile.write(tmp_path / "tones.wav", tones, rate, subtype="FLOAT")
+    flags = ["--checkpoint", str(passes_through), "--out", str(tmp_path / "out"), "--chunk-seconds", "1"]
+    assert main(["enhance", str(tmp_path / "tones.wav"), *flags]) == 0
+    enhanced = soundfile.read(tmp_path / "out" / "tones.wav")[0]
+    inner = slice(rate // 50, -rate // 50)  # the resampler's edges aside
+    np.testing.assert_allclose(enhanced[inner], tones[inner], atol=2e-3)
+
+
+@pytest.mark.parametrize(("subtype", "clips"), [("PCM_16", True), ("FLOAT", False)])
+def test_what_leaves_full_scale_is_clipped_and_counted_where_the_format_needs_it(
+    passes_through, tmp_path, capsys, subtype, clips
+):
+    square = np.sign(np.sin(np.arange(20_000) / 9 + 0.1))  # without what is above 8 kHz it overshoots
+    soundfile.write(tmp_path / "loud.wav", square, 44100, subtype=subtype)
+    flags = ["--checkpoint", str(passes_through), "--out", str(tmp_path / "out")]
+    assert main(["enhance", str(tmp_path / "loud.wav"), *flags, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["files"]
+    wave = soundfile.read(tmp_path / "out" / "loud.wav")[0]
+    assert (row["clipped_samples"] > 0) == clips and (np.abs(wave).max() <= 1) == clips
+    assert np.abs(wave[1000:-1000]).mean() > 0.8  # no sample wrapped around to the other sign
+    assert main(["enhance", str(tmp_path / "loud.wav"), *flags, "--overwrite"]) == 0
+    said = capsys.readouterr().out
+    assert ("clipped" in said) == clips and "nothing above 8 kHz" in said
+
+
+def test_running_again_over_a_folder_that_holds_its_results_enhances_nothing_twice(checkpoint, tmp_path, capsys):
+    record(tmp_path / "in" / "talk.wav", 500)
+    record(tmp_path / "in" / ".hidden.wav", 500)
+    flags = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "in" / "enhanced"), "--json"]
+    for status in ("enhanced", "skipped"):
+        assert main(["enhance", str(tmp_path / "in"), *flags]) == 0
+        assert [row["status"] for row in json.loads(capsys.readouterr().out)["files"]] == [status]
+
+
+def test_two_inputs_of_one_name_are_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
+    for folder in ("a", "b"):
+        record(tmp_path / folder / "talk.wav", 500)
+    flags = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main(["enhance", str(tmp_path / "a"), str(tmp_path / "b" / "talk.wav"), *flags]) == 2
+    assert "both be written" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], "--checkpoint"),
+        (["--checkpoint", "x.ckpt", "--out", "o", "--chunk-seconds", "0"], "--chunk-seconds"),
+        (["--checkpoint", "x.ckpt", "--out", "o", "--chunk-seconds", "long"], "--chunk-seconds"),
+        (["--checkpoint", "x.ckpt", "--out", "o", "--loud"], "--loud"),
+        (["--checkpoint", "x.ckpt", "--out", "talk.wav"], "--out"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else " ".join(v[-2:]),
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(flags, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    record(Path("talk.wav"), 300)
+    assert main(["enhance", "talk.wav", *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and named in lines[0]
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nonsense"])
+def test_a_device_that_is_not_there_is_named(checkpoint, tmp_path, capsys, device):
+    record(tmp_path / "talk.wav", 300)
+    flags = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--device", device]
+    assert main(["enhance", str(tmp_path / "talk.wav"), *flags]) == 2
+    assert f"--device {device}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mistake", ["missing", "text", "empty", "onto itself", "corrupt checkpoint", "no checkpoint"])

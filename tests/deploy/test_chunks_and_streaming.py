@@ -18,6 +18,18 @@ class Half(SpeechModel):
         return Estimate(0.5 * noisy)
 
 
+class Counting(SpeechModel):
+    """Its n-th call returns n everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        self.calls += 1
+        return Estimate(torch.full_like(noisy, self.calls))
+
+
 def in_pieces(stage, signal: Tensor, sizes: list[int]) -> Tensor:
     outputs, start = [], 0
     for size in sizes:
@@ -36,6 +48,15 @@ def test_streaming_in_any_pieces_equals_one_pass(length, sizes):
     with torch.no_grad():
         expected = model(signal).waveform
     torch.testing.assert_close(in_pieces(Streamer(model, 2), signal, sizes), expected, atol=2e-6, rtol=0)
+
+
+def test_streaming_does_not_drift_from_one_pass():
+    torch.manual_seed(0)
+    model, signal = Cruse(channels=[2, 4, 6, 8]).eval(), torch.randn(1, 20 * 16000)
+    with torch.no_grad():
+        expected = model(signal).waveform
+    streamed = in_pieces(Streamer(model), signal, [50001] * 6)
+    torch.testing.assert_close(streamed[:, -16000:], expected[:, -16000:], atol=5e-6, rtol=0)
 
 
 def test_a_flushed_streamer_starts_anew():
@@ -64,6 +85,14 @@ def test_cross_fading_weights_sum_to_one_everywhere(length, sizes):
     signal = torch.randn(1, length)
     joined = in_pieces(CrossFade(Half(), 100, 20), signal, sizes)
     torch.testing.assert_close(joined, 0.5 * signal, atol=1e-6, rtol=0)
+
+
+def test_neighbouring_chunks_fade_linearly_and_are_untouched_elsewhere():
+    joined = in_pieces(CrossFade(Counting(), 100, 20), torch.zeros(1, 230), [])[0]
+    rise = (torch.arange(20) + 0.5) / 20
+    # chunks start at 0 and 80; the last one, from 160 on, reaches back to be as long as the others
+    expected = [torch.ones(80), 1 + rise, torch.full((60,), 2.0), 2 + rise, torch.full((50,), 3.0)]
+    torch.testing.assert_close(joined, torch.cat(expected))
 
 
 def test_a_signal_that_fits_one_chunk_is_run_whole():

@@ -21,15 +21,18 @@ class Layers(SpeechModel):
         self.layer: nn.Module = {
             "linear": lambda: nn.Linear(16, 24),
             "conv": lambda: nn.Conv1d(16, 24, 3, padding=1),
+            "grouped conv": lambda: nn.Conv1d(16, 24, 3, padding=2, dilation=2, groups=4),
+            "strided conv": lambda: nn.Conv1d(16, 24, 4, stride=2, padding=1),
             "transposed": lambda: nn.ConvTranspose1d(16, 24, 4, stride=2, padding=1),
             "gru": lambda: nn.GRU(16, 24, batch_first=True),
+            "deep two-way gru": lambda: nn.GRU(16, 24, num_layers=2, bidirectional=True, batch_first=True),
             "lstm": lambda: nn.LSTM(16, 24, batch_first=True),
             "attention": lambda: nn.MultiheadAttention(16, 2, batch_first=True),
         }[kind]()
 
     def forward(self, noisy: Tensor) -> Estimate:
         frames = noisy.reshape(noisy.shape[0], -1, 16)
-        if self.kind in ("conv", "transposed"):
+        if "conv" in self.kind or self.kind == "transposed":
             self.layer(frames.transpose(1, 2))
         elif self.kind == "attention":
             self.layer(frames, frames, frames)
@@ -43,8 +46,11 @@ class Layers(SpeechModel):
     [
         ("linear", 16 * 24),
         ("conv", 16 * 24 * 3),
+        ("grouped conv", 4 * (4 * 6 * 3)),
+        ("strided conv", 16 * 24 * 4 / 2),
         ("transposed", 16 * 24 * 4),  # at input positions
         ("gru", 3 * (16 * 24 + 24 * 24)),
+        ("deep two-way gru", 2 * 3 * (16 * 24 + 24 * 24) + 2 * 3 * (48 * 24 + 24 * 24)),
         ("lstm", 4 * (16 * 24 + 24 * 24)),
     ],
 )

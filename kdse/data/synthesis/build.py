@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
-from kdse.data.synthesis.progress import progress
+from kdse.data.synthesis.progress import show_progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
 
@@ -39,7 +39,9 @@ def cache_folder(settings: Settings, cache_dir: str | Path | None = None) -> Pat
     try:
         root = Path(cache_dir or os.environ.get("KDSE_CACHE") or Path.home() / ".cache" / "kdse").expanduser()
     except RuntimeError:
-        raise ValueError("no home folder to keep the embedded corpus in; set the environment variable KDSE_CACHE") from None
+        raise ValueError(
+            "no home folder to keep the embedded corpus in; set the environment variable KDSE_CACHE"
+        ) from None
     return root / f"embedded-{settings.key()}"
 
 
@@ -48,14 +50,14 @@ def is_complete(folder: Path) -> bool:
     return (folder / "manifest.csv").is_file()
 
 
-def build(settings: Settings, folder: Path, *, workers: int | None = None, show: bool = True) -> bool:
+def build(settings: Settings, folder: Path, *, workers: int | None = None, progress: bool = True) -> bool:
     """Makes sure that ``folder`` holds the corpus of these settings. The bytes do not depend on ``workers``.
 
     Args:
         settings: size and seed.
         folder: the corpus folder; its parent is created.
         workers: processes; None means one a core (at most 8), 0 means none besides this one.
-        show: progress on stderr.
+        progress: say on stderr how far it is.
 
     Returns:
         True if something was generated, False if the corpus was already there.
@@ -70,7 +72,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, show:
             _check_ours(settings, folder)
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, show):
+        with _alone(folder, progress):
             if is_complete(folder):
                 _check_ours(settings, folder)
                 return False
@@ -80,7 +82,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, show:
                 )
             partial = _open_partial(settings, folder)
             clips = plan(settings)
-            _render_all(clips, settings, partial, processes, show)
+            _render_all(clips, settings, partial, processes, progress)
             _write_manifest(clips, partial)
             if folder.exists():
                 folder.rmdir()
@@ -91,7 +93,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, show:
         where = f"{error.filename}: " if error.filename else ""
         raise ValueError(
             f"cannot write the embedded corpus to {folder}: {where}{reason}; free some space or choose another place "
-            "with --out or the environment variable KDSE_CACHE"
+            "with --out, --data.cache_dir or the environment variable KDSE_CACHE"
         ) from error
 
 
@@ -118,7 +120,7 @@ def _worker_count(workers: int | None) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(cores, 8)
     if workers < 0:
-        raise ValueError(f"--workers must not be negative, got {workers}")
+        raise ValueError(f"--workers (--data.build_workers) must not be negative, got {workers}")
     return workers
 
 
@@ -162,18 +164,18 @@ def _open_partial(settings: Settings, folder: Path) -> Path:
     return partial
 
 
-def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, show: bool) -> None:
+def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, progress: bool) -> None:
     """Renders what is missing. With workers, one thread speaks to each worker process."""
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
     todo = iter(missing)
-    with progress(len(clips), len(clips) - len(missing), show) as advance:
+    with show_progress(len(clips), len(clips) - len(missing), progress) as advance:
         if workers == 0:
             for number in todo:
                 render(clips[number], partial)
                 advance()
             return
         taking = threading.Lock()
-        crew = [Worker(settings, partial) for _ in range(min(workers, len(missing)))]
+        crew: list[Worker] = []
 
         def keep_busy(worker: Worker) -> None:
             while True:
@@ -185,8 +187,10 @@ def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: i
                 advance()
 
         try:
-            with ThreadPoolExecutor(max(1, len(crew))) as threads:
+            with ThreadPoolExecutor(max(1, workers)) as threads:
                 try:
+                    for _ in range(min(workers, len(missing))):
+                        crew.append(Worker(settings, partial))
                     for future in as_completed([threads.submit(keep_busy, worker) for worker in crew]):
                         future.result()
                 finally:

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
+def show_progress(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
     """Gives a function to call after each clip, from any thread.
 
     Args:

@@ -31,11 +31,11 @@ def render(clip: Clip, folder: Path) -> None:
     """
     import soundfile
 
+    target = folder / clip.path
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Encoded in memory: libsndfile would report a full disk as "System error".
     encoded = io.BytesIO()
     soundfile.write(encoded, clip.render(), SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
-    target = folder / clip.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}{UNFINISHED}")
     try:
         unfinished.write_bytes(encoded.getbuffer())

@@ -1,0 +1,84 @@
+"""Writing audio like a given file: same format, never half a file under the final name, errors that can be caught."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+#: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
+SLICE = 16384
+
+
+@contextmanager
+def write_like(reader: Any, target: Path) -> Iterator[Callable[[Tensor], None]]:
+    """Yields a function that appends samples ``[C, n]`` to ``target``, in the format of an open `SoundFile`.
+
+    The file is written beside its final name, moved there when the body ends, and removed if the body raises.
+
+    Args:
+        reader: the open file whose sample rate, channels, container and sample format the target gets.
+        target: the file to write; its folder is made.
+
+    Raises:
+        OSError: if it cannot be written (disk full, no permission).
+    """
+    import soundfile
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            quiet = _Quiet(file)
+            with soundfile.SoundFile(
+                quiet,
+                "w",
+                samplerate=reader.samplerate,
+                channels=reader.channels,
+                subtype=reader.subtype,
+                format=reader.format,
+            ) as writer:
+
+                def write(samples: Tensor) -> None:
+                    for part in samples.split(SLICE, dim=1):
+                        writer.write(part.numpy().T)
+                        quiet.check()
+
+                yield write
+            quiet.check()
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Quiet:
+    """A binary file that keeps its first error for `check`: libsndfile's callbacks print what is raised in them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._error = self._error or error
+            return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            self._error = self._error or error
+            return 0
+
+    def tell(self) -> int:
+        return self._file.tell()
