@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+pytestmark = pytest.mark.timeout(900)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -19,7 +21,7 @@ def run(folder: Path, processes: int, batch: int, gather: bool = True) -> dict:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*launcher, "tests/ddp_run.py", str(folder), str(batch), "gather" if gather else "local"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "weights.pt", weights_only=True)
 

@@ -31,6 +31,8 @@ FEWER = {
     "profile": ["--seconds", "1", "--runs", "1"],
 }
 
+pytestmark = pytest.mark.timeout(900)  # a reduced demo takes 80 s on two idle cores; a busy machine is no failure
+
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory):
@@ -42,7 +44,7 @@ def newcomer(tmp_path_factory):
     environment = {**os.environ, "KDSE_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
     flags = "--teacher-steps 4 --student-steps 4 --items 1 --workers 0"
     demo = [sys.executable, "experiments/demo.py", *flags.split()]
-    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return folder, demo, environment, done.stdout
 
@@ -62,7 +64,7 @@ def test_the_demo_leaves_a_table_pictures_audio_and_says_where(newcomer):
 def test_the_demo_run_again_keeps_what_is_finished(newcomer):
     folder, demo, environment, _ = newcomer
     before = (folder / "runs/demo/two_step/checkpoints/last.ckpt").stat().st_mtime_ns
-    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0 and "two_step: finished before" in done.stdout
     assert (folder / "runs/demo/two_step/checkpoints/last.ckpt").stat().st_mtime_ns == before
 
