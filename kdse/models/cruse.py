@@ -173,7 +173,7 @@ class Cruse(SpeechModel):
     def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
         hop = self.hop_samples
         frame = torch.cat([state["input"], noisy_hop], dim=-1)
-        spectrum = torch.fft.rfft(frame * self.stft.window)[:, :, None]
+        spectrum = self.stft.analyse(frame)[:, :, None]
         new = {"input": frame[:, hop:]}
         x, outputs = self.features(spectrum), []
         for i, block in enumerate(self.encoder):
@@ -182,7 +182,7 @@ class Cruse(SpeechModel):
         x = self._advance(self.bottleneck, "bottleneck.", x, state, new)
         for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
             x = self._advance(block, f"decoder{i}.", x + skip(outputs[-1 - i]), state, new)
-        enhanced = torch.fft.irfft((spectrum * self.bin_gain(x))[:, :, 0], n=self.stft.n_fft) * self.stft.dual
+        enhanced = self.stft.synthesise((spectrum * self.bin_gain(x))[:, :, 0])
         enhanced = enhanced + torch.nn.functional.pad(state["output"], (0, hop))
         new["output"] = enhanced[:, hop:]
         return enhanced[:, :hop], new

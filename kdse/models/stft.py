@@ -10,34 +10,50 @@ from torch import Tensor, nn
 class Stft(nn.Module):
     """Analysis and synthesis with the same window; exact reconstruction; no frame looks further ahead than it must.
 
-    The signal is padded by ``n_fft - hop`` zeros on the left, so frame t covers samples
-    ``[(t + 1) hop - n_fft, (t + 1) hop)``, and on the right to whole hops plus ``n_fft - hop``. N samples give
-    ``T = ceil(N / hop) + n_fft / hop - 1`` frames (126 for 2 s at 16 kHz with 512 and 256). Output sample n needs
-    input up to sample n + n_fft - 1 at most. Always computed in float32, whatever autocast says.
+    The signal is padded by ``window - hop`` zeros on the left, so frame t covers samples
+    ``[(t + 1) hop - W, (t + 1) hop)`` for a window of W samples, and on the right until every sample lies in
+    ``K = ceil(W / hop)`` frames. N samples give ``T = ceil(N / hop) + K - 1`` frames (126 for 2 s at 16 kHz with 512
+    and 256). Output sample n needs input up to sample n + W - 1 at most. Always computed in float32 (float64 for
+    float64 audio), whatever autocast says.
 
     Args:
-        n_fft: frame length in samples.
-        hop: samples between frames; must divide n_fft at least twice.
-        window: "sqrt_hann" (analysis and synthesis multiply to a Hann window) or "hann" (the synthesis window is the
-            dual one). The two-step paper does not state its window; sqrt_hann is our choice, CRUSE's own.
+        n_fft: length of the Fourier transform in samples.
+        hop: samples between frames; at most half the window.
+        window: "sqrt_hann" (analysis and synthesis multiply to a Hann window, up to the overlap) or "hann"; the
+            synthesis window is the dual one. The two-step paper does not state its window; sqrt_hann is our choice,
+            CRUSE's own.
+        window_samples: length of the window; None means ``n_fft``. A shorter one is followed by zeros in each frame.
+        window_offset: zeros before a shorter window in each frame (the rest follows it).
     """
 
     window: Tensor
     dual: Tensor
 
-    def __init__(self, n_fft: int = 512, hop: int = 256, window: str = "sqrt_hann") -> None:
+    def __init__(
+        self,
+        n_fft: int = 512,
+        hop: int = 256,
+        window: str = "sqrt_hann",
+        window_samples: int | None = None,
+        window_offset: int = 0,
+    ) -> None:
         super().__init__()
-        if n_fft < 2 or hop < 1 or n_fft % hop or n_fft // hop < 2:
-            raise ValueError(f"n_fft={n_fft}, hop={hop}: hop must divide n_fft at least twice")
+        length = n_fft if window_samples is None else window_samples
+        if n_fft < 2 or hop < 1 or 2 * hop > length:
+            raise ValueError(f"n_fft={n_fft}, hop={hop}, window of {length}: hop must be at most half the window")
+        if not 0 <= window_offset <= n_fft - length:
+            raise ValueError(f"window_samples={length}, window_offset={window_offset}: do not fit into n_fft={n_fft}")
         if window not in ("sqrt_hann", "hann"):
             raise ValueError(f'window={window!r}: use "sqrt_hann" or "hann"')
-        self.n_fft, self.hop = n_fft, hop
-        analysis = torch.hann_window(n_fft, dtype=torch.float64)
+        self.n_fft, self.hop, self.window_samples, self.window_offset = n_fft, hop, length, window_offset
+        self.overlap = -(-length // hop)
+        analysis = torch.hann_window(length, dtype=torch.float64)
         if window == "sqrt_hann":
             analysis = analysis.sqrt()
-        overlap = analysis.square().reshape(-1, hop).sum(0).repeat(n_fft // hop)
+        power = F.pad(analysis.square(), (0, self.overlap * hop - length))
+        covered = power.reshape(-1, hop).sum(0).repeat(self.overlap)[:length]
         self.register_buffer("window", analysis.float(), persistent=False)
-        self.register_buffer("dual", (analysis / overlap).float(), persistent=False)
+        self.register_buffer("dual", (analysis / covered).float(), persistent=False)
 
     @property
     def bins(self) -> int:
@@ -46,24 +62,36 @@ class Stft(nn.Module):
 
     def frame_count(self, samples: int) -> int:
         """Frames that a signal of so many samples gives."""
-        return -(-samples // self.hop) + self.n_fft // self.hop - 1
+        return -(-samples // self.hop) + self.overlap - 1
+
+    def analyse(self, frames: Tensor) -> Tensor:
+        """Frames of ``window_samples`` samples ``[..., W]`` to complex bins ``[..., F]``."""
+        after = self.n_fft - self.window_samples - self.window_offset
+        return torch.fft.rfft(F.pad(frames * self.window, (self.window_offset, after)))
+
+    def synthesise(self, bins: Tensor) -> Tensor:
+        """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add."""
+        frames = torch.fft.irfft(bins, n=self.n_fft)
+        return frames[..., self.window_offset : self.window_offset + self.window_samples] * self.dual
 
     def forward(self, wave: Tensor) -> Tensor:
         """Wave ``[B, N]`` to complex spectrum ``[B, F, T]``."""
         with torch.autocast(wave.device.type, enabled=False):
-            margin = self.n_fft - self.hop
-            tail = -wave.shape[-1] % self.hop
-            frames = F.pad(wave.float(), (margin, tail + margin)).unfold(-1, self.n_fft, self.hop)
-            return torch.fft.rfft(frames * self.window).transpose(1, 2)
+            wave = wave if wave.dtype == torch.float64 else wave.float()
+            margin = self.window_samples - self.hop
+            tail = self.frame_count(wave.shape[-1]) * self.hop - wave.shape[-1]
+            frames = F.pad(wave, (margin, tail)).unfold(-1, self.window_samples, self.hop)
+            return self.analyse(frames).transpose(1, 2)
 
     def inverse(self, spectrum: Tensor, length: int) -> Tensor:
         """Complex spectrum ``[B, F, T]`` back to a wave ``[B, length]``."""
         with torch.autocast(spectrum.device.type, enabled=False):
-            frames = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft) * self.dual
+            frames = self.synthesise(spectrum.transpose(1, 2))
             batch, count, _ = frames.shape
-            parts = frames.reshape(batch, count, -1, self.hop)
-            total = count + parts.shape[2] - 1
-            wave = sum(F.pad(parts[:, :, i], (0, 0, i, total - count - i)) for i in range(parts.shape[2]))
+            frames = F.pad(frames, (0, self.overlap * self.hop - self.window_samples))
+            parts = frames.reshape(batch, count, self.overlap, self.hop)
+            total = count + self.overlap - 1
+            wave = sum(F.pad(parts[:, :, i], (0, 0, i, total - count - i)) for i in range(self.overlap))
             assert isinstance(wave, Tensor)
-            margin = self.n_fft - self.hop
+            margin = self.window_samples - self.hop
             return wave.reshape(batch, -1)[:, margin : margin + length]

@@ -17,6 +17,21 @@ def test_analysis_then_synthesis_is_the_identity(window, n_fft, hop, length):
     torch.testing.assert_close(stft.inverse(stft(wave), length), wave, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("window", ["sqrt_hann", "hann"])
+@pytest.mark.parametrize(("hop", "offset"), [(100, 0), (160, 56)])
+@pytest.mark.parametrize("length", [1, 399, 4000])
+def test_a_window_shorter_than_the_transform_reconstructs_and_agrees_with_rfft(window, hop, offset, length):
+    stft = Stft(512, hop, window, window_samples=400, window_offset=offset)
+    wave = torch.randn(2, length, dtype=torch.float64)
+    spectrum = stft(wave)
+    assert spectrum.shape[-1] == stft.frame_count(length) == -(-length // hop) + -(-400 // hop) - 1
+    torch.testing.assert_close(stft.inverse(spectrum, length), wave, atol=1e-6, rtol=0)
+    first = torch.zeros(2, 512, dtype=torch.float64)
+    part = wave[:, :hop]
+    first[:, offset + 400 - hop : offset + 400 - hop + part.shape[1]] = part * stft.window[400 - hop :][: part.shape[1]]
+    torch.testing.assert_close(spectrum[:, :, 0], torch.fft.rfft(first))
+
+
 def test_frames_agree_with_torch_stft():
     stft = Stft(512, 256, "sqrt_hann")
     wave = torch.randn(2, 4096)
