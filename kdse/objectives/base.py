@@ -48,6 +48,7 @@ class Objective(L.Callback):
 
     uses_taps: bool = True
     uses_clean: bool = False
+    every_pair: bool = False  # "all" and the groups mean every student tap with every teacher tap, not one with one
 
     def __init__(self, weight: float = 1.0, pairs: str | list[list[str]] | None = "all") -> None:
         super().__init__()
@@ -81,6 +82,8 @@ class Objective(L.Callback):
                 f"objectives.{self.name}.pairs={self.pairs!r}: the {side} declares no such taps; "
                 "name pairs yourself (`kdse taps` lists a model's modules)"
             )
+        if self.every_pair:
+            return [(a, b) for b in student_names for a in teacher_names]
         if set(teacher_names) == set(student_names):
             return [(name, name) for name in teacher_names]
         if len(teacher_names) != len(student_names):

@@ -1,0 +1,58 @@
+"""Shapes of paired activations ``[B, C, T, F]``: checked with an error that helps, or brought together on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AXES = ("batch", "channels", "frames", "frequencies")
+
+
+def require_equal(name: str, pair: tuple[str, str], teacher: Sequence[int], student: Sequence[int], axes: str) -> None:
+    """Checks that two activations agree on some axes.
+
+    Args:
+        name: of the objective, for the message.
+        pair: (teacher tap, student tap), for the message.
+        teacher, student: their shapes ``[B, C, T, F]``.
+        axes: letters of the axes that must agree, e.g. "btf".
+
+    Raises:
+        ValueError: naming the objective, both taps, both shapes and what to do.
+    """
+    if len(teacher) != 4 or len(student) != 4:
+        raise ValueError(f"objectives.{name}: activations must be [B, C, T, F], not {[*teacher]} and {[*student]}")
+    wrong = [AXES["bctf".index(axis)] for axis in axes if teacher["bctf".index(axis)] != student["bctf".index(axis)]]
+    if wrong:
+        raise ValueError(
+            f"objectives.{name}: teacher tap {pair[0]!r} {[*teacher]} and student tap {pair[1]!r} {[*student]} differ "
+            f"in {' and '.join(wrong)} ([B, C, T, F]); pair taps that agree there (--objectives.{name}.pairs, `kdse "
+            "taps` lists them) or use an objective that resamples or projects"
+        )
+
+
+def resample(x: Tensor, frames: int | None = None, frequencies: int | None = None) -> Tensor:
+    """Brings ``[B, C, T, F]`` to other axis lengths: averages where an axis shrinks, interpolates where it grows.
+
+    Frames differ between models whose hops differ; both cover the same seconds, so the axis is stretched as a whole.
+
+    Args:
+        x: activation.
+        frames: wanted T, None keeps it.
+        frequencies: wanted F, None keeps it.
+    """
+    wanted = [x.shape[2] if frames is None else frames, x.shape[3] if frequencies is None else frequencies]
+    shrunk = [min(old, new) for old, new in zip(x.shape[2:], wanted, strict=True)]
+    if shrunk != list(x.shape[2:]):
+        x = F.adaptive_avg_pool2d(x, shrunk)
+    if wanted != shrunk:
+        x = F.interpolate(x, size=wanted, mode="bilinear", align_corners=False)
+    return x
+
+
+def exact(x: Tensor) -> Tensor:
+    """Float32, or float64 if it is already: what comparisons are computed in."""
+    return x if x.dtype == torch.float64 else x.float()
