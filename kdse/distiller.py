@@ -5,10 +5,9 @@ One batch goes through in one direction: both networks, their taps, the objectiv
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,14 +15,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdse.checkpoint import load_model, load_weights, read_checkpoint
-from kdse.enhancer import Enhancer, ModelOrFactory, build
+from kdse.balancing import GradientBalance
+from kdse.enhancer import Enhancer, ModelOrFactory
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import SUPERVISED, Schedule
 from kdse.seeding import seeded
-from kdse.taps import TapRecorder, probe, resolve_taps
+from kdse.taps import probe, resolve_taps
+from kdse.teacher import Teacher, fingerprint, load_teacher, record
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ class Distiller(Enhancer):
         teacher_autocast: run the teacher in this lower precision, "bfloat16" or "float16"; None runs it as it is.
         compile_teacher: run the teacher through torch.compile.
         trust_code: allow `teacher_checkpoint` to name classes that kdse does not ship.
+        balance_gradients: bring the gradient norms of all terms (with respect to the student) to that of the
+            supervised loss, so that weights are ratios of norms; see `kdse.balancing`.
+        balance_every: optimizer steps between its measurements; each costs one backward pass a term.
     """
 
     def __init__(
@@ -69,12 +72,12 @@ class Distiller(Enhancer):
         teacher_autocast: str | None = None,
         compile_teacher: bool = False,
         trust_code: bool = False,
+        balance_gradients: bool = False,
+        balance_every: int = 10,
     ) -> None:
         if (student is None) == (compression is None):
             raise ValueError("give --model.student or --model.compression, one of the two")
-        if teacher_autocast not in (None, "bfloat16", "float16"):
-            raise ValueError(f'model.teacher_autocast={teacher_autocast!r}: use "bfloat16", "float16" or none')
-        loaded = _load_teacher(teacher, teacher_checkpoint, trust_code)
+        loaded = load_teacher(teacher, teacher_checkpoint, trust_code)
         if student is None:
             assert compression is not None
             student = compress(loaded, compression)
@@ -91,16 +94,13 @@ class Distiller(Enhancer):
             raise ValueError(
                 f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz"
             )
-        loaded.requires_grad_(False)
-        # In lists, not submodules: the teacher is in no state_dict, no optimizer and no train() call.
-        self._teacher = [loaded.eval()]
-        self._compiled_teacher = [torch.compile(loaded) if compile_teacher else loaded]
-        self._teacher_dtype = None if teacher_autocast is None else getattr(torch, teacher_autocast)
+        # not a submodule: the teacher is in no state_dict, no optimizer and no train() call
+        self._teacher = Teacher(loaded, resolve_taps(loaded, teacher_taps), teacher_autocast, compile_teacher)
         self.heads = nn.ModuleDict()
-        self.teacher_taps = resolve_taps(loaded, teacher_taps)
         self.student_taps = resolve_taps(self.student, student_taps)
         self.objectives: dict[str, Objective] = {}
         self.schedule: Schedule | None = None
+        self._balance = GradientBalance(balance_every) if balance_gradients else None
         self._shapes: tuple[dict[str, torch.Size], dict[str, torch.Size]] | None = None
         self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
         self._active: tuple[str, ...] = ()
@@ -120,7 +120,12 @@ class Distiller(Enhancer):
     @property
     def teacher(self) -> SpeechModel:
         """The frozen network; always in eval mode, never in a checkpoint."""
-        return self._teacher[0]
+        return self._teacher.network
+
+    @property
+    def teacher_taps(self) -> dict[str, Tap]:
+        """The teacher's distillation points by name."""
+        return self._teacher.taps
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.teacher._apply(fn)  # the teacher follows the student from device to device
@@ -138,6 +143,11 @@ class Distiller(Enhancer):
             return
         if objective.name in self.objectives or objective.name == SUPERVISED:
             raise ValueError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
+        if objective.uses_taps and not self._teacher.has_activations:
+            raise ValueError(
+                f"objectives.{objective.name}: compares activations, which a recorded teacher does not have; use an "
+                "output objective"
+            )
         objective.bound_pairs = objective.resolve_pairs(self.teacher_taps, self.student_taps)
         if objective.uses_taps:
             if self._shapes is None:
@@ -172,20 +182,31 @@ class Distiller(Enhancer):
         if not active and not supervised:
             raise ValueError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
         exchange = self._exchange(batch, active)
-        total = batch["noisy"].new_zeros(())
+        raw: dict[str, Tensor] = {}
         if supervised:
-            raw = self.supervised_loss(exchange.student, batch)
-            self.note_supervised(raw, weights[SUPERVISED])
-            total = total + weights[SUPERVISED] * raw
+            raw[SUPERVISED] = self.supervised_loss(exchange.student, batch)
         for objective in active:
             exchange.heads = self._heads_of(objective)
-            raw = objective.loss(exchange)
-            weight = weights[objective.name] * objective.weight
-            self.note_term(objective.name, raw, weight)
-            total = total + weight * raw
+            raw[objective.name] = objective.loss(exchange)
+            weights[objective.name] *= objective.weight
+        self._active = tuple(raw)
+        total = self._weigh(raw, weights)
         self.log_step(total)
-        self._active = (*((SUPERVISED,) if supervised else ()), *(o.name for o in active))
         return self._connect(total)
+
+    def _weigh(self, raw: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+        """The sum of weight x raw value, each term noted for the log; balanced first if that is on."""
+        if self._balance is not None and len(raw) > 1:
+            factors = self._balance.factors(raw, self.model.parameters(), self.global_step, next(iter(raw)))
+            weights = {name: weights[name] * factors[name] for name in raw}
+        total = torch.zeros((), device=self.device)
+        for name, value in raw.items():
+            if name == SUPERVISED:
+                self.note_supervised(value, weights[name])
+            else:
+                self.note_term(name, value, weights[name])
+            total = total + weights[name] * value
+        return total
 
     def _heads_of(self, objective: Objective) -> nn.ModuleDict:
         heads = self.heads[objective.name] if objective.name in self.heads else nn.ModuleDict()
@@ -195,15 +216,14 @@ class Distiller(Enhancer):
     def _exchange(self, batch: dict[str, Any], active: list[Objective]) -> Exchange:
         """Runs both networks, recording no more than the active objectives compare."""
         noisy = batch["noisy"]
+        taught = batch.get("taught")
         teacher_names = {pair[0] for o in active for pair in o.bound_pairs}
         student_names = {pair[1] for o in active for pair in o.bound_pairs}
         teacher: Estimate | None = None
         teacher_taps: Mapping[str, Tensor] = {}
         if active:
-            teacher, teacher_taps = self._teach(noisy, teacher_names)
-        student, student_taps = _record(
-            self.student, self.student, {n: t for n, t in self.student_taps.items() if n in student_names}, noisy
-        )
+            teacher, teacher_taps = self._teacher.teach(noisy, teacher_names, taught)
+        student, student_taps = self._learn(noisy, student_names)
         return Exchange(
             noisy=noisy,
             clean=batch.get("clean"),
@@ -212,16 +232,14 @@ class Distiller(Enhancer):
             teacher_taps=teacher_taps,
             student_taps=student_taps,
             step=self.global_step,
+            labelled=batch.get("labelled"),
+            run_teacher=partial(self._teacher.teach, names=teacher_names),
+            run_student=partial(self._learn, names=student_names),
         )
 
-    def _teach(self, noisy: Tensor, names: set[str]) -> tuple[Estimate, Mapping[str, Tensor]]:
-        self.teacher.eval()
-        precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if self._teacher_dtype is not None:
-            precision = torch.autocast(noisy.device.type, dtype=self._teacher_dtype)
-        taps = {name: tap for name, tap in self.teacher_taps.items() if name in names}
-        with torch.no_grad(), precision:
-            return _record(self.teacher, self._compiled_teacher[0], taps, noisy)
+    def _learn(self, noisy: Tensor, names: set[str]) -> tuple[Estimate, Mapping[str, Tensor]]:
+        taps = {name: tap for name, tap in self.student_taps.items() if name in names}
+        return record(self.student, taps, noisy)
 
     def _connect(self, total: Tensor) -> Tensor:
         """Joins parameters outside this phase to the total by a term that is zero by shape.
@@ -257,9 +275,12 @@ class Distiller(Enhancer):
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         super()._evaluate(batch, stage)
-        if batch.get("clean") is not None and self._scores_teacher(stage):
-            with torch.no_grad():
-                self.scores.add(batch, self.teacher(batch["noisy"]).waveform, system="teacher")
+        recorded = not self._teacher.has_activations
+        if batch.get("clean") is None or not self._scores_teacher(stage) or (recorded and batch.get("taught") is None):
+            return
+        with torch.no_grad():
+            estimate = self._teacher.teach(batch["noisy"], taught=batch.get("taught"))[0]
+        self.scores.add(batch, estimate.waveform, system="teacher")
 
     def _scores_teacher(self, stage: str) -> bool:
         return stage == "test" or not (self._teacher_scored or self.trainer.sanity_checking)
@@ -275,11 +296,15 @@ class Distiller(Enhancer):
         super().on_save_checkpoint(checkpoint)
         checkpoint["kdse"]["teacher_sha256"] = fingerprint(self.teacher)
         checkpoint["kdse"]["teacher_scored"] = self._teacher_scored
+        if self._balance is not None:
+            checkpoint["kdse"]["balance"] = self._balance.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         about = checkpoint.get("kdse", {})
         self._teacher_scored = bool(about.get("teacher_scored", False))
+        if self._balance is not None:
+            self._balance.load_state_dict(about.get("balance", {}))
         fitting = self.trainer.state.fn == "fit"
         stored = about.get("teacher_sha256")
         if fitting and stored is not None and stored != fingerprint(self.teacher):
@@ -301,29 +326,6 @@ def _effective_batch(gather: bool, trainer: L.Trainer) -> str:
     return f"compares the items of {parts}"
 
 
-def _load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
-    if teacher is None:
-        if checkpoint is None:
-            raise ValueError("give --model.teacher_checkpoint (a checkpoint of kdse fit) or --model.teacher")
-        return load_model(checkpoint, trust_code=trust_code)
-    loaded = build(teacher, "teacher")
-    if checkpoint is not None:
-        source = f"--model.teacher_checkpoint {checkpoint}"
-        load_weights(loaded, read_checkpoint(checkpoint)["state_dict"], source=source)
-    elif not isinstance(teacher, SpeechModel) and not getattr(loaded, "brings_weights", False):
-        log.warning("the teacher has random weights: no --model.teacher_checkpoint was given")
-    return loaded
-
-
-def _record(model: SpeechModel, run: Any, taps: dict[str, Tap], noisy: Tensor) -> tuple[Estimate, Mapping[str, Tensor]]:
-    if not taps:
-        return run(noisy), {}
-    recorder = TapRecorder(model, taps)
-    with recorder:
-        estimate = run(noisy)
-    return estimate, recorder.activations()
-
-
 def _leaves(total: Tensor) -> set[int]:
     """ids of the leaf tensors that ``total`` depends on."""
     seen: set[Any] = set()
@@ -338,12 +340,3 @@ def _leaves(total: Tensor) -> set[int]:
             found.add(id(node.variable))
         stack.extend(parent for parent, _ in node.next_functions)
     return found
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names and bytes of a model's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

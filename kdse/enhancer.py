@@ -44,6 +44,12 @@ def build(model: ModelOrFactory, name: str) -> SpeechModel:
     return model
 
 
+def rows_of(estimate: Estimate, rows: Tensor) -> Estimate:
+    """Some items of an estimate; ``rows`` are indices or a boolean ``[B]``."""
+    waveform, spectrum, mask = estimate
+    return Estimate(waveform[rows], None if spectrum is None else spectrum[rows], None if mask is None else mask[rows])
+
+
 class Enhancer(L.LightningModule):
     """One speech-enhancement model and a supervised loss.
 
@@ -91,10 +97,10 @@ class Enhancer(L.LightningModule):
         return loss
 
     def supervised_loss(self, estimate: Estimate, batch: dict[str, Any]) -> Tensor:
-        """The supervised loss of an estimate.
+        """The supervised loss of an estimate: over the labelled items of the batch, zero if there are none.
 
         Raises:
-            ValueError: if the batch has no clean speech.
+            ValueError: if the data has no clean speech at all.
         """
         clean = batch.get("clean")
         if clean is None:
@@ -102,7 +108,14 @@ class Enhancer(L.LightningModule):
                 "the supervised loss needs clean speech and this data has none; set its schedule weight to zero "
                 "(--schedule.gamma=1) or give labelled data"
             )
-        return self.loss(estimate, clean, batch["noisy"])
+        noisy = batch["noisy"]
+        labelled = batch.get("labelled")
+        if labelled is not None and not bool(labelled.all()):
+            if not bool(labelled.any()):
+                return estimate.waveform[:0].sum()  # nothing to learn from, yet every parameter stays connected
+            estimate = rows_of(estimate, labelled)
+            clean, noisy = clean[labelled], noisy[labelled]
+        return self.loss(estimate, clean, noisy)
 
     def note_supervised(self, raw: Tensor, weight: float) -> None:
         """Notes the supervised loss for the log, and its parts if it is a `WeightedSum`."""

@@ -10,11 +10,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from kdse.checkpoint import load_model
-from kdse.distiller import Distiller, fingerprint
+from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
+from kdse.models.base import Estimate, SpeechModel
+from kdse.models.recorded import Recorded
 from kdse.objectives import Objective, OutputDistillation, SimilarityPreserving
 from kdse.report.plots import training_log
 from kdse.schedule import Joint, TwoStep
+from kdse.teacher import fingerprint
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
 
 ADAM = {"optimizer": lambda p: torch.optim.Adam(p, lr=1e-3)}
@@ -245,3 +248,67 @@ def test_a_phases_own_learning_rate_and_a_scheduler_cannot_both_rule(tmp_path):
     model = distiller(lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o))
     with pytest.raises(ValueError, match="lr_scheduler"):
         fit(model, tmp_path, [SimilarityPreserving(), TwoStep(distil_steps=2, supervised_learning_rate=1e-4)])
+
+
+class SomeLabels(ToyData):
+    """Every other item has no clean speech; ``corrupt`` puts noise where its clean speech would be."""
+
+    def __init__(self, corrupt: bool, share: float = 0.5) -> None:
+        super().__init__()
+        self.corrupt, self.share = corrupt, share
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training:
+            labelled = (batch["index"] % 2 < 2 * self.share) if self.share else torch.zeros(4, dtype=torch.bool)
+            clean = torch.where(labelled[:, None], batch["clean"], torch.randn_like(batch["clean"]) * self.corrupt)
+            batch = {**batch, "labelled": labelled, "clean": clean}
+        return batch
+
+
+def test_unlabelled_items_teach_by_the_teacher_alone_and_nothing_peeks_at_their_clean_speech(tmp_path):
+    students = []
+    for corrupt in (False, True):
+        model = distiller()
+        trainer = make_trainer(tmp_path, [OutputDistillation(on="mask"), Joint(0.5)], max_steps=4)
+        trainer.fit(model, SomeLabels(corrupt))
+        students.append(fingerprint(model.student))
+    assert students[0] == students[1]
+
+
+def test_a_batch_without_any_label_trains_on_the_objectives_and_has_zero_supervised_loss(tmp_path):
+    model = distiller()
+    before = fingerprint(model.student)
+    logger = CSVLogger(tmp_path, name="csv")
+    trainer = make_trainer(tmp_path, [OutputDistillation(on="mask"), Joint(0.5)], logger=logger, log_every_n_steps=1)
+    trainer.fit(model, SomeLabels(False, share=0.0))
+    values = training_log(tmp_path)["terms/supervised/raw"].dropna()
+    assert len(values) and (values == 0).all() and fingerprint(model.student) != before
+
+
+class Taught(ToyData):
+    """The teacher's output comes with the batch."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, "taught": 0.5 * batch["noisy"]}
+
+
+def test_recordings_teach_exactly_as_the_network_that_made_them(tmp_path):
+    class Halving(SpeechModel):
+        def forward(self, noisy):
+            return Estimate(0.5 * noisy)
+
+    students = []
+    for teacher, data in ((Halving(), ToyData()), (Recorded(), Taught())):
+        model = distiller(teacher=teacher)
+        make_trainer(tmp_path, [OutputDistillation(on="waveform"), Joint(1.0)], max_steps=3).fit(model, data)
+        students.append(fingerprint(model.student))
+    assert students[0] == students[1]
+
+
+def test_a_recorded_teacher_refuses_what_needs_a_network(tmp_path):
+    with pytest.raises(ValueError, match="activations.*output objective"):
+        fit(distiller(teacher=Recorded()), tmp_path, [SimilarityPreserving(), Joint()])
+    with pytest.raises(ValueError, match="--data.teacher_folder"):
+        fit(distiller(teacher=Recorded()), tmp_path, [OutputDistillation(), Joint()])
+    with pytest.raises(ValueError, match="width_parameters"):
+        Distiller(teacher=Recorded(), compression=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import lightning as L
@@ -22,6 +22,9 @@ class Exchange:
     teacher_taps, student_taps: activations by tap name, each ``[B, C, T, F]``. The teacher's carry no gradient.
     heads: the trainable modules that this objective asked for (an empty ModuleDict if none).
     step: optimizer steps taken so far.
+    labelled: which items have clean speech, boolean ``[B]``; None means all that ``clean`` holds. The rows of the
+        others are zeros in ``clean``.
+    run_teacher, run_student: run a network on other noisy audio ``[B, N]`` and return its estimate and the same taps.
     """
 
     noisy: Tensor
@@ -32,6 +35,23 @@ class Exchange:
     student_taps: Mapping[str, Tensor] = field(default_factory=dict)
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     step: int = 0
+    labelled: Tensor | None = None
+    run_teacher: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
+    run_student: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
+
+    def labelled_rows(self, name: str) -> Tensor:
+        """Indices of the items that have clean speech ``[L]``, for the objective ``name`` that needs it.
+
+        Raises:
+            ValueError: if the data has none at all.
+        """
+        if self.clean is None:
+            raise ValueError(
+                f"objectives.{name}: needs clean speech and this data has none; give labelled data or leave it out"
+            )
+        if self.labelled is None:
+            return torch.arange(len(self.noisy), device=self.noisy.device)
+        return self.labelled.nonzero()[:, 0]
 
 
 class Objective(L.Callback):

@@ -63,8 +63,11 @@ class OutputDistillation(Objective):
                 f"objectives.{self.name}: the teacher's {self.on} is {tuple(a.shape)} and the student's "
                 f'{tuple(b.shape)}; compare on: "waveform"'
             )
-        gap = b - a
-        return gap.abs().mean() if self.distance == "l1" else gap.square().mean()
+        return self.distances(a, b).mean()
+
+    def distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """Absolute or squared difference, entry by entry."""
+        return (b - a).abs() if self.distance == "l1" else (b - a).square()
 
     def _view(self, estimate: Estimate) -> Tensor:
         if self.on == "mask":
@@ -73,7 +76,10 @@ class OutputDistillation(Objective):
             return estimate.mask.float()
         if self.on == "waveform":
             return estimate.waveform.float()
-        spectrum = self.stft(estimate.waveform)
+        return self.spectral_view(self.stft(estimate.waveform))
+
+    def spectral_view(self, spectrum: Tensor) -> Tensor:
+        """What is compared of a complex spectrum ``[B, F, T]``: real and imaginary part, or compressed magnitude."""
         if self.on == "spectrum":
             return torch.view_as_real(spectrum)
         return (spectrum.real.square() + spectrum.imag.square() + 1e-12).pow(0.5 * self.compression)

@@ -44,9 +44,9 @@ def resample(x: Tensor, frames: int | None = None, frequencies: int | None = Non
         frames: wanted T, None keeps it.
         frequencies: wanted F, None keeps it.
     """
-    wanted = [x.shape[2] if frames is None else frames, x.shape[3] if frequencies is None else frequencies]
-    shrunk = [min(old, new) for old, new in zip(x.shape[2:], wanted, strict=True)]
-    if shrunk != list(x.shape[2:]):
+    wanted = (x.shape[2] if frames is None else frames, x.shape[3] if frequencies is None else frequencies)
+    shrunk = (min(x.shape[2], wanted[0]), min(x.shape[3], wanted[1]))
+    if shrunk != tuple(x.shape[2:]):
         x = F.adaptive_avg_pool2d(x, shrunk)
     if wanted != shrunk:
         x = F.interpolate(x, size=wanted, mode="bilinear", align_corners=False)

@@ -1,0 +1,74 @@
+"""Gradient-norm balancing: every term pulls at the student with the share that its weight states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+FLOOR = 1e-12
+
+
+class GradientBalance:
+    """Factors that bring the gradient norms of all terms to that of the reference term.
+
+    With the moving averages ``n_k`` of the norms of ``d raw_k / d student``, the total becomes
+    ``sum_k w_k (n_ref / n_k) raw_k``: weights then are ratios of gradient norms, whatever the scale of each term. The
+    reference is the supervised loss where it is active, else the first active term; its factor is 1. (After the loss
+    balancer of EnCodec, Defossez et al. 2022, which balances gradients at the model's output, where
+    features have none.)
+
+    A measurement costs one backward pass a term, so it is repeated every ``every`` steps only. Parameters outside
+    the student (heads) do not count. Under DDP the mean of the squared norms over processes is used.
+
+    Args:
+        every: optimizer steps between measurements.
+        decay: of the moving average, per measurement.
+    """
+
+    def __init__(self, every: int = 10, decay: float = 0.9) -> None:
+        if every < 1 or not 0 <= decay < 1:
+            raise ValueError(f"balance_every={every}, decay={decay}: at least 1, and in [0, 1)")
+        self.every, self.decay = every, decay
+        self.norms: dict[str, float] = {}
+
+    def factors(
+        self, terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter], step: int, reference: str
+    ) -> dict[str, float]:
+        """Factor of every term; measures first where that is due.
+
+        Args:
+            terms: raw values by name, with their graphs (which are kept).
+            parameters: the student's.
+            step: optimizer steps taken so far.
+            reference: the term whose factor is 1.
+        """
+        due = [name for name in terms if step % self.every == 0 or name not in self.norms]
+        wanted = [p for p in parameters if p.requires_grad]
+        for name in due:
+            norm = _gradient_norm(terms[name], wanted)
+            old = self.norms.get(name)
+            self.norms[name] = norm if old is None else self.decay * old + (1 - self.decay) * norm
+        base = self.norms[reference]
+        measured = {name for name in terms if min(base, self.norms[name]) > FLOOR}  # the others have no gradient yet
+        return {name: base / self.norms[name] if name in measured else 1.0 for name in terms}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": dict(self.norms)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.norms = {str(k): float(v) for k, v in state.get("norms", {}).items()}
+
+
+def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
+    squared = value.new_zeros(())
+    if value.requires_grad:
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        squared = torch.stack([g.float().square().sum() for g in gradients if g is not None] or [squared]).sum()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(squared)
+        squared = squared / dist.get_world_size()
+    return float(squared.sqrt())

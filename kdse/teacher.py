@@ -1,0 +1,109 @@
+"""The teacher: frozen, in eval mode, without gradient, and in no checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdse.checkpoint import load_model, load_weights, read_checkpoint
+from kdse.enhancer import ModelOrFactory, build
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.recorded import Recorded
+from kdse.taps import TapRecorder
+
+log = logging.getLogger(__name__)
+
+
+class Teacher:
+    """A frozen network and how it is run. Not a module: what holds one neither trains nor saves it.
+
+    Args:
+        network: the model; its parameters are frozen here.
+        taps: its distillation points by name.
+        autocast: run it in this lower precision, "bfloat16" or "float16"; None runs it as it is.
+        compiled: run it through torch.compile.
+    """
+
+    def __init__(
+        self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None, compiled: bool = False
+    ) -> None:
+        if autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f'model.teacher_autocast={autocast!r}: use "bfloat16", "float16" or none')
+        self.network = network.requires_grad_(False).eval()
+        self.taps = dict(taps)
+        self.has_activations = not isinstance(network, Recorded)
+        self._run = torch.compile(network) if compiled else network
+        self._dtype = None if autocast is None else getattr(torch, autocast)
+
+    def teach(
+        self, noisy: Tensor, names: Iterable[str] = (), taught: Tensor | None = None
+    ) -> tuple[Estimate, Mapping[str, Tensor]]:
+        """The teacher's estimate for ``[B, N]`` and the named taps ``[B, C, T, F]``.
+
+        Args:
+            noisy: audio ``[B, N]``.
+            names: of the taps to record.
+            taught: the output that came with the data ``[B, N]``, for a `Recorded` teacher.
+        """
+        if isinstance(self.network, Recorded):
+            return self.network.estimate(taught), {}
+        self.network.eval()
+        precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._dtype is not None:
+            precision = torch.autocast(noisy.device.type, dtype=self._dtype)
+        with torch.no_grad(), precision:
+            return record(self.network, {name: self.taps[name] for name in names}, noisy, self._run)
+
+
+def record(
+    model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
+) -> tuple[Estimate, Mapping[str, Tensor]]:
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
+
+    Args:
+        model: the model the taps belong to.
+        taps: what to record, by name.
+        noisy: audio.
+        run: what to call, if not the model itself (its compiled form).
+    """
+    run = model if run is None else run
+    if not taps:
+        return run(noisy), {}
+    recorder = TapRecorder(model, taps)
+    with recorder:
+        estimate = run(noisy)
+    return estimate, recorder.activations()
+
+
+def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
+    """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one.
+
+    Raises:
+        ValueError: if neither is given or they do not fit together.
+    """
+    if teacher is None:
+        if checkpoint is None:
+            raise ValueError("give --model.teacher_checkpoint (a checkpoint of kdse fit) or --model.teacher")
+        return load_model(checkpoint, trust_code=trust_code)
+    loaded = build(teacher, "teacher")
+    if checkpoint is not None:
+        source = f"--model.teacher_checkpoint {checkpoint}"
+        load_weights(loaded, read_checkpoint(checkpoint)["state_dict"], source=source)
+    elif not isinstance(teacher, SpeechModel) and not getattr(loaded, "brings_weights", False):
+        log.warning("the teacher has random weights: no --model.teacher_checkpoint was given")
+    return loaded
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
