@@ -1,0 +1,93 @@
+"""MANNER's loss: waveform and spectra of speech and of the removed noise (Park et al., ICASSP 2022, authors' code)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdse.losses.multi_resolution import stft_magnitude
+from kdse.models.base import Estimate
+
+RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
+
+
+def manner_loss(
+    estimate: Tensor,
+    clean: Tensor,
+    noisy: Tensor,
+    resolutions: Sequence[tuple[int, int, int]] = RESOLUTIONS,
+    convergence_weight: float = 0.5,
+    magnitude_weight: float = 0.5,
+    eps: float = 2e-7,
+) -> Tensor:
+    """Mean over the batch of ``alpha l(s, s^) + (1 - alpha) l(n, n^)``, a scalar.
+
+    s is the clean speech, ``n = noisy - s`` the noise, ``n^ = noisy - s^`` what the estimate removed, and alpha the
+    speech's share of the energy, ``|s|^2 / (|s|^2 + |n|^2 + eps)``. Of a target a and an estimate b, per item,
+    ``l(a, b) = mean|a - b| + convergence_weight SC + magnitude_weight LM`` with, on magnitudes A and B and averaged
+    over resolutions, ``SC = |A - B|_F / |A|_F`` and ``LM = mean|log A - log B|``.
+
+    STFT frames are centred and padded with zeros, as in all losses of kdse; the authors' code reflects the signal
+    there. Silence gives a finite loss and gradient (the STFT's power has a floor of 1e-7).
+
+    Args:
+        estimate, clean, noisy: audio ``[B, N]``.
+        resolutions: (transform length, hop, Hann window length) in samples, at least one.
+        convergence_weight: factor on SC; 0.5 is the authors'.
+        magnitude_weight: factor on LM; 0.5 is the authors'.
+        eps: in alpha; 2e-7 is the authors'.
+    """
+    noise, removed = noisy - clean, noisy - estimate
+    energy_s, energy_n = clean.square().sum(-1), noise.square().sum(-1)
+    alpha = energy_s / (energy_s + energy_n + eps)
+    of_speech, of_noise = (a.sub(b).abs().mean(-1) for a, b in ((clean, estimate), (noise, removed)))
+    for n_fft, hop, length in resolutions:
+        window = torch.hann_window(length, dtype=noisy.dtype, device=noisy.device)
+        spectra = [stft_magnitude(wave, n_fft, hop, window) for wave in (clean, estimate, noise, removed)]
+        weights = convergence_weight / len(resolutions), magnitude_weight / len(resolutions)
+        of_speech = of_speech + _spectral(spectra[0], spectra[1], *weights)
+        of_noise = of_noise + _spectral(spectra[2], spectra[3], *weights)
+    return (alpha * of_speech + (1 - alpha) * of_noise).mean()
+
+
+def _spectral(target: Tensor, estimate: Tensor, convergence_weight: float, magnitude_weight: float) -> Tensor:
+    """Weighted SC plus LM of magnitudes ``[B, F, T]``, one value an item ``[B]``."""
+    gap = torch.linalg.vector_norm(target - estimate, dim=(1, 2))
+    convergence = gap / torch.linalg.vector_norm(target, dim=(1, 2))
+    distance = (target.log() - estimate.log()).abs().mean((1, 2))
+    return convergence_weight * convergence + magnitude_weight * distance
+
+
+class MannerLoss(nn.Module):
+    """The loss MANNER is trained with, `manner_loss` on the estimate's waveform.
+
+    Args:
+        n_ffts: transform lengths in samples; the authors' triple by default.
+        hops: samples between frames, one a transform.
+        windows: Hann window lengths, one a transform.
+        convergence_weight: factor on the spectral convergence.
+        magnitude_weight: factor on the log-magnitude distance.
+    """
+
+    def __init__(
+        self,
+        n_ffts: list[int] = [1024, 2048, 512],  # noqa: B006 (jsonargparse shows it in --help)
+        hops: list[int] = [120, 240, 50],  # noqa: B006
+        windows: list[int] = [600, 1200, 240],  # noqa: B006
+        convergence_weight: float = 0.5,
+        magnitude_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
+            raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
+        if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
+            raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+        self.resolutions = list(zip(n_ffts, hops, windows, strict=True))
+        self.convergence_weight, self.magnitude_weight = convergence_weight, magnitude_weight
+
+    def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
+        with torch.autocast(noisy.device.type, enabled=False):
+            waves = (estimate.waveform.float(), clean.float(), noisy.float())
+            return manner_loss(*waves, self.resolutions, self.convergence_weight, self.magnitude_weight)
