@@ -8,12 +8,11 @@ Every step is an ordinary kdse command, printed before it runs. Run again after 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from kdse.commands.runs import Run, kdse, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "experiments" / "demo"
@@ -76,26 +75,9 @@ def main() -> int:
 
 def fit(out: Path, name: str, config: str, steps: int, workers: int, extra: list[str] | None = None) -> None:
     """Trains one system, goes on from its last checkpoint, or does nothing if it is finished."""
-    marker = out / name / "finished.json"
-    settings = {"steps": steps}
-    if marker.exists() and json.loads(marker.read_text()) == settings:
-        print(f"\n{name}: finished before, kept (delete {out / name} to train it again)")
-        return
-    resume = [f"--ckpt_path={last(out, name)}"] if last(out, name).exists() and not marker.exists() else []
-    flags = [f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", f"--run_dir={out / name}"]
-    run(
-        [
-            "fit",
-            "--config",
-            str(CONFIGS / "base.yaml"),
-            "--config",
-            str(CONFIGS / config),
-            *flags,
-            *(extra or []),
-            *resume,
-        ]
-    )
-    marker.write_text(json.dumps(settings))
+    configs = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / config)]
+    flags = [*configs, f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", *(extra or [])]
+    stop_if_failed("fit", train(Run(name, out / name, flags, {"steps": steps}), replace=True))
 
 
 def last(out: Path, name: str) -> Path:
@@ -104,12 +86,12 @@ def last(out: Path, name: str) -> Path:
 
 def run(arguments: list[str]) -> None:
     """Runs one kdse command, showing it; a failure ends the demo with its exit code."""
-    print(f"\n$ kdse {shlex.join(arguments)}", flush=True)
-    code = subprocess.call([sys.executable, "-m", "kdse.cli", *arguments])
+    stop_if_failed(arguments[0], kdse(arguments))
+
+
+def stop_if_failed(command: str, code: int) -> None:
     if code != 0:
-        print(
-            f"demo: `kdse {arguments[0]}` ended with exit code {code}; run `make demo` again to go on", file=sys.stderr
-        )
+        print(f"demo: `kdse {command}` ended with exit code {code}; run `make demo` again to go on", file=sys.stderr)
         sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kdse.commands.model_argument import add_model_argument, build_model, failures_explained
 from kdse.commands.parser import Parser, positive
 from kdse.deploy.cost import count_macs, time_streaming, time_whole
-from kdse.models.base import SpeechModel
+from kdse.models.base import UNBOUNDED, SpeechModel
 from kdse.models.budget import count_parameters
 
 EPILOG = """\
@@ -60,6 +60,7 @@ def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: boo
     trainable, total = count_parameters(model, trainable_only=True), count_parameters(model)
     macs = count_macs(model, seconds)
     rate = model.sample_rate_hz
+    bounded = model.causal or 0 < model.lookahead_samples < UNBOUNDED
     result: dict[str, Any] = {
         "model": type(model).__name__,
         "init_args": {name: _plain(value) for name, value in model.init_args.items()},
@@ -74,9 +75,9 @@ def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: boo
         "macs_counted": {name: round(value) for name, value in macs.counted.items()},
         "operators_not_counted": macs.uncounted,
         "causal": model.causal,
-        "latency_ms": 1000 * model.latency_samples / rate if model.causal else None,
-        "lookahead_samples": model.lookahead_samples if model.causal else None,
-        "lookahead_ms": 1000 * model.lookahead_samples / rate if model.causal else None,
+        "latency_ms": 1000 * model.latency_samples / rate if bounded else None,
+        "lookahead_samples": model.lookahead_samples if bounded else None,
+        "lookahead_ms": 1000 * model.lookahead_samples / rate if bounded else None,
     }
     if timing:
         whole, streaming = time_whole(model, seconds, runs), time_streaming(model)
@@ -107,13 +108,13 @@ def describe(result: dict[str, Any]) -> str:
         f"  counted         {counted}",
         f"  not counted     {', '.join(result['operators_not_counted']) or 'nothing'}",
     ]
-    if result["causal"]:
+    if result["latency_ms"] is not None:
         lines += [
             f"latency           {result['latency_ms']:.1f} ms algorithmic, with hop buffering, as the model declares",
             f"lookahead         {result['lookahead_samples']} samples ({result['lookahead_ms']:.1f} ms)",
         ]
     else:
-        lines += ["latency           the whole clip: the model is not causal"]
+        lines += ["latency           unknown or the whole clip: the model is not causal"]
     if "real_time_factor" in result:
         lines += [
             f"real-time factor  {_factor(result, 'real_time_factor')} on 1 thread, median of "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+#: `lookahead_samples` and `latency_samples` of a model whose every output sample depends on the whole signal.
+UNBOUNDED = sys.maxsize
 
 
 class Estimate(NamedTuple):
@@ -64,7 +68,8 @@ class SpeechModel(nn.Module):
         sample_rate_hz: the rate it works at.
         hop_samples: input samples per step of the model.
         causal: True if no future STFT frame (or no future sample, in the time domain) is used.
-        lookahead_samples: the largest m - n such that output sample n depends on input sample m.
+        lookahead_samples: the largest m - n such that output sample n depends on input sample m; `UNBOUNDED` if that
+            is the whole signal.
         latency_samples: algorithmic latency with hop buffering (512 for CRUSE).
         width_parameters: names of the constructor arguments (an int or a list of ints each) that set the width;
             empty if the family cannot be compressed by width.

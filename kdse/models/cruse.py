@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate, SpeechModel, Tap
-from kdse.models.layers import CausalBlock, GroupedGru, State
+from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
 from kdse.models.stft import Stft
 
 DEPTH = 4
@@ -164,10 +164,10 @@ class Cruse(SpeechModel):
         }
         block: Any
         for i, block in enumerate(self.encoder):
-            state |= _named(f"encoder{i}.", block.initial_state(batch, self.mel_bands // 2**i, device))
-        state |= _named("bottleneck.", self.bottleneck.initial_state(batch, device))
+            state |= named(f"encoder{i}", block.initial_state(batch, self.mel_bands // 2**i, device))
+        state |= named("bottleneck", self.bottleneck.initial_state(batch, device))
         for i, block in enumerate(self.decoder):
-            state |= _named(f"decoder{i}.", block.initial_state(batch, self.mel_bands // 2 ** (DEPTH - i), device))
+            state |= named(f"decoder{i}", block.initial_state(batch, self.mel_bands // 2 ** (DEPTH - i), device))
         return state
 
     def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
@@ -177,26 +177,15 @@ class Cruse(SpeechModel):
         new = {"input": frame[:, hop:]}
         x, outputs = self.features(spectrum), []
         for i, block in enumerate(self.encoder):
-            x = self._advance(block, f"encoder{i}.", x, state, new)
+            x = advance(block, f"encoder{i}", x, state, new)
             outputs.append(x)
-        x = self._advance(self.bottleneck, "bottleneck.", x, state, new)
+        x = advance(self.bottleneck, "bottleneck", x, state, new)
         for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
-            x = self._advance(block, f"decoder{i}.", x + skip(outputs[-1 - i]), state, new)
+            x = advance(block, f"decoder{i}", x + skip(outputs[-1 - i]), state, new)
         enhanced = self.stft.synthesise((spectrum * self.bin_gain(x))[:, :, 0])
         enhanced = enhanced + torch.nn.functional.pad(state["output"], (0, hop))
         new["output"] = enhanced[:, hop:]
         return enhanced[:, :hop], new
-
-    @staticmethod
-    def _advance(block: Any, prefix: str, x: Tensor, state: State, new: State) -> Tensor:
-        own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-        y, after = block.step(x, own)
-        new |= _named(prefix, after)
-        return y
-
-
-def _named(prefix: str, state: State) -> State:
-    return {prefix + key: value for key, value in state.items()}
 
 
 def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str, norm: str | None) -> Tensor:

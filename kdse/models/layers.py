@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+
+
+def named(name: str, state: State) -> State:
+    """The state of a part, ready to join that of the whole: ``{"sums": ...}`` becomes ``{"encoder0.sums": ...}``."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def advance(part: Any, name: str, x: Tensor, state: State, new: State) -> Tensor:
+    """Steps a part with its share of ``state``; its new state joins ``new`` under ``name``, its output is returned."""
+    own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    y, after = part.step(x, own)
+    new |= named(name, after)
+    return y
 
 
 class CumulativeLayerNorm(nn.Module):

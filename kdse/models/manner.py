@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.manner_layers import VIEWS, DecoderBlock, EncoderBlock, Gate, MultiViewBlock
 
 LEVEL_FLOOR = 1e-3
@@ -21,8 +21,8 @@ class Manner(SpeechModel):
     Each block holds a residual conformer and (in all blocks, or only the deepest two) a multi-view attention: a third
     of the channels is attended by channel, a third across chunks of the whole clip, a third inside chunks. The input
     is divided by its standard deviation, the output multiplied by it. Not causal, and it does not stream: every
-    output sample depends on the whole clip, so look-ahead and latency are those of the recording (the attributes
-    stay at 0). Attention across chunks makes the cost of a clip grow with the square of its length.
+    output sample depends on the whole clip, so look-ahead and latency are `UNBOUNDED`. Attention across chunks makes
+    the cost of a clip grow with the square of its length.
 
     Trainable parameters: 24,068,671 (base: the defaults), 21,253,921 (small: ``attention="deepest"``), 95,498,941
     (large: ``hidden=120``); 1,389,631 for small with ``hidden=15``. Architecture after the authors' code (MIT), which
@@ -45,6 +45,8 @@ class Manner(SpeechModel):
         sample_rate_hz: 16000 in the paper.
     """
 
+    lookahead_samples = UNBOUNDED
+    latency_samples = UNBOUNDED
     width_parameters = ("hidden",)
 
     def __init__(

@@ -1,0 +1,118 @@
+"""Flow of the solution procedure (FSP): how the channels of one layer go together with those of a later one.
+
+Yim et al., "A gift from knowledge distillation", CVPR 2017, equations 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdse.objectives.base import Exchange
+from kdse.objectives.layerwise import Layerwise, project
+from kdse.objectives.shapes import exact, resample
+
+
+class FlowOfSolution(Layerwise):
+    """Squared difference of the FSP matrices of teacher and student.
+
+    The matrix of an item between two layers of one network, with features ``F1 [C1, T, F]`` and ``F2 [C2, T, F]``:
+    ``G[m, n] = 1 / (T F) sum_tf F1[m, t, f] F2[n, t, f]``. The loss is ``|| G_T - G_S ||_F^2``, averaged over items
+    and summed over flows (``reduction="sum"``, the paper's equation with all its lambda = 1). T and F are averaged
+    away, so the two networks may differ in them (other hops); the channel counts must agree, by width or by a head.
+
+    Which layers: the paper's two are the ends of a stage of equal spatial size. Ours come from the order of `pairs`,
+    see `between`. Silence: finite value and gradient. Under DDP each item stands for itself, so nothing is gathered.
+
+    Args:
+        between: "equal" takes the flow from each tap to the next one that has its frames and frequencies in both
+            networks (in a U-Net also from an encoder block to the decoder block across); "consecutive" takes it from
+            each tap to the next and averages the longer axes down to the shorter (the paper max-pools; our choice).
+        project: where channel counts differ, a trained 1x1 convolution brings the student's to the teacher's before
+            the matrices are formed (our choice: the paper keeps them equal). With false such taps are an error.
+        reduction: "mean" averages over matrix entries and flows (our choice); "sum" is the paper's equation.
+        weight: factor on the value.
+        pairs: taps to compare; see `Objective`. At least two.
+    """
+
+    def __init__(
+        self,
+        between: str = "equal",
+        project: bool = True,
+        reduction: str = "mean",
+        weight: float = 1.0,
+        pairs: str | list[list[str]] = "all",
+    ) -> None:
+        super().__init__(reduction, weight, pairs)
+        if between not in ("equal", "consecutive"):
+            raise ValueError(f'between={between!r}: use "equal" or "consecutive"')
+        self.between, self.project = between, project
+        self.agree = "b"
+
+    def build_heads(
+        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
+    ) -> nn.ModuleDict:
+        teacher = [teacher_shapes[t] for t, _ in self.bound_pairs]
+        student = [student_shapes[s] for _, s in self.bound_pairs]
+        heads = nn.ModuleDict()
+        for index in sorted({i for flow in self.flows(teacher, student) for i in flow}):
+            wide, narrow = teacher[index][1], student[index][1]
+            if wide != narrow and self.project:
+                heads[str(index)] = nn.Conv2d(narrow, wide, kernel_size=1)
+            else:
+                self._require_channels(index, teacher, student)
+        return heads
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        teacher, student = self.activations(exchange)
+        return self.compare(teacher, project(exchange.heads, student))
+
+    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+        self.check(teacher, student)
+        shapes = [x.shape for x in teacher], [x.shape for x in student]
+        terms = []
+        with torch.autocast(teacher[0].device.type, enabled=False):
+            for i, j in self.flows(*shapes):
+                for index in (i, j):
+                    self._require_channels(index, *shapes)
+                gap = (_flow(teacher[i], teacher[j]) - _flow(student[i], student[j])).square()
+                terms.append(gap.mean() if self.reduction == "mean" else gap.sum() / gap.shape[0])
+        return self.reduce(terms)
+
+    def flows(self, teacher: Sequence[torch.Size], student: Sequence[torch.Size]) -> list[tuple[int, int]]:
+        """Numbers of the pairs of taps that a flow leads from and to.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        count = len(teacher)
+        if self.between == "consecutive":
+            found = [(i, i + 1) for i in range(count - 1)]
+        else:
+            sizes = [(*a[2:], *b[2:]) for a, b in zip(teacher, student, strict=True)]
+            later = [(i, [j for j in range(i + 1, count) if sizes[j] == sizes[i]]) for i in range(count)]
+            found = [(i, j[0]) for i, j in later if j]
+        if not found:
+            raise ValueError(
+                f"objectives.{self.name}.pairs: a flow leads from one tap to a later one, and no two of the {count} "
+                'pairs have equal frames and frequencies; add pairs or set between: "consecutive"'
+            )
+        return found
+
+    def _require_channels(self, index: int, teacher: Sequence[torch.Size], student: Sequence[torch.Size]) -> None:
+        if teacher[index][1] != student[index][1]:
+            names = self.pair_names(index, len(teacher))
+            raise ValueError(
+                f"objectives.{self.name}: teacher tap {names[0]!r} {[*teacher[index]]} and student tap {names[1]!r} "
+                f"{[*student[index]]} differ in channels ([B, C, T, F]); set --objectives.{self.name}.project=true to "
+                "train a 1x1 convolution on the student, or pair taps of equal width"
+            )
+
+
+def _flow(first: Tensor, second: Tensor) -> Tensor:
+    """``[B, C1, T1, F1]`` and ``[B, C2, T2, F2]`` of one network to ``[B, C1, C2]``."""
+    frames, frequencies = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+    a, b = (resample(exact(x), frames, frequencies).flatten(2) for x in (first, second))
+    return a @ b.transpose(1, 2) / (frames * frequencies)
