@@ -14,6 +14,7 @@ TOOLS = {
     "taps": ("kdse.commands.taps", "list the distillation points of a model: path, layout, shape"),
     "profile": ("kdse.commands.profile", "parameters, MACs, latency and real-time factor of a model"),
     "evaluate": ("kdse.commands.evaluate", "score checkpoints and the noisy input on held-out data"),
+    "compare": ("kdse.commands.compare", "train several configs on one base and score them in one table"),
     "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders"),
     "corpus": ("kdse.commands.corpus", "build the embedded corpus of synthetic speech, noises and rooms"),
 }

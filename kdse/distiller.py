@@ -181,12 +181,12 @@ class Distiller(Enhancer):
         supervised = weights[SUPERVISED] > 0
         if not active and not supervised:
             raise ValueError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
-        exchange = self._exchange(batch, active)
+        exchange = self.exchange(batch, active)
         raw: dict[str, Tensor] = {}
         if supervised:
             raw[SUPERVISED] = self.supervised_loss(exchange.student, batch)
         for objective in active:
-            exchange.heads = self._heads_of(objective)
+            exchange.heads = self.heads_of(objective)
             raw[objective.name] = objective.loss(exchange)
             weights[objective.name] *= objective.weight
         self._active = tuple(raw)
@@ -208,12 +208,13 @@ class Distiller(Enhancer):
             total = total + weights[name] * value
         return total
 
-    def _heads_of(self, objective: Objective) -> nn.ModuleDict:
+    def heads_of(self, objective: Objective) -> nn.ModuleDict:
+        """The trainable modules that a bound objective asked for; an empty ModuleDict if none."""
         heads = self.heads[objective.name] if objective.name in self.heads else nn.ModuleDict()
         assert isinstance(heads, nn.ModuleDict)
         return heads
 
-    def _exchange(self, batch: dict[str, Any], active: list[Objective]) -> Exchange:
+    def exchange(self, batch: dict[str, Any], active: list[Objective]) -> Exchange:
         """Runs both networks, recording no more than the active objectives compare."""
         noisy = batch["noisy"]
         taught = batch.get("taught")

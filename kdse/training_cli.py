@@ -16,6 +16,7 @@ from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.report.examples import LogExamples
 from kdse.report.predictions import WritePredictions
+from kdse.report.timing import StepTimes
 from kdse.schedule import Schedule
 
 
@@ -141,6 +142,7 @@ class KdseCLI(LightningCLI):
             every = self._get(self.config_init, "example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
+            callbacks.append(StepTimes(run_dir))
             callbacks += self._checkpointing(run_dir)
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(run_dir / "predictions"))

@@ -170,7 +170,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoints", nargs="*", metavar="[LABEL=]CHECKPOINT", help="checkpoint file or run folder")
     add("--enhanced", action="append", default=[], metavar="LABEL=DIR", help="folder of enhanced files; with --paired")
-    add("--trust-code", action="store_true", help="let checkpoints name classes that kdse does not ship")
+    add_item_options(parser)
+    add_scoring_options(parser)
+    add("--out", required=True, metavar="DIR", help="folder for the results")
+    add("--json", action="store_true", help="print summary.json instead of a table")
+    return parser
+
+
+def add_item_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which items are scored."""
     source = parser.add_argument_group("test items (one of the first four)")
     one = source.add_mutually_exclusive_group()
     one.add_argument("--paired", nargs=2, metavar=("NOISY", "CLEAN"), type=Path, help="two folders of matching files")
@@ -187,8 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--snr-definition", default="rms", help="rms, active or lufs (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the mixtures (default: %(default)s)")
     add("--sample-rate-hz", type=int, default=16000, help="other files are resampled to it (default: %(default)s)")
-    scoring = parser.add_argument_group("scoring and output")
-    add = scoring.add_argument
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how systems are run and scored."""
+    add = parser.add_argument_group("scoring").add_argument
     names = list(METRICS)
     default = ["si_sdr", "sdr", "pesq_wb", "stoi", "estoi"]
     add("--metrics", nargs="+", choices=names, default=default, metavar="NAME", help=f"of {', '.join(names)}")
@@ -198,9 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
     add("--save-audio", type=int, default=0, metavar="N", help="write the first N items as wav, of every system")
-    add("--out", required=True, metavar="DIR", help="folder for the results")
-    add("--json", action="store_true", help="print summary.json instead of a table")
-    return parser
+    add("--trust-code", action="store_true", help="let checkpoints name classes that kdse does not ship")
 
 
 def _held_out(arguments: argparse.Namespace) -> HeldOut:

@@ -1,4 +1,4 @@
-"""Data modules: mixtures from folders, paired folders, and the embedded corpus.
+"""Data modules: mixtures from folders, paired folders, noisy recordings alone, and the embedded corpus.
 
 Loaded when first used: the processes that generate the embedded corpus need no torch.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 _LAZY = {
     "Mixtures": "kdse.data.mixtures",
+    "NoisyFolder": "kdse.data.noisy",
     "PairedFolders": "kdse.data.paired",
     "SyntheticCorpus": "kdse.data.synthetic",
 }
-__all__ = ["Mixtures", "PairedFolders", "SyntheticCorpus"]
+__all__ = ["Mixtures", "NoisyFolder", "PairedFolders", "SyntheticCorpus"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdse.data.audio import AudioError, read
 from kdse.data.corpora import Corpus, corpus_root, scan
+from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.seeding import derive_seed, run_seed
@@ -35,6 +36,9 @@ class MixtureSet(Dataset[dict[str, Any]]):
         minimum_active_dbfs: speech crops below this level are drawn again.
         sample_rate_hz: of the items.
         cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
+        items: length of the set.
+        labelled: places of the speech files that count as labelled. Noisy audio is the same whichever they are; an item
+            of any other file has zeros for clean speech and NaN for its SNR. None means all, and items say nothing.
     """
 
     def __init__(
@@ -53,12 +57,13 @@ class MixtureSet(Dataset[dict[str, Any]]):
         sample_rate_hz: int,
         cycle_snr: bool = False,
         items: int = 0,
+        labelled: frozenset[int] | None = None,
     ) -> None:
         self.speech, self.noise, self.rooms = speech, noise, rooms
         self.seed, self.samples, self.snr_db, self.snr_definition = seed, samples, list(snr_db), snr_definition
         self.level_dbfs, self.reverb_share, self.early_ms = level_dbfs, reverb_share, early_ms
         self.minimum_active_dbfs, self.sample_rate_hz, self.cycle_snr = minimum_active_dbfs, sample_rate_hz, cycle_snr
-        self.items = items
+        self.items, self.labelled = items, labelled
 
     def __len__(self) -> int:
         return self.items
@@ -67,14 +72,14 @@ class MixtureSet(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "item", epoch, index)))
         snr_db = self._draw_snr(rng, index)
-        speech = self._draw_speech(rng)
-        noise = self._crop(self.noise, rng)
+        speech, files = self._draw_speech(rng)
+        noise, _ = self._crop(self.noise, rng)
         clean: Tensor | None = None
         if self.rooms is not None and rng.random() < self.reverb_share:
             speech, clean = self._reverberate(speech, rng)
         level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
         mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
-        return {
+        item: dict[str, Any] = {
             "noisy": mixture.noisy,
             "clean": mixture.clean,
             "snr_db": torch.tensor(mixture.snr_db, dtype=torch.float32),
@@ -82,6 +87,13 @@ class MixtureSet(Dataset[dict[str, Any]]):
             "name": f"{epoch}-{index:06d}",
             "index": torch.tensor(index),
         }
+        if self.labelled is not None:
+            known = self.labelled.issuperset(files)
+            item["labelled"] = torch.tensor(known)
+            if not known:  # of a recording nobody knows the clean part, nor the SNR
+                item["clean"] = torch.zeros_like(mixture.clean)
+                item["snr_db"] = torch.full_like(item["snr_db"], torch.nan)
+        return item
 
     def _draw_snr(self, rng: np.random.Generator, index: int) -> float:
         if self.cycle_snr:
@@ -90,22 +102,24 @@ class MixtureSet(Dataset[dict[str, Any]]):
             return float(rng.uniform(self.snr_db[0], self.snr_db[1]))
         return float(rng.choice(self.snr_db))
 
-    def _draw_speech(self, rng: np.random.Generator) -> Tensor:
-        best: Tensor | None = None
+    def _draw_speech(self, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
+        """A crop that is loud enough, or the loudest of a few, and the files it is from."""
+        best: tuple[Tensor, list[int]] | None = None
         best_level = float("-inf")
         for _ in range(REDRAWS):
-            crop = self._crop(self.speech, rng)
+            crop, files = self._crop(self.speech, rng)
             level = active_db(crop, self.sample_rate_hz)
             if level >= self.minimum_active_dbfs:
-                return crop
+                return crop, files
             if best is None or level > best_level:
-                best, best_level = crop, level
+                best, best_level = (crop, files), level
         assert best is not None
         return best
 
-    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> Tensor:
-        """A random segment; files that are too short are followed by other files until it is full."""
+    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
+        """A random segment and the files it is from; those too short are followed by others until it is full."""
         parts: list[Tensor] = []
+        files: list[int] = []
         missing = self.samples
         while missing > 0:
             index = int(rng.integers(len(corpus)))
@@ -115,8 +129,9 @@ class MixtureSet(Dataset[dict[str, Any]]):
             if part.numel() == 0:
                 raise AudioError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
             parts.append(part)
+            files.append(index)
             missing -= part.numel()
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else torch.cat(parts), files
 
     def _reverberate(self, dry: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""
@@ -156,6 +171,10 @@ class Mixtures(ResumableData):
         num_workers: data processes.
         sample_rate_hz: of everything; other files are resampled.
         seed: of the mixtures; None means the run's seed_everything.
+        labelled_share: share of the training speech files whose clean speech is used. Below 1, training batches say
+            which items are "labelled" (all their speech is from such files), and the clean speech of the others is
+            zeros. A smaller share's files are among a larger's; validation and test stay labelled.
+        labelled_seed: which files those are. Not the run's seed, so that a teacher and students of any seed agree.
     """
 
     def __init__(
@@ -177,8 +196,11 @@ class Mixtures(ResumableData):
         num_workers: int = 0,
         sample_rate_hz: int = 16000,
         seed: int | None = None,
+        labelled_share: float = 1.0,
+        labelled_seed: int = 0,
     ) -> None:
         super().__init__()
+        check_share(labelled_share)
         if snr_definition not in SNR_DEFINITIONS:
             raise ValueError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
         if not snr_db or (len(snr_db) == 2 and snr_db[0] > snr_db[1]):
@@ -209,11 +231,15 @@ class Mixtures(ResumableData):
         self.validation_items, self.test_snr_db, self.test_items = validation_items, list(test_snr_db), test_items
         self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
         self.seed = run_seed() if seed is None else seed
+        self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
 
     def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
         """The set of mixtures of one split."""
         speech, noise, rooms = self._split(split)
+        labelled: frozenset[int] | None = None
+        if split == "train" and self.labelled_share < 1:
+            labelled = labelled_places(speech.paths, self.labelled_share, self.labelled_seed)
         return MixtureSet(
             speech=speech,
             noise=noise,
@@ -229,6 +255,7 @@ class Mixtures(ResumableData):
             sample_rate_hz=self.sample_rate_hz,
             cycle_snr=cycle_snr,
             items=items,
+            labelled=labelled,
         )
 
     def _split(self, split: str) -> tuple[Corpus, Corpus, Corpus | None]:

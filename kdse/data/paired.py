@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdse.data.audio import read
+from kdse.data.crops import crop_at, fill
+from kdse.data.labelled import check_share, labelled_places
 from kdse.data.pairs import Pair, find_pairs, speaker
 from kdse.data.position import Key, ResumableData, check_positive
+from kdse.data.taught import Recording, find_taught, read_taught
 from kdse.seeding import derive_seed, run_seed
 
 VOICEBANK_TRAIN = ("noisy_trainset_28spk_wav", "clean_trainset_28spk_wav")
@@ -22,10 +23,10 @@ VOICEBANK_VALID_SPEAKERS = ("p226", "p287")
 
 
 class PairSet(Dataset[dict[str, Any]]):
-    """Whole files: item i is the i-th pair at ``sample_rate_hz``."""
+    """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
 
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int) -> None:
-        self.pairs, self.sample_rate_hz = pairs, sample_rate_hz
+    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: list[str] | None = None) -> None:
+        self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -34,41 +35,64 @@ class PairSet(Dataset[dict[str, Any]]):
         pair = self.pairs[index]
         noisy = read(pair.noisy, self.sample_rate_hz)[: pair.samples]
         clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
-        return _item(pair, noisy, clean, pair.name, index)
+        item = _item(pair, noisy, clean, pair.name, index)
+        if self.taught is not None:
+            item["taught"] = read_taught(self.taught[index], self.sample_rate_hz, 0, noisy.numel())
+        return item
 
 
 class CropSet(Dataset[dict[str, Any]]):
-    """Training crops: item (epoch, index) is a pure function of pairs, seed, epoch and index.
+    """Training crops: item (epoch, index) is a pure function of pairs, seed, epoch and index (see `crop_at`).
 
-    Every epoch goes through all pairs in a new order, then through them again in another if it is longer than that.
     A pair shorter than the crop is repeated from its start, noisy and clean alike, so that no item holds padding.
+
+    Args:
+        pairs: what to crop.
+        sample_rate_hz: of the items.
+        samples: of an item.
+        seed: of order and crops.
+        labelled: places of the pairs whose clean file is used; the others' clean speech is zeros, and every item says
+            which it is. None means all, and items say nothing.
+        taught: the teacher's file for each pair; None for none.
     """
 
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        pairs: list[Pair],
+        sample_rate_hz: int,
+        samples: int,
+        seed: int,
+        labelled: frozenset[int] | None = None,
+        taught: list[str] | None = None,
+    ) -> None:
         self.pairs, self.sample_rate_hz, self.samples, self.seed = pairs, sample_rate_hz, samples, seed
+        self.labelled, self.taught = labelled, taught
+        self.lengths = [pair.samples for pair in pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
-        lap, place = divmod(index, len(self.pairs))
-        pair = self.pairs[_order(len(self.pairs), derive_seed(self.seed, "order", epoch, lap))[place]]
-        rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "crop", epoch, index)))
-        start = int(rng.integers(pair.samples - self.samples + 1)) if pair.samples > self.samples else 0
-        stop = start + min(self.samples, pair.samples)
-        noisy = self._fill(read(pair.noisy, self.sample_rate_hz, start, stop))
-        clean = self._fill(read(pair.clean, self.sample_rate_hz, start, stop))
-        return _item(pair, noisy, clean, f"{epoch}-{index:06d}-{pair.name}", index)
-
-    def _fill(self, wave: Tensor) -> Tensor:
-        return wave if wave.numel() == self.samples else wave.repeat(-(-self.samples // wave.numel()))[: self.samples]
+        place, start, stop = crop_at(key, self.lengths, self.samples, self.seed)
+        pair = self.pairs[place]
+        labelled = self.labelled is None or place in self.labelled
+        noisy = fill(read(pair.noisy, self.sample_rate_hz, start, stop), self.samples)
+        clean = torch.zeros_like(noisy)
+        if labelled:
+            clean = fill(read(pair.clean, self.sample_rate_hz, start, stop), self.samples)
+        item = _item(pair, noisy, clean, f"{epoch}-{index:06d}-{pair.name}", index)
+        if self.labelled is not None:
+            item["labelled"] = torch.tensor(labelled)
+        if self.taught is not None:
+            item["taught"] = fill(read_taught(self.taught[place], self.sample_rate_hz, start, stop), self.samples)
+        return item
 
 
 def pad_batch(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch of items of any lengths, zeros after the end of the shorter; "samples" holds the valid lengths."""
     batch: dict[str, Any] = {"name": [item["name"] for item in items]}
-    for key in ("noisy", "clean"):
+    for key in ("noisy", "clean", *(["taught"] if "taught" in items[0] else [])):
         batch[key] = torch.nn.utils.rnn.pad_sequence([item[key] for item in items], batch_first=True)
     for key in ("snr_db", "samples", "index"):
         batch[key] = torch.stack([item[key] for item in items])
@@ -98,6 +122,12 @@ class PairedFolders(ResumableData):
         num_workers: data processes.
         sample_rate_hz: of everything; other files (VoiceBank-DEMAND has 48 kHz) are resampled.
         seed: of order and crops; None means the run's seed_everything.
+        labelled_share: share of the training pairs whose clean file is used. Below 1, training batches say which items
+            are "labelled", and the clean speech of the others is zeros. A smaller share's pairs are among a larger's.
+        labelled_seed: which pairs those are. Not the run's seed, so that a teacher and students of any seed agree.
+        teacher_folder: files that any system made of the noisy training files, of the same relative names and starting
+            at the same sample. Training batches then carry them as "taught", and so do validation batches if the
+            folder holds the held-out files too. Up to 0.1 s more or less at the end is cut or filled with zeros.
     """
 
     def __init__(
@@ -115,6 +145,9 @@ class PairedFolders(ResumableData):
         num_workers: int = 0,
         sample_rate_hz: int = 16000,
         seed: int | None = None,
+        labelled_share: float = 1.0,
+        labelled_seed: int = 0,
+        teacher_folder: str | None = None,
     ) -> None:
         super().__init__()
         for one, other, a, b in (
@@ -130,6 +163,7 @@ class PairedFolders(ResumableData):
         check_positive(or_zero=True, num_workers=num_workers)
         if not 0 < valid_share < 1:
             raise ValueError(f"--data.valid_share {valid_share}: must lie between 0 and 1")
+        check_share(labelled_share)
         self.root = None if root is None else Path(root)
         self.test_folders = None if noisy is None or clean is None else (Path(noisy), Path(clean))
         self.train_folders = (
@@ -139,6 +173,7 @@ class PairedFolders(ResumableData):
         self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
         self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
         self.seed = run_seed() if seed is None else seed
+        self.labelled_share, self.labelled_seed, self.teacher_folder = labelled_share, labelled_seed, teacher_folder
         self._found: dict[str, list[Pair]] = {}
 
     def pairs(self, split: str) -> list[Pair]:
@@ -159,12 +194,19 @@ class PairedFolders(ResumableData):
         _, world = self.rank_and_world()
         steps = self.steps_per_epoch or max(1, len(pairs) // (self.batch_size * world))
         samples = round(self.segment_seconds * self.sample_rate_hz)
-        crops = CropSet(pairs, self.sample_rate_hz, samples, derive_seed(self.seed, "pairs"))
+        labelled: frozenset[int] | None = None
+        if self.labelled_share < 1:
+            labelled = labelled_places([pair.name for pair in pairs], self.labelled_share, self.labelled_seed)
+        taught = self._taught(pairs, required=True)
+        crops = CropSet(pairs, self.sample_rate_hz, samples, derive_seed(self.seed, "pairs"), labelled, taught)
         return self.loader(crops, batch_sampler=self.batches(steps, self.batch_size))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out training pairs; the test pairs if no training folders were given."""
-        return self._whole(self.pairs("test" if self._training_folders() is None else "valid"))
+        if self._training_folders() is None:
+            return self._whole(self.pairs("test"))
+        pairs = self.pairs("valid")
+        return self._whole(pairs, self._taught(pairs, required=False))
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self._whole(self.pairs("test"))
@@ -172,8 +214,15 @@ class PairedFolders(ResumableData):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()
 
-    def _whole(self, pairs: list[Pair]) -> DataLoader[Any]:
-        return self.loader(PairSet(pairs, self.sample_rate_hz), batch_size=self.batch_size, collate_fn=pad_batch)
+    def _whole(self, pairs: list[Pair], taught: list[str] | None = None) -> DataLoader[Any]:
+        items = PairSet(pairs, self.sample_rate_hz, taught)
+        return self.loader(items, batch_size=self.batch_size, collate_fn=pad_batch)
+
+    def _taught(self, pairs: list[Pair], required: bool) -> list[str] | None:
+        if self.teacher_folder is None:
+            return None
+        recordings = [Recording(pair.name, pair.samples) for pair in pairs]
+        return find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)
 
     def _find_test(self) -> list[Pair]:
         if self.test_folders is not None:
@@ -225,11 +274,6 @@ class PairedFolders(ResumableData):
         if not train:
             raise ValueError(f"{folders[0]}: holding out validation pairs leaves nothing to train on")
         return train, [p for p in pairs if p.name in valid]
-
-
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int) -> list[int]:
-    return np.random.Generator(np.random.Philox(seed)).permutation(count).tolist()
 
 
 def _item(pair: Pair, noisy: Tensor, clean: Tensor, name: str, index: int) -> dict[str, Any]:

@@ -1,0 +1,220 @@
+"""`kdse compare`: train several configs over one base, one after another, and put them in one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from kdse.commands.evaluate import add_item_options, add_scoring_options
+from kdse.commands.parser import Parser
+from kdse.commands.runs import Run, kdse, train
+from kdse.files import write_text
+from kdse.metrics.table import NOISY, to_csv
+from kdse.report.comparison import add_costs, add_scores, describe_run, noisy_row, to_markdown
+
+SCORES = "scores"
+SOURCES = ("paired", "corpus", "synthetic", "data_config")
+METRICS = ["si_sdr", "pesq_wb", "estoi"]
+OURS = ("--config", "--run_dir", "--ckpt_path", "--print_config")
+
+DESCRIPTION = """\
+Trains every DELTA over the base config, one after another, and scores all of them and the noisy input on the same
+held-out items. Each is an ordinary command, shown before it runs:
+
+  kdse fit --config BASE --config DELTA --run_dir OUT/NAME [fit flags]
+
+and each flag written as --name=VALUE that is none of those below goes to all of them. NAME is the file's name without
+.yaml, or what DELTA says (NAME=FILE).
+
+Run it again after an interruption: finished runs are kept, the others go on from their last checkpoint. A run that
+fails is marked in the table, the others go on, and the exit code is 1. Runs of other configs or flags in OUT are
+refused, not replaced.
+"""
+EPILOG = """\
+The test items are the test set of the reference run's data, unless one of --paired, --corpus, --synthetic and
+--data-config is given. Scores are means over all of them: SI-SDR and SDR as improvement over the noisy input, the
+others as they are; OUT/scores has everything that `kdse evaluate` writes.
+
+Cost per step is relative to the reference run: the mean time of an optimizer step with waiting for data, without
+validation, checkpoints and the first steps of each start, from the runs' timing.csv. It is fair only if all runs had
+the same machine to themselves: leave it idle, and do not compare runs that --only trained elsewhere. Training
+seconds are the wall time from start to end, validation and repeated work included.
+
+Writes to OUT: a run folder for each NAME, scores/, and comparison.md, comparison.csv and comparison.json.
+
+examples:
+  kdse compare --base base.yaml supervised.yaml two_step.yaml --out runs/mine --trainer.max_steps=1000
+  kdse compare --base base.yaml supervised.yaml two_step.yaml --out runs/mine --only two_step --dry-run
+  kdse compare --base base.yaml a.yaml b.yaml --out runs/mine --paired NOISY CLEAN --metrics si_sdr pesq_wb
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code: 1 if a run or the scoring failed.
+
+    Raises:
+        ValueError: for a user's mistake.
+    """
+    arguments, flags = _parser().parse_known_intermixed_args(argv)
+    _check_flags(flags)
+    out: Path = arguments.out
+    runs = {name: _run(name, arguments.base, file, out, flags) for name, file in _deltas(arguments.deltas).items()}
+    reference = arguments.reference or next(iter(runs))
+    chosen = arguments.only or list(runs)
+    for flag, names in (("--reference", [reference]), ("--only", chosen)):
+        unknown = [name for name in names if name not in runs]
+        if unknown:
+            raise ValueError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
+    for name in chosen:  # before hours of training, not in the middle
+        if runs[name].state == "other":
+            raise ValueError(
+                f"{runs[name].folder}: holds a run of other settings; delete it, or give another --out, or what it "
+                "was made with"
+            )
+    if arguments.dry_run:
+        return _show(runs, chosen, reference, arguments)
+
+    for name in chosen:
+        train(runs[name], quiet=arguments.json)
+    rows = [describe_run(run.name, run.folder, _shown(run.state)) for run in runs.values()]
+    finished = [name for name, run in runs.items() if run.state == "finished"]
+    report: dict[str, Any] | None = None
+    problem = ""
+    if finished:
+        code = kdse(_evaluation(runs, finished, reference, arguments), quiet=arguments.json)
+        problem = f"kdse evaluate ended with exit code {code}" if code else ""
+        summary = out / SCORES / "summary.json"
+        if not code:
+            report = json.loads(summary.read_text(encoding="utf-8"))
+    _report(rows, report, reference, arguments, problem)
+    failed = any(runs[name].state == "failed" for name in chosen)
+    return 1 if failed or problem else 0
+
+
+def _report(
+    rows: list[dict[str, Any]],
+    report: dict[str, Any] | None,
+    reference: str,
+    arguments: argparse.Namespace,
+    problem: str,
+) -> None:
+    out: Path = arguments.out
+    add_costs(rows, reference)
+    rows = [noisy_row(), *rows]
+    add_scores(rows, report, arguments.metrics)
+    content = {
+        "reference": reference,
+        "runs": rows,
+        "held_out": None if report is None else report["settings"],
+        "versions": None if report is None else report["versions"],
+        "problem": problem or None,
+    }
+    text = to_markdown(rows, arguments.metrics, reference)
+    write_text(out / "comparison.md", text)
+    write_text(out / "comparison.csv", to_csv(rows))
+    write_text(out / "comparison.json", json.dumps(content, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(content))
+        return
+    print(f"\n{text}\nwritten to {out}: comparison.md, comparison.csv, comparison.json")
+    if problem:
+        print(f"no scores: {problem}")
+
+
+def _show(runs: dict[str, Run], chosen: list[str], reference: str, arguments: argparse.Namespace) -> int:
+    for name in chosen:
+        line = shlex.join(["kdse", *runs[name].command()])
+        print(f"# {name}: finished" if runs[name].state == "finished" else line)
+    scored = [name for name, run in runs.items() if name in chosen or run.state == "finished"]
+    print(shlex.join(["kdse", *_evaluation(runs, scored, reference, arguments)]))
+    return 0
+
+
+def _evaluation(runs: dict[str, Run], names: list[str], reference: str, arguments: argparse.Namespace) -> list[str]:
+    """Arguments of `kdse` that score the named runs."""
+    flags = _given(arguments)
+    if not any(getattr(arguments, source) for source in SOURCES):
+        data = runs[reference if reference in names else names[0]].folder
+        flags = ["--data-config", str(data / "config.yaml"), *flags]
+    systems = [f"{name}={runs[name].checkpoint}" for name in names]
+    return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES)]
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """The options of `kdse evaluate` that differ from its defaults, as flags."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_item_options(parser)
+    add_scoring_options(parser)
+    flags: list[str] = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(arguments, name)
+        if value == default:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name.replace('_', '-')}", *([] if value is True else map(str, values))]
+    return flags
+
+
+def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:
+    settings = {"base": _yaml(base, "--base"), "delta": _yaml(delta, "DELTA"), "flags": flags}
+    fit = ["--config", str(base), "--config", str(delta), *flags]
+    return Run(name, out / name, fit, json.loads(json.dumps(settings, default=str)))
+
+
+def _yaml(path: Path, flag: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{flag} {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{flag} {path}: is no config (a YAML file with keys such as model and data)")
+    return content
+
+
+def _deltas(texts: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = Path(text).stem, text
+        if name in ("", NOISY, SCORES) or "/" in name or "=" in name:
+            raise ValueError(f"DELTA {text}: a run cannot be called {name!r}; write NAME={path} with another name")
+        if name in found:
+            raise ValueError(f"DELTA {text}: two runs are called {name!r}; write NAME={path} with another name")
+        found[name] = Path(path)
+    return found
+
+
+def _check_flags(flags: list[str]) -> None:
+    for flag in flags:
+        name, equals, _ = flag.partition("=")
+        if name in OURS:
+            raise ValueError(f"{name}: kdse compare sets it for every run; leave it out")
+        if not name.startswith("--") or not equals:
+            raise ValueError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
+
+
+def _shown(state: str) -> str:
+    return {"new": "not run", "started": "unfinished", "other": "other settings"}.get(state, state)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="kdse compare", description=DESCRIPTION, epilog=EPILOG)
+    parser.allow_abbrev = False  # a fit flag must not pass for one of ours
+    add = parser.add_argument
+    add("deltas", nargs="+", metavar="[NAME=]DELTA", help="config with what one run adds to the base")
+    add("--base", type=Path, required=True, metavar="BASE", help="config that all runs share")
+    add("--out", type=Path, required=True, metavar="OUT", help="folder for the runs and the table")
+    add("--reference", metavar="NAME", help="run whose step costs 1: the supervised one (default: the first delta)")
+    add("--only", nargs="+", metavar="NAME", help="train these runs only; the table shows all")
+    add("--dry-run", action="store_true", help="print the commands and stop")
+    add("--json", action="store_true", help="print comparison.json instead of the table")
+    add_item_options(parser)
+    add_scoring_options(parser)
+    parser.set_defaults(metrics=METRICS)
+    return parser

@@ -1,0 +1,31 @@
+"""Which recordings count as labelled where clean speech is to be scarce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdse.seeding import derive_seed
+
+
+def labelled_places(names: Sequence[str], share: float, seed: int) -> frozenset[int]:
+    """Places in ``names`` of the recordings whose clean speech training may see.
+
+    The first round(share x count) by rank of a hash of (seed, name), at least one unless share is 0: the same files
+    on every machine and process, and those of a share are among those of every larger one.
+
+    Args:
+        names: relative paths, unique.
+        share: from 0 to 1.
+        seed: another one chooses other files.
+    """
+    count = round(share * len(names))
+    if share > 0:
+        count = max(1, count)
+    ranked = sorted(range(len(names)), key=lambda place: (derive_seed(seed, "labelled", names[place]), names[place]))
+    return frozenset(ranked[:count])
+
+
+def check_share(share: float) -> None:
+    """Raises a ValueError for a labelled share that is none."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"--data.labelled_share {share}: must lie between 0 and 1")

@@ -1,0 +1,246 @@
+"""`Aligned`: a teacher of another rate, delay, level or length, brought to the student's."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdse.models.alignment import Alignment, item_gains, measure_alignment
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.foreign import digest_tensor, fit_length
+from kdse.models.probe_speech import speech_like, with_noise
+from kdse.models.recorded import Recorded
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 4.0
+#: Our choices. Below this correlation a measured delay means nothing; a measured gain this near to 1 is left alone
+#: (no probe is better than that); an item's own gain stays within this factor of the measured one.
+MINIMUM_CORRELATION = 0.3
+GAIN_TOLERANCE_DB = 0.5
+GAIN_RANGE = 4.0
+#: Zero crossings of torchaudio's windowed sinc to either side. Its default of 6 dulls the upper half octave.
+FILTER_WIDTH = 32
+
+
+class Aligned(SpeechModel):
+    """Wraps a teacher whose sample rate, delay, level or length is not the student's; measured, not assumed.
+
+    On its first use the teacher enhances a probe of 4 s: a fixed speech-like signal at 20 dB SNR, or the clean
+    recording ``probe`` with the same noise. Delay and gain are read off the answer against the clean signal, logged,
+    and taken out of everything the teacher says afterwards. The probe, and not the training data, so that the values
+    are a function of the teacher alone: every process of a run, and a run that is resumed, finds the same (to float
+    precision; they are therefore kept out of the state_dict, which a resumed run compares bit by bit, and a digest of
+    the settings stands for them). The price: the built-in probe is not speech. A teacher that suppresses it gives a low
+    correlation, which is an error that asks for a recording.
+
+    Delays are whole samples at the teacher's rate. The inner model's taps pass through; their time axis is the
+    teacher's own (its rate, its delay). A corrected estimate keeps its spectrum and mask only where they still
+    describe it: the spectrum if rate and delay are the student's, the mask if the gain is 1 as well.
+
+    Args:
+        model: the teacher: {class_path, init_args}, a checkpoint of kdse fit, or an instance.
+        sample_rate_hz: the student's rate.
+        delay_samples: how late the teacher is, at its own rate; None measures it.
+        gain: the teacher's level, which is divided out: 1.0 leaves it; None measures it once; "each" fits every item
+            anew to the noisy input's loud frames, within a factor 4 of the measured gain, for teachers trained on a
+            loss without scale.
+        maximum_delay_ms: delays are searched up to this, early and late.
+        flush: feed as many samples of silence as the delay, so that the end of the answer arrives too. It lengthens
+            the time axis of taps by as much; False fills the end of the answer with zeros instead.
+        probe: wav or flac file of clean speech to measure on, a few seconds; None takes the built-in signal.
+    """
+
+    imports_code = True
+    settings_sha256: Tensor
+
+    def __init__(
+        self,
+        model: dict[str, Any] | str | SpeechModel,
+        sample_rate_hz: int = 16000,
+        delay_samples: int | None = None,
+        gain: float | Literal["each"] | None = None,
+        maximum_delay_ms: float = 250.0,
+        flush: bool = True,
+        probe: str | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(gain, str) and gain != "each":
+            raise ValueError(f'Aligned: gain={gain!r}: use a number, "each", or none to measure it')
+        if not isinstance(gain, str) and gain is not None and (gain == 0 or not math.isfinite(gain)):
+            raise ValueError(f"Aligned: gain={gain}: the teacher's level is divided out, so it cannot be this")
+        if not maximum_delay_ms > 0:
+            raise ValueError(f"Aligned: maximum_delay_ms={maximum_delay_ms} must be above 0")
+        if probe is not None and not Path(probe).is_file():
+            raise ValueError(f"Aligned: probe {probe}: no such file")
+        self.inner, self.brings_weights = _build(model)
+        if isinstance(self.inner, Recorded):
+            raise ValueError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
+        if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
+            cls = type(model)
+            self.init_args["model"] = {
+                "class_path": f"{cls.__module__}.{cls.__qualname__}",
+                "init_args": dict(model.init_args),
+            }
+        self.sample_rate_hz = sample_rate_hz
+        self.hop_samples = max(1, round(self.inner.hop_samples * sample_rate_hz / self.inner.sample_rate_hz))
+        self.delay_samples, self.gain, self.flush, self.probe = delay_samples, gain, flush, probe
+        self.maximum_delay_samples = round(maximum_delay_ms * self.inner.sample_rate_hz / 1000)
+        self._alignment: Alignment | None = None
+        self.inner.register_load_state_dict_post_hook(self._forget)
+        self.register_buffer("settings_sha256", digest_tensor(self._settings()))
+
+    def taps(self) -> dict[str, Tap]:
+        return {name: replace(tap, path=f"inner.{tap.path}") for name, tap in self.inner.taps().items()}
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        alignment = self.measure(noisy.device)
+        delay = alignment.delay_samples
+        heard = self._resample(noisy, noisy.shape[1], to_teacher=True)
+        before, after = (max(0, -delay), max(0, delay)) if self.flush else (0, 0)
+        estimate = self.inner(nn.functional.pad(heard, (before, after)))
+        wave = fit_length(estimate.waveform, heard.shape[1], start=before + delay)
+        wave = self._resample(wave, noisy.shape[1], to_teacher=False)
+        in_time = delay == 0 and self.inner.sample_rate_hz == self.sample_rate_hz
+        if self.gain == "each":
+            gains = item_gains(noisy, wave, alignment.gain, GAIN_RANGE).to(wave)
+            return Estimate(wave / gains)
+        if alignment.gain == 1:
+            return Estimate(wave, estimate.spectrum, estimate.mask) if in_time else Estimate(wave)
+        spectrum = estimate.spectrum / alignment.gain if in_time and estimate.spectrum is not None else None
+        return Estimate(wave / alignment.gain, spectrum)
+
+    def measure(self, device: torch.device | None = None) -> Alignment:
+        """The teacher's delay (at its own rate) and gain, measured at the first call and logged.
+
+        Args:
+            device: where to run the teacher; None means where its parameters are.
+
+        Raises:
+            ValueError: if its answer to the probe resembles the probe too little, or is silent.
+        """
+        if self._alignment is None:
+            self._alignment = self._measure(self.device if device is None else device)
+        return self._alignment
+
+    @torch.compiler.disable
+    def _measure(self, device: torch.device) -> Alignment:
+        if self.delay_samples is not None and isinstance(self.gain, (int, float)):
+            return Alignment(self.delay_samples, float(self.gain), math.nan)
+        clean, noisy = self._probe_pair(device)
+        with _unobserved(self.inner), torch.autocast(device.type, enabled=False):
+            torch.manual_seed(0)  # a teacher that samples at random hears the same dice
+            answer = self.inner(noisy).waveform.float()
+        try:
+            found = measure_alignment(noisy, answer, self.maximum_delay_samples, clean, self.delay_samples)
+        except ValueError as error:
+            raise ValueError(f"Aligned: {type(self.inner).__name__} cannot be measured ({error}); {_ADVICE}") from None
+        if abs(found.correlation) < MINIMUM_CORRELATION:
+            raise ValueError(
+                f"Aligned: {type(self.inner).__name__}'s answer to the probe has a correlation of only "
+                f"{found.correlation:.2f} with it, too little to measure its delay and gain; {_ADVICE}"
+            )
+        gain = 1.0 if abs(20 * math.log10(abs(found.gain))) <= GAIN_TOLERANCE_DB and found.gain > 0 else found.gain
+        if isinstance(self.gain, (int, float)):
+            gain = float(self.gain)
+        found = found._replace(gain=gain)
+        _report(found, self.delay_samples is None, not isinstance(self.gain, (int, float)))
+        return found
+
+    def _probe_pair(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Clean and noisy probe ``[1, N]`` at the teacher's rate, with nothing above the student's band."""
+        if self.probe is None:
+            clean = speech_like(self.sample_rate_hz, PROBE_SECONDS)
+        else:
+            from kdse.data.audio import read  # here: kdse.data imports models
+
+            clean = read(self.probe, self.sample_rate_hz, stop=round(PROBE_SECONDS * self.sample_rate_hz))[None]
+        pair = torch.cat([clean, with_noise(clean)]).to(device)
+        pair = self._resample(pair, pair.shape[1], to_teacher=True)
+        fixed = getattr(self.inner, "fixed_samples", None)  # a graph that takes no more than this
+        pair = pair if fixed is None else pair[:, :fixed]
+        return pair[:1], pair[1:]
+
+    def _resample(self, wave: Tensor, samples: int, to_teacher: bool) -> Tensor:
+        """``[B, n]`` between the two rates; ``samples`` is the length at the student's."""
+        theirs, ours = self.inner.sample_rate_hz, self.sample_rate_hz
+        if theirs == ours:
+            return wave
+        from torchaudio.functional import resample
+
+        with torch.autocast(wave.device.type, enabled=False):
+            rates = (ours, theirs) if to_teacher else (theirs, ours)
+            wave = resample(wave.float(), *rates, lowpass_filter_width=FILTER_WIDTH)
+        return fit_length(wave, math.ceil(samples * theirs / ours) if to_teacher else samples)
+
+    def _settings(self) -> bytes:
+        """Digest of what decides the correction besides the teacher."""
+        digest = hashlib.sha256()
+        digest.update(repr((self.sample_rate_hz, self.inner.sample_rate_hz, self.delay_samples, self.gain)).encode())
+        digest.update(repr((self.maximum_delay_samples, self.flush)).encode())
+        digest.update(Path(self.probe).read_bytes() if self.probe is not None else b"built-in")
+        return digest.digest()
+
+    def _forget(self, module: nn.Module, incompatible: Any) -> None:
+        self._alignment = None  # other weights, another delay
+
+
+_ADVICE = "give a recording of clean speech as `probe`, or both `delay_samples` and `gain` (1.0 leaves the level)"
+
+
+def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
+    """The inner model, and whether it comes with weights."""
+    from kdse.checkpoint import load_model, resolve_class  # here: kdse.checkpoint imports models
+
+    if isinstance(model, SpeechModel):
+        return model, True
+    if isinstance(model, str):
+        return load_model(model), True
+    if not isinstance(model, dict) or set(model) - {"class_path", "init_args"} or "class_path" not in model:
+        raise ValueError(
+            f"Aligned: model={model!r}: give {{class_path, init_args}}, a checkpoint of kdse fit or a model"
+        )
+    cls = resolve_class(str(model["class_path"]), trust_code=True, source="Aligned: model")
+    try:
+        built = cls(**dict(model.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
+    return built, bool(getattr(built, "brings_weights", False))
+
+
+@contextlib.contextmanager
+def _unobserved(model: nn.Module) -> Iterator[None]:
+    """Runs the body in eval mode with no hooks: a tap recorder that listens would count the probe as a second call."""
+    from kdse.taps import undisturbed  # here: kdse.taps imports models
+
+    silenced = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
+    try:
+        for hooks, _ in silenced:
+            hooks.clear()
+        with undisturbed(model):
+            yield
+    finally:
+        for hooks, kept in silenced:
+            hooks.update(kept)
+
+
+def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:
+    correlation = f"(correlation {found.correlation:.2f})"
+    if delay_measured and found.delay_samples:
+        when = "late" if found.delay_samples > 0 else "early"
+        log.info("teacher output is %d samples %s %s: corrected", abs(found.delay_samples), when, correlation)
+    elif delay_measured:
+        log.info("teacher output is in time %s", correlation)
+    if gain_measured and found.gain != 1:
+        inverted = ", inverted" if found.gain < 0 else ""
+        decibels = 20 * math.log10(abs(found.gain))
+        log.info("teacher output has a gain of %.3f (%+.1f dB%s): corrected", found.gain, decibels, inverted)
