@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-slow check lint types bench env clean
+.PHONY: help demo test test-slow check lint types bench env try-configs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -37,6 +37,9 @@ check: lint types test   ## everything CI runs
 
 bench: env       ## speed as ratios within one run (about 5 minutes on two cores)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+try-configs: env ## train every shipped config for two minutes on KDSE_CORPUS (about two hours on two cores)
+	$(BIN)/python experiments/try_configs.py $(TRY_FLAGS)
 
 clean:           ## remove runs and caches, keep the environment
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -60,7 +60,7 @@ class TapRecorder:
             raise RuntimeError("this TapRecorder is already recording")
         self.clear()
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(partial(self._record, name)))
+            self._handles.append(hook(module, self.taps[name].path, partial(self._record, name)))
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -104,6 +104,20 @@ class TapRecorder:
     def clear(self) -> None:
         """Lets go of every recorded tensor."""
         self._raw.clear()
+
+
+def hook(module: nn.Module, path: str, function: Any) -> RemovableHandle:
+    """Registers a forward hook.
+
+    Raises:
+        ValueError: for modules inside a TorchScript program, which take none.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"tap {path!r}: lies inside a TorchScript program, whose activations cannot be recorded; use objectives on "
+            "the output"
+        )
+    return module.register_forward_hook(function)
 
 
 def first_tensor(output: Any, name: str) -> Tensor:
@@ -237,16 +251,17 @@ def probe(model: nn.Module, taps: Mapping[str, Tap], samples: int = 16000) -> di
 def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
     """Output of every module below the root as text, path to e.g. ``"[1, 8, 64, 40]"``.
 
-    "not called" if it is not; a module that is called more than once says how often.
+    "not called" if it is not; a module that is called more than once says how often; "TorchScript" if it cannot tell.
     """
-    shapes = dict.fromkeys((p for p, _ in model.named_modules() if p), "not called")
+    shapes = {p: _before_a_call(m) for p, m in model.named_modules() if p}
     calls: Counter[str] = Counter()
 
     def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         calls[path] += 1
         shapes[path] = _shape_text(output) + (f" (last of {calls[path]} calls)" if calls[path] > 1 else "")
 
-    handles = [m.register_forward_hook(partial(note, path)) for path, m in model.named_modules() if path]
+    tapped = ((p, m) for p, m in model.named_modules() if p and not isinstance(m, torch.jit.ScriptModule))
+    handles = [hook(module, path, partial(note, path)) for path, module in tapped]
     try:
         with undisturbed(model):
             model(probe_signal(model, samples))
@@ -279,6 +294,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def _before_a_call(module: nn.Module) -> str:
+    return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
 
 
 def _version(tensor: Tensor) -> int:

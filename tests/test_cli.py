@@ -208,21 +208,6 @@ def test_help_names_every_command_and_an_unknown_one_is_refused(capsys):
     assert main(["denoise"]) == 2 and "denoise" in capsys.readouterr().err
 
 
-CONFIGS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_every_shipped_config_parses(path, capsys):
-    base = path.with_name("base.yaml")
-    if path == base:
-        pytest.skip("shared settings, read with the configs beside it")
-    configs = [*(["--config", str(base)] if base.exists() else []), "--config", str(path)]
-    with pytest.raises(SystemExit) as leaving:
-        main(["fit", *configs, "--print_config"])
-    assert leaving.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["run_dir"] != "runs/default"
-
-
 def test_importing_kdse_is_light():
     heavy = ("torch", "lightning", "wandb", "matplotlib")
     code = f"import sys, kdse, kdse.cli; print([m for m in {heavy} if m in sys.modules])"

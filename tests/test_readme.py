@@ -28,8 +28,11 @@ COMMANDS = [
 FEWER = {
     "fit": ["--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2", "--data.batch_size=2"],
     "evaluate": ["--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
+    "compare": ["--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",
+                "--data.batch_size=4", "--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
     "profile": ["--seconds", "1", "--runs", "1"],
-}
+}  # fmt: skip
+FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
 
 pytestmark = pytest.mark.timeout(900)  # a reduced demo takes 80 s on two idle cores; a busy machine is no failure
 
@@ -81,7 +84,7 @@ def test_the_demo_students_start_from_equal_budgets_and_equal_models():
 def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
     folder, _, environment, _ = newcomer
     arguments = shlex.split(command)
-    needs_corpus = "two_step" in command
+    needs_corpus = "two_step" in command or "methods" in command
     if needs_corpus and not os.environ.get("KDSE_CORPUS"):
         pytest.skip("KDSE_CORPUS names no folder of real recordings")
     monkeypatch.chdir(folder)
@@ -91,7 +94,9 @@ def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
             main(arguments)
         assert leaving.value.code == 0 and yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
         return
-    assert main([*arguments, *FEWER.get(arguments[0], [])]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    fewer = FEWER_NOISY if "no_labels" in command else FEWER.get(arguments[0], [])
+    assert main([*arguments, *fewer]) == 0
     if arguments[0] == "enhance":
         assert soundfile.info(folder / "enhanced" / "talk.wav").frames == 30000
 

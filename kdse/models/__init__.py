@@ -1,23 +1,38 @@
-"""Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio."""
+"""Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
+Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
+`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit.
+"""
+
+from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
+from kdse.models.aligned import Aligned
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.cruse import Cruse
 from kdse.models.dccrn import Dccrn
 from kdse.models.manner import Manner
+from kdse.models.onnx import Onnx
 from kdse.models.recorded import Recorded
+from kdse.models.torchscript import TorchScript
 from kdse.models.uformer import Uformer
 from kdse.models.unet import UNet
 from kdse.models.wrapped import Wrapped
 
 __all__ = [
+    "Aligned",
+    "Asteroid",
     "Cruse",
     "Dccrn",
+    "DeepFilterNet",
+    "Denoiser",
     "Estimate",
     "Manner",
+    "Onnx",
     "Recorded",
+    "SpeechBrain",
     "SpeechModel",
     "Tap",
+    "TorchScript",
     "UNet",
     "Uformer",
     "Wrapped",

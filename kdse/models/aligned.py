@@ -56,7 +56,8 @@ class Aligned(SpeechModel):
             loss without scale.
         maximum_delay_ms: delays are searched up to this, early and late.
         flush: feed as many samples of silence as the delay, so that the end of the answer arrives too. It lengthens
-            the time axis of taps by as much; False fills the end of the answer with zeros instead.
+            the time axis of taps by as much; False fills the end of the answer with zeros instead, for objectives that
+            pair frames and for teachers of a fixed length.
         probe: wav or flac file of clean speech to measure on, a few seconds; None takes the built-in signal.
     """
 
@@ -89,11 +90,12 @@ class Aligned(SpeechModel):
             cls = type(model)
             self.init_args["model"] = {
                 "class_path": f"{cls.__module__}.{cls.__qualname__}",
-                "init_args": dict(model.init_args),
+                "init_args": dict(getattr(model, "init_args", {})),
             }
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = max(1, round(self.inner.hop_samples * sample_rate_hz / self.inner.sample_rate_hz))
-        self.delay_samples, self.gain, self.flush, self.probe = delay_samples, gain, flush, probe
+        self.delay_samples, self.flush, self.probe = delay_samples, flush, probe
+        self.gain = float(gain) if isinstance(gain, int) else gain
         self.maximum_delay_samples = round(maximum_delay_ms * self.inner.sample_rate_hz / 1000)
         self._alignment: Alignment | None = None
         self.inner.register_load_state_dict_post_hook(self._forget)
@@ -134,11 +136,10 @@ class Aligned(SpeechModel):
 
     @torch.compiler.disable
     def _measure(self, device: torch.device) -> Alignment:
-        if self.delay_samples is not None and isinstance(self.gain, (int, float)):
-            return Alignment(self.delay_samples, float(self.gain), math.nan)
+        if self.delay_samples is not None and isinstance(self.gain, float):
+            return Alignment(self.delay_samples, self.gain, math.nan)
         clean, noisy = self._probe_pair(device)
-        with _unobserved(self.inner), torch.autocast(device.type, enabled=False):
-            torch.manual_seed(0)  # a teacher that samples at random hears the same dice
+        with _unobserved(self.inner, device), torch.autocast(device.type, enabled=False):
             answer = self.inner(noisy).waveform.float()
         try:
             found = measure_alignment(noisy, answer, self.maximum_delay_samples, clean, self.delay_samples)
@@ -150,10 +151,10 @@ class Aligned(SpeechModel):
                 f"{found.correlation:.2f} with it, too little to measure its delay and gain; {_ADVICE}"
             )
         gain = 1.0 if abs(20 * math.log10(abs(found.gain))) <= GAIN_TOLERANCE_DB and found.gain > 0 else found.gain
-        if isinstance(self.gain, (int, float)):
-            gain = float(self.gain)
+        if isinstance(self.gain, float):
+            gain = self.gain
         found = found._replace(gain=gain)
-        _report(found, self.delay_samples is None, not isinstance(self.gain, (int, float)))
+        _report(found, self.delay_samples is None, not isinstance(self.gain, float))
         return found
 
     def _probe_pair(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -218,15 +219,21 @@ def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool
 
 
 @contextlib.contextmanager
-def _unobserved(model: nn.Module) -> Iterator[None]:
-    """Runs the body in eval mode with no hooks: a tap recorder that listens would count the probe as a second call."""
+def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Runs the body in eval mode, with random streams of its own, and with no hooks.
+
+    A tap recorder that listens would count the probe as a second call.
+    """
     from kdse.taps import undisturbed  # here: kdse.taps imports models
 
     silenced = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
     try:
         for hooks, _ in silenced:
             hooks.clear()
-        with undisturbed(model):
+        with undisturbed(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
+            if device.type == "cuda":
+                torch.cuda.manual_seed(0)
             yield
     finally:
         for hooks, kept in silenced:

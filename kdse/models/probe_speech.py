@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-#: Level of the clean signal and of the noise under it. Our choice: a teacher should leave such a signal nearly as it is.
+#: Level of the clean signal and of the noise under it. Our choice: a teacher leaves such a signal nearly as it is.
 LEVEL_DB = -25.0
 SNR_DB = 20.0
 
@@ -40,9 +40,18 @@ def speech_like(sample_rate_hz: int, seconds: float) -> Tensor:
 
 
 def with_noise(clean: Tensor) -> Tensor:
-    """``[1, N]`` with fixed white noise ``SNR_DB`` below it."""
-    noise = _noise(clean.shape[1], seed=2).to(clean)
-    return clean + noise * clean.square().mean().sqrt() * 10 ** (-SNR_DB / 20)
+    """``[1, N]`` with fixed white noise ``SNR_DB`` below it, orthogonal to it: what is left of it biases no gain.
+
+    Raises:
+        ValueError: if ``clean`` is silent.
+    """
+    speech = clean.double()
+    if not speech.any():
+        raise ValueError("a silent signal cannot serve as a probe")
+    noise = _noise(clean.shape[1], seed=2)[None].to(clean.device)
+    noise = noise - speech * ((noise * speech).sum() / speech.square().sum())
+    noise = noise / noise.square().mean().sqrt() * speech.square().mean().sqrt() * 10 ** (-SNR_DB / 20)
+    return (speech + noise).to(clean)
 
 
 def _noise(samples: int, seed: int) -> Tensor:

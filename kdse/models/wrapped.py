@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate, SpeechModel
+from kdse.models.foreign import run_foreign
 
 
 class Wrapped(SpeechModel):
@@ -51,20 +52,8 @@ class Wrapped(SpeechModel):
             _load(self.module, weights)
 
     def forward(self, noisy: Tensor) -> Estimate:
-        out = self.module(noisy[:, None] if self.channel_axis else noisy)
-        wave = out[0] if isinstance(out, (tuple, list)) else out
-        if not isinstance(wave, Tensor):
-            raise ValueError(f"Wrapped: {type(self.module).__name__} returned a {type(wave).__name__}, not a tensor")
-        if wave.dim() == 3 and wave.shape[1] == 1:
-            wave = wave[:, 0]
-        if wave.dim() != 2 or wave.shape[0] != noisy.shape[0]:
-            raise ValueError(
-                f"Wrapped: {type(self.module).__name__} turned {tuple(noisy.shape)} into {tuple(wave.shape)}; "
-                "it must return one wave per item"
-            )
-        missing = noisy.shape[1] - wave.shape[1]  # many models drop the last partial frame, some pad it
-        wave = torch.nn.functional.pad(wave, (0, missing)) if missing > 0 else wave[:, : noisy.shape[1]]
-        return Estimate(wave)
+        # (many models drop the last partial frame, some pad it: the answer is cut or filled to the input's length)
+        return Estimate(run_foreign(self.module, noisy, f"Wrapped {type(self.module).__name__}", self.channel_axis))
 
 
 def _construct(class_path: str, init_args: dict[str, Any]) -> nn.Module:

@@ -1,0 +1,257 @@
+"""Teachers from other toolkits: asteroid, speechbrain, facebook's denoiser and DeepFilterNet.
+
+Each class imports its package when it is built, never before, and names the pip package if it is missing. A model is
+given by a local file or folder, or by a name that the package itself downloads. All were run against the real
+packages (asteroid 0.7.0, speechbrain 1.1.2, denoiser 0.1.5, deepfilternet 0.5.6 on torch 2.11) with small networks of
+random weights from local files; the names that download were not, for want of a network.
+
+The network is at ``.network``, so its modules can be tapped (``--model.teacher_taps``), e.g. "network.encoder.0".
+Level and delay of these models are their own: wrap them in `kdse.models.aligned.Aligned`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdse.models.base import Estimate, SpeechModel
+from kdse.models.foreign import first_line, run_foreign
+
+#: Shorter audio is filled with zeros to this length: less than one frame of a network fails in most of them.
+MINIMUM_SECONDS = 0.1
+
+
+class Asteroid(SpeechModel):
+    """A model saved by asteroid (``torch.save(model.serialize(), path)``), e.g. ConvTasNet or DCCRNet.
+
+    Args:
+        path_or_name: the file, read as data only, or a model name of asteroid's hub.
+        source: which of the separated sources is the speech.
+    """
+
+    imports_code = True
+    brings_weights = True
+
+    def __init__(self, path_or_name: str, source: int = 0) -> None:
+        super().__init__()
+        base = _package("asteroid.models.base_models", "asteroid", "Asteroid").BaseModel
+        self.source = source
+        # its files carry torch's version, a kind of string that torch itself does not count as plain data
+        with _failures("Asteroid", path_or_name), torch.serialization.safe_globals([torch.torch_version.TorchVersion]):
+            local = Path(path_or_name).is_file()
+            given = torch.load(path_or_name, map_location="cpu", weights_only=True) if local else path_or_name
+            self.network: nn.Module = base.from_pretrained(given).eval()
+        self.sample_rate_hz = round(float(getattr(self.network, "sample_rate", None) or 16000))
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        return Estimate(run_foreign(self._speech, noisy, "Asteroid", minimum_samples=_minimum(self)))
+
+    def _speech(self, noisy: Tensor) -> Tensor:
+        return _chosen(self.network(noisy), self.source, 1, "Asteroid")  # [B, sources, N]
+
+
+class SpeechBrain(SpeechModel):
+    """A speechbrain inference interface (1.0 or newer): SpectralMaskEnhancement, SepformerSeparation and others.
+
+    The folder's hyperparams.yaml names the Python objects to build: loading one runs its code, so load only folders
+    you trust. Spectral-mask models return every clip at full scale (their resynthesis divides by the peak): use
+    `Aligned` with gain "each".
+
+    Args:
+        path_or_name: folder with hyperparams.yaml and the weights, or a model name of its hub.
+        interface: class of speechbrain.inference.enhancement or .separation.
+        source: which of the separated sources is the speech, for a separation interface.
+        save_folder: where downloads are kept; None uses the package's own cache.
+    """
+
+    imports_code = True
+    brings_weights = True
+
+    def __init__(
+        self,
+        path_or_name: str,
+        interface: str = "SpectralMaskEnhancement",
+        source: int = 0,
+        save_folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        homes = [_package(f"speechbrain.inference.{p}", "speechbrain", "SpeechBrain") for p in _SPEECHBRAIN_HOMES]
+        cls = next((getattr(home, interface) for home in homes if hasattr(home, interface)), None)
+        if cls is None:
+            raise ValueError(f"SpeechBrain: interface={interface!r} is not in speechbrain.inference's {_listed()}")
+        with _failures("SpeechBrain", path_or_name):
+            options = {"device": "cpu"}
+            self.network: Any = cls.from_hparams(path_or_name, savedir=save_folder, run_opts=options).eval()
+        if not (hasattr(self.network, "enhance_batch") or hasattr(self.network, "separate_batch")):
+            raise ValueError(f"SpeechBrain: interface={interface!r} neither enhances nor separates")
+        self.sample_rate_hz = _speechbrain_rate(self.network)
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        self.network.device = str(noisy.device)  # the interface moves its input there
+        return Estimate(run_foreign(self._speech, noisy, "SpeechBrain", minimum_samples=_minimum(self)))
+
+    def _speech(self, noisy: Tensor) -> Tensor:
+        if hasattr(self.network, "separate_batch"):
+            return _chosen(self.network.separate_batch(noisy), self.source, 2, "SpeechBrain")  # [B, N, sources]
+        inner = getattr(self.network.mods, "enhance_model", None)
+        wants_lengths = inner is not None and "lengths" in inspect.signature(inner.forward).parameters
+        lengths = torch.ones(noisy.shape[0], device=noisy.device) if wants_lengths else None
+        return self.network.enhance_batch(noisy, lengths=lengths)
+
+
+class Denoiser(SpeechModel):
+    """Demucs of facebook's denoiser (Défossez et al. 2020).
+
+    It divides its input by the standard deviation of the whole clip, so it is not causal here, whatever the network.
+
+    Args:
+        path_or_name: "dns48", "dns64", "master64" or "valentini_nc" (downloaded), or a file: a state_dict, or the
+            best.th that its training writes; read as data only.
+        init_args: constructor arguments of denoiser.demucs.Demucs for a bare state_dict, e.g. {hidden: 64}.
+    """
+
+    imports_code = True
+    brings_weights = True
+
+    def __init__(self, path_or_name: str = "dns64", init_args: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        demucs = _package("denoiser.demucs", "denoiser", "Denoiser").Demucs
+        arguments = dict(init_args or {})
+        with _failures("Denoiser", path_or_name, "a checkpoint.th also holds Python objects: give the best.th"):
+            if Path(path_or_name).is_file():
+                with torch.serialization.safe_globals([demucs]):  # best.th names this class, and no other
+                    content = torch.load(path_or_name, map_location="cpu", weights_only=True)
+                state = content.get("state", content)
+                if "state" in content:
+                    arguments = {**content.get("kwargs", {}), **arguments}
+                network = demucs(**{"sample_rate": 16000, **arguments})
+                network.load_state_dict(state)
+            elif path_or_name in ("dns48", "dns64", "master64", "valentini_nc"):
+                network = getattr(_package("denoiser.pretrained", "denoiser", "Denoiser"), path_or_name)()
+            else:
+                raise ValueError("it is no file, nor dns48, dns64, master64 or valentini_nc")
+        self.network: nn.Module = network.eval()
+        self.sample_rate_hz = int(network.sample_rate)
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        wave = run_foreign(self.network, noisy, "Denoiser", channel_axis=True, minimum_samples=_minimum(self))
+        return Estimate(wave)
+
+
+class DeepFilterNet(SpeechModel):
+    """DeepFilterNet 1 to 3 (Schröter et al. 2022, 2023), at 48 kHz; wrap it in `Aligned` for a 16 kHz student.
+
+    Its features and STFT run on the CPU, in the package's compiled library; there is no gradient.
+
+    Args:
+        path_or_name: folder with config.ini and checkpoints/, or "DeepFilterNet", "DeepFilterNet2" or
+            "DeepFilterNet3" (downloaded).
+        post_filter: apply its post filter.
+        attenuation_limit_db: leave noise in at this attenuation; None removes all it can.
+    """
+
+    imports_code = True
+    brings_weights = True
+
+    def __init__(
+        self, path_or_name: str = "DeepFilterNet3", post_filter: bool = False, attenuation_limit_db: float | None = None
+    ) -> None:
+        super().__init__()
+        with _old_torchaudio():
+            self._df = _package("df.enhance", "deepfilternet", "DeepFilterNet")
+        self.attenuation_limit_db = attenuation_limit_db
+        with _failures("DeepFilterNet", path_or_name):
+            loaded = self._df.init_df(path_or_name, post_filter=post_filter, log_level="ERROR", log_file=None)
+        network, self._state, _ = loaded
+        self.network: nn.Module = network.cpu().eval()  # init_df moves it to the first GPU it sees
+        self.sample_rate_hz = int(self._state.sr())
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        return Estimate(run_foreign(self._enhance, noisy, "DeepFilterNet", minimum_samples=_minimum(self)))
+
+    @torch.compiler.disable
+    def _enhance(self, noisy: Tensor) -> Tensor:
+        self._df.config.set("DEVICE", str(self.device), str, section="train")  # where enhance() puts the features
+        heard = noisy.detach().float().cpu()
+        wave = self._df.enhance(self.network, self._state, heard, pad=True, atten_lim_db=self.attenuation_limit_db)
+        return wave.to(noisy.device)
+
+
+_SPEECHBRAIN_HOMES = ("enhancement", "separation")
+
+
+def _listed() -> str:
+    return " or ".join(_SPEECHBRAIN_HOMES)
+
+
+def _package(module: str, package: str, who: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # an old release can fail in any way on a new torch
+        raise ValueError(
+            f"{who}: needs the package {package}, which cannot be imported ({first_line(error)}): pip install {package}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _failures(who: str, source: str, hint: str = "") -> Iterator[None]:
+    """Turns whatever a package raises (or its exit()) while it loads ``source`` into one sentence."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        foreign = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
+        reason = "it found no weights there" if isinstance(error, SystemExit) else first_line(error)
+        if foreign:
+            reason = f"it holds a Python object, {foreign[1]}, and could run code"
+        raise ValueError(
+            f"{who}: path_or_name={source!r} cannot be loaded ({reason})" + (f"; {hint}" if hint else "")
+        ) from None
+
+
+@contextlib.contextmanager
+def _old_torchaudio() -> Iterator[None]:
+    """Lets deepfilternet 0.5.6, its last release, be imported beside a torchaudio without ``backend``.
+
+    It imports torchaudio.backend.common.AudioMetaData for a type hint only; an empty class stands in meanwhile.
+    """
+    backend, common = types.ModuleType("torchaudio.backend"), types.ModuleType("torchaudio.backend.common")
+    common.AudioMetaData = type("AudioMetaData", (), {})  # type: ignore[attr-defined]
+    missing = {m.__name__: m for m in (backend, common)}
+    try:
+        importlib.import_module("torchaudio.backend.common")
+        missing = {}
+    except ImportError:
+        sys.modules.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            sys.modules.pop(name, None)
+
+
+def _minimum(model: SpeechModel) -> int:
+    return round(MINIMUM_SECONDS * model.sample_rate_hz)
+
+
+def _chosen(waves: Tensor, source: int, axis: int, who: str) -> Tensor:
+    if waves.dim() != 3 or not 0 <= source < waves.shape[axis]:
+        raise ValueError(f"{who}: source={source}: the network returned {list(waves.shape)}, sources on axis {axis}")
+    return waves.select(axis, source)
+
+
+def _speechbrain_rate(network: Any) -> int:
+    hparams = getattr(network, "hparams", None)
+    places = (hparams, getattr(hparams, "compute_stft", None), getattr(network, "audio_normalizer", None))
+    rates = [getattr(place, "sample_rate", None) for place in places]
+    return round(next((float(rate) for rate in rates if isinstance(rate, (int, float))), 16000))

@@ -1,0 +1,156 @@
+"""`Onnx`: a network from an ONNX file, run by onnxruntime, as a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdse.models.base import Estimate, SpeechModel
+from kdse.models.foreign import file_identity, first_line, fit_length, run_foreign
+
+DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+
+
+class Onnx(SpeechModel):
+    """An ONNX graph from noisy wave to enhanced wave, for objectives on the output.
+
+    It runs on the CPU whatever the student's device, without gradient and without taps. The graph has one input
+    ``[B, N]``, ``[B, 1, N]`` or ``[N]``; a batch of fixed size (1 is common) is served in pieces of that size, and for
+    a fixed length shorter audio is filled with zeros, longer audio refused: cutting it would leave seams in the
+    lesson. A graph that carries a streaming state in further inputs is refused too.
+
+    A checkpoint that names an ONNX file is refused unless the reader passes --trust-code. Needs the package
+    onnxruntime (tested with 1.31).
+
+    Args:
+        path: the file.
+        sample_rate_hz: rate the network works at.
+        output_name: which output is the enhanced wave; None takes the first.
+        minimum_samples: shorter audio is filled with zeros to this length.
+        threads: threads of onnxruntime; 0 lets it choose.
+        causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
+        lookahead_samples: largest m - n such that output n depends on input m.
+        latency_samples: algorithmic latency.
+    """
+
+    imports_code = True
+    brings_weights = True
+    file_sha256: Tensor
+
+    def __init__(
+        self,
+        path: str,
+        sample_rate_hz: int = 16000,
+        output_name: str | None = None,
+        minimum_samples: int = 1,
+        threads: int = 0,
+        causal: bool = False,
+        lookahead_samples: int = 0,
+        latency_samples: int = 0,
+    ) -> None:
+        super().__init__()
+        self.sample_rate_hz, self.minimum_samples = sample_rate_hz, minimum_samples
+        self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
+        self._session = _open(path, threads)
+        self._input = _only_input(self._session, path)
+        self._output = _choose_output(self._session, output_name, path)
+        self.fixed_samples = self._input.samples
+        # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
+        self.register_buffer("file_sha256", file_identity(Path(path), Path(path + ".data")))
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        heard = noisy
+        if self.fixed_samples is not None:
+            if noisy.shape[1] > self.fixed_samples:
+                raise ValueError(
+                    f"Onnx: the graph was exported for {self.fixed_samples} samples and got {noisy.shape[1]}; use "
+                    "crops of at most that length, or export it again with a dynamic time axis"
+                )
+            heard = fit_length(noisy, self.fixed_samples)
+        wave = run_foreign(self._run, heard, "Onnx", minimum_samples=self.minimum_samples)
+        return Estimate(wave[:, : noisy.shape[1]])
+
+    @torch.compiler.disable
+    def _run(self, heard: Tensor) -> Tensor:
+        """``[B, N]`` through the session, in pieces of the batch size it wants."""
+        piece = self._input.batch or heard.shape[0]
+        ready = heard.detach().to("cpu", self._input.dtype)
+        waves = []
+        for items in ready.split(piece):
+            count = items.shape[0]
+            if count < piece:
+                items = torch.cat([items, items.new_zeros(piece - count, items.shape[1])])
+            fed = items.reshape(_fed_shape(self._input.rank, piece, items.shape[1])).numpy()
+            (wave,) = self._session.run([self._output], {self._input.name: fed})
+            waves.append(self._rows(torch.from_numpy(wave), piece)[:count])
+        return torch.cat(waves).to(heard.device, torch.float32)
+
+    def _rows(self, wave: Tensor, count: int) -> Tensor:
+        if wave.dim() == 0 or wave.numel() != count * wave.shape[-1]:
+            raise ValueError(
+                f"Onnx: output {self._output!r} is {list(wave.shape)} for {count} items; it must be one wave each: "
+                f"choose another with output_name ({', '.join(o.name for o in self._session.get_outputs())})"
+            )
+        return wave.reshape(count, -1)
+
+
+class _Input(NamedTuple):
+    """What a graph wants: its axes, and the sizes fixed in the file (None where any will do)."""
+
+    name: str
+    rank: int
+    batch: int | None
+    samples: int | None
+    dtype: torch.dtype
+
+
+def _open(path: str, threads: int) -> Any:
+    if not Path(path).is_file():
+        raise ValueError(f"Onnx: path {path}: no such file")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"Onnx: needs the package onnxruntime, which cannot be imported ({first_line(error)}): "
+            "pip install onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: graphs of older exporters warn at length
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
+        raise ValueError(f"Onnx: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
+
+
+def _only_input(session: Any, path: str) -> _Input:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+        raise ValueError(
+            f"Onnx: path {path}: has {len(inputs)} inputs ({listed}); one graph input, the audio, can be served: "
+            "export the model for whole signals, without streaming state"
+        )
+    (entry,) = inputs
+    sizes = [size if isinstance(size, int) else None for size in entry.shape]
+    if entry.type not in DTYPES:
+        raise ValueError(f"Onnx: path {path}: its input {entry.name!r} is a {entry.type}, not a float tensor")
+    if not 1 <= len(sizes) <= 3 or (len(sizes) == 3 and sizes[1] not in (1, None)):
+        raise ValueError(
+            f"Onnx: path {path}: its input {entry.name!r} is {entry.shape}; it must be audio [B, N], [B, 1, N] or [N]"
+        )
+    return _Input(entry.name, len(sizes), 1 if len(sizes) == 1 else sizes[0], sizes[-1], DTYPES[entry.type])
+
+
+def _choose_output(session: Any, wanted: str | None, path: str) -> str:
+    names = [output.name for output in session.get_outputs()]
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"Onnx: output_name={wanted!r}: {path} has {', '.join(names)}")
+    return str(wanted or names[0])
+
+
+def _fed_shape(rank: int, batch: int, samples: int) -> list[int]:
+    return [[samples], [batch, samples], [batch, 1, samples]][rank - 1]

@@ -1,0 +1,66 @@
+"""`TorchScript`: a network that comes as one file, with its program and its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kdse.models.base import Estimate, SpeechModel
+from kdse.models.foreign import file_identity, first_line, run_foreign
+
+
+class TorchScript(SpeechModel):
+    """A file of torch.jit.save (scripted or traced) from noisy wave to enhanced wave.
+
+    Such a file is a program. It runs in torch's own interpreter, not in Python, so it cannot import code, but it may
+    call any operator of torch, among them those that read and write files: load only files you trust. A checkpoint
+    that names one is refused unless the reader passes --trust-code.
+
+    Modules inside the program run in the interpreter, where hooks are not called: it has no taps, so use objectives
+    on the output, or `kdse.models.Wrapped` with the network's Python class.
+
+    Args:
+        path: the file.
+        sample_rate_hz: rate the network works at.
+        channel_axis: the network wants ``[B, 1, N]`` instead of ``[B, N]``.
+        minimum_samples: shorter audio is filled with zeros to this length (a network with reflecting padding fails
+            on less than half a window).
+        causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
+        lookahead_samples: largest m - n such that output n depends on input m.
+        latency_samples: algorithmic latency.
+    """
+
+    imports_code = True
+    brings_weights = True
+    file_sha256: Tensor
+
+    def __init__(
+        self,
+        path: str,
+        sample_rate_hz: int = 16000,
+        channel_axis: bool = False,
+        minimum_samples: int = 1,
+        causal: bool = False,
+        lookahead_samples: int = 0,
+        latency_samples: int = 0,
+    ) -> None:
+        super().__init__()
+        self.sample_rate_hz, self.channel_axis, self.minimum_samples = sample_rate_hz, channel_axis, minimum_samples
+        self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
+        if not Path(path).is_file():
+            raise ValueError(f"TorchScript: path {path}: no such file")
+        try:
+            self.module = torch.jit.load(path, map_location="cpu").eval()  # a frozen one has no mode till told
+        except Exception as error:  # whatever a damaged or foreign file makes torch raise, the user needs its name
+            raise ValueError(
+                f"TorchScript: path {path} is not a file of torch.jit.save ({first_line(error)}); for a state_dict "
+                "use kdse.models.Wrapped with the network's class"
+            ) from None
+        # a frozen program has its weights as constants: the file's digest stands for them in the fingerprint
+        self.register_buffer("file_sha256", file_identity(Path(path)))
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        wave = run_foreign(self.module, noisy, "TorchScript", self.channel_axis, self.minimum_samples)
+        return Estimate(wave)
