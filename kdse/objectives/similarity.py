@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.gather import gather_batch
+from kdse.objectives.shapes import require_equal
 
 
 class SimilarityPreserving(Objective):
@@ -78,24 +79,16 @@ class SimilarityPreserving(Objective):
         """
         if not teacher or len(teacher) != len(student):
             raise ValueError(f"{self.name}: {len(teacher)} teacher and {len(student)} student activations")
-        for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
-            self._check(index, a, b)
+        names = self.bound_pairs or [(f"layer {i}", f"layer {i}") for i in range(len(teacher))]
+        axes = "b" + "".join(axis[0] for axis in self.over)
+        for pair, a, b in zip(names, teacher, student, strict=True):
+            require_equal(self.name, pair, a.shape, b.shape, axes)
         with torch.autocast(teacher[0].device.type, enabled=False):
             if self.flow:
                 return self._compare_flow(teacher, student)
             terms = [self._compare_layer(a, b) for a, b in zip(teacher, student, strict=True)]
         total = torch.stack(terms).sum()
         return total if self.reduction == "sum" else total / len(terms)
-
-    def _check(self, index: int, teacher: Tensor, student: Tensor) -> None:
-        axes = [(0, "batch"), *((2, "time") if n == "time" else (3, "frequency") for n in self.over)]
-        wrong = [name for axis, name in axes if teacher.shape[axis] != student.shape[axis]]
-        if wrong:
-            raise ValueError(
-                f"objectives.{self.name}: layer {index} has teacher {tuple(teacher.shape)} and student "
-                f"{tuple(student.shape)} [B, C, T, F]: the {' and '.join(wrong)} axes differ; name pairs whose axes "
-                'agree, or take the axis out of "over"'
-            )
 
     def _compare_layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         rows_t, rows_s = self._rows(teacher), self._rows(student)

@@ -146,7 +146,7 @@ def test_the_difference_keeps_its_precision_when_the_pair_is_nearly_equal():
 
 def test_axes_that_cannot_be_compared_are_named():
     teacher, student = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 9, 8)
-    with pytest.raises(ValueError, match="time axes differ"):
+    with pytest.raises(ValueError, match="differ in frames"):
         SimilarityPreserving().compare([teacher], [student])
     frequencies_only = SimilarityPreserving(over=["frequency"])
     assert frequencies_only.compare([teacher], [student]).item() == 0.0
