@@ -74,6 +74,10 @@ def small(path: Path, batch: int, data: dict[str, Any] | None, scratch: Path) ->
     return arguments
 
 
+def _losses(log: Any) -> Any:
+    return log["train/loss"].dropna() if "train/loss" in log else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=120, help="training time of each")
@@ -99,7 +103,12 @@ def main() -> int:
         if own in ("PairedFolders", "NoisyFolder"):
             data = {"class_path": "kdse.data.Mixtures", "init_args": {"segment_seconds": seconds}}
         limit = f"00:{arguments.seconds // 3600:02}:{arguments.seconds // 60 % 60:02}:{arguments.seconds % 60:02}"
-        flags = [*small(path, 4, data, run_dir), f"--trainer.max_time={limit}", "--save_every_n_steps=20"]
+        flags = [
+            *small(path, 4, data, run_dir),
+            f"--trainer.max_time={limit}",
+            "--save_every_n_steps=20",
+            "--trainer.log_every_n_steps=1",
+        ]
         taught_by = teacher_run(path)
         if taught_by is not None:
             checkpoint = arguments.out / taught_by.removeprefix("runs/") / "checkpoints" / "last.ckpt"
@@ -108,9 +117,10 @@ def main() -> int:
         if code:
             failed.append(name)
             continue
-        losses, cost = training_log(run_dir)["train/loss"].dropna(), step_cost(run_dir)
+        losses, cost = _losses(training_log(run_dir)), step_cost(run_dir)
         step = "-" if cost is None or cost.seconds_per_step is None else f"{cost.seconds_per_step:.2f}"
-        rows.append(f"{name:<36}{len(losses) * 10:>8}{step:>10}{losses.iloc[0]:>12.4g}{losses.iloc[-1]:>12.4g}")
+        ends = f"{losses.iloc[0]:>12.4g}{losses.iloc[-1]:>12.4g}" if len(losses) else f"{'-':>12}{'-':>12}"
+        rows.append(f"{name:<36}{len(losses):>8}{step:>10}{ends}")
     print("\n".join([f"\n{'config':<36}{'steps':>8}{'s a step':>10}{'first loss':>12}{'last loss':>12}", *rows]))
     for name in failed:
         print(f"{name:<36}  failed, see above")

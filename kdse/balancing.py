@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,7 +22,8 @@ class GradientBalance:
     balancer of EnCodec, Defossez et al. 2022, which balances gradients at the model's output, where
     features have none.)
 
-    A measurement costs one backward pass a term, so it is repeated every ``every`` steps only. Parameters outside
+    A measurement costs one backward pass a term, so it is repeated every ``every`` steps only. A batch in which a term
+    has no gradient, or none that is finite, does not count for it. Parameters outside
     the student (heads) do not count. Under DDP the mean of the squared norms over processes is used.
 
     Args:
@@ -34,6 +36,7 @@ class GradientBalance:
             raise ValueError(f"balance_every={every}, decay={decay}: at least 1, and in [0, 1)")
         self.every, self.decay = every, decay
         self.norms: dict[str, float] = {}
+        self._measured = -1
 
     def factors(
         self, terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter], step: int, reference: str
@@ -46,15 +49,17 @@ class GradientBalance:
             step: optimizer steps taken so far.
             reference: the term whose factor is 1.
         """
-        due = [name for name in terms if step % self.every == 0 or name not in self.norms]
+        due = step % self.every == 0 and step != self._measured  # once a step, however many micro-batches it has
         wanted = [p for p in parameters if p.requires_grad]
-        for name in due:
+        for name in [name for name in terms if due or name not in self.norms]:
             norm = _gradient_norm(terms[name], wanted)
+            if not FLOOR < norm < math.inf:
+                continue  # nothing to learn from in this batch (no labels, say), or an overflow: keep what is known
             old = self.norms.get(name)
             self.norms[name] = norm if old is None else self.decay * old + (1 - self.decay) * norm
-        base = self.norms[reference]
-        measured = {name for name in terms if min(base, self.norms[name]) > FLOOR}  # the others have no gradient yet
-        return {name: base / self.norms[name] if name in measured else 1.0 for name in terms}
+        self._measured = step
+        base = self.norms.get(reference)
+        return {name: base / self.norms[name] if base and name in self.norms else 1.0 for name in terms}
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": dict(self.norms)}

@@ -26,6 +26,7 @@ from kdse.models.base import SpeechModel
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
+TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
 
 def describe(model: SpeechModel) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
     module_name, _, name = class_path.rpartition(".")
     shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
     if not shipped and not trust_code:
-        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; --trust-code allows it")
+        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError):
@@ -132,7 +133,7 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
     if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
         raise ValueError(f"{source}: {class_path!r} is not a kdse model")
     if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
-        raise ValueError(f"{source}: {class_path!r} imports code by name; --trust-code allows it")
+        raise ValueError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
 
 

@@ -16,11 +16,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.balancing import GradientBalance
-from kdse.enhancer import Enhancer, ModelOrFactory
+from kdse.enhancer import Enhancer, ModelOrFactory, has_labels
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.objectives.base import Exchange, Objective
-from kdse.schedule import SUPERVISED, Schedule
+from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.seeding import seeded
 from kdse.taps import probe, resolve_taps
 from kdse.teacher import Teacher, fingerprint, load_teacher, record
@@ -92,7 +92,8 @@ class Distiller(Enhancer):
         )
         if loaded.sample_rate_hz != self.student.sample_rate_hz:
             raise ValueError(
-                f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz"
+                f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz; "
+                "wrap the teacher in kdse.models.Aligned with the student's sample_rate_hz"
             )
         # not a submodule: the teacher is in no state_dict, no optimizer and no train() call
         self._teacher = Teacher(loaded, resolve_taps(loaded, teacher_taps), teacher_autocast, compile_teacher)
@@ -105,12 +106,11 @@ class Distiller(Enhancer):
         self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
         self._active: tuple[str, ...] = ()
         self._teacher_scored = False
-        log.info(
-            "teacher %d parameters, student %d: ratio %.2f",
-            count_parameters(loaded),
-            count_parameters(self.student),
-            count_parameters(loaded) / max(1, count_parameters(self.student)),
-        )
+        sizes = count_parameters(loaded), count_parameters(self.student)
+        if sizes[0]:
+            log.info("teacher %d parameters, student %d: ratio %.2f", *sizes, sizes[0] / max(1, sizes[1]))
+        else:
+            log.info("student %d parameters; the teacher shows none", sizes[1])
 
     @property
     def student(self) -> SpeechModel:
@@ -190,11 +190,11 @@ class Distiller(Enhancer):
             raw[objective.name] = objective.loss(exchange)
             weights[objective.name] *= objective.weight
         self._active = tuple(raw)
-        total = self._weigh(raw, weights)
+        total = self._weigh(raw, weights, has_labels(batch))
         self.log_step(total)
         return self._connect(total)
 
-    def _weigh(self, raw: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    def _weigh(self, raw: dict[str, Tensor], weights: dict[str, float], labelled: bool) -> Tensor:
         """The sum of weight x raw value, each term noted for the log; balanced first if that is on."""
         if self._balance is not None and len(raw) > 1:
             factors = self._balance.factors(raw, self.model.parameters(), self.global_step, next(iter(raw)))
@@ -202,7 +202,7 @@ class Distiller(Enhancer):
         total = torch.zeros((), device=self.device)
         for name, value in raw.items():
             if name == SUPERVISED:
-                self.note_supervised(value, weights[name])
+                self.note_supervised(value, weights[name], labelled)
             else:
                 self.note_term(name, value, weights[name])
             total = total + weights[name] * value
@@ -264,6 +264,9 @@ class Distiller(Enhancer):
         return [*self.model.parameters(), *self.heads.parameters()]
 
     def on_fit_start(self) -> None:
+        phases = self.schedule.phases if self.schedule is not None else [Phase({SUPERVISED: 1.0, EVERY_OBJECTIVE: 1.0})]
+        needing = [SUPERVISED, *(o.name for o in self.objectives.values() if o.uses_clean and o.weight > 0)]
+        self.check_labels([term for term in needing if any(phase.weight(term) > 0 for phase in phases)])
         if not self.objectives:
             log.warning("no objectives: the student is trained with the supervised loss alone")
         if self.schedule is None and self.objectives:

@@ -44,6 +44,12 @@ def build(model: ModelOrFactory, name: str) -> SpeechModel:
     return model
 
 
+def has_labels(batch: dict[str, Any]) -> bool:
+    """Whether any item of a batch has clean speech."""
+    labelled = batch.get("labelled")
+    return labelled is None or bool(labelled.any())
+
+
 def rows_of(estimate: Estimate, rows: Tensor) -> Estimate:
     """Some items of an estimate; ``rows`` are indices or a boolean ``[B]``."""
     waveform, spectrum, mask = estimate
@@ -92,7 +98,7 @@ class Enhancer(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.supervised_loss(self.model(batch["noisy"]), batch)
-        self.note_supervised(loss, weight=1.0)
+        self.note_supervised(loss, weight=1.0, labelled=has_labels(batch))
         self.log_step(loss)
         return loss
 
@@ -105,20 +111,39 @@ class Enhancer(L.LightningModule):
         clean = batch.get("clean")
         if clean is None:
             raise ValueError(
-                "the supervised loss needs clean speech and this data has none; set its schedule weight to zero "
-                "(--schedule.gamma=1) or give labelled data"
+                "the supervised loss needs clean speech and this data has none; give labelled data, or set its "
+                "schedule weight to zero (--schedule kdse.schedule.Joint --schedule.gamma 1)"
             )
         noisy = batch["noisy"]
         labelled = batch.get("labelled")
         if labelled is not None and not bool(labelled.all()):
-            if not bool(labelled.any()):
+            if not has_labels(batch):
                 return estimate.waveform[:0].sum()  # nothing to learn from, yet every parameter stays connected
             estimate = rows_of(estimate, labelled)
             clean, noisy = clean[labelled], noisy[labelled]
         return self.loss(estimate, clean, noisy)
 
-    def note_supervised(self, raw: Tensor, weight: float) -> None:
-        """Notes the supervised loss for the log, and its parts if it is a `WeightedSum`."""
+    def on_fit_start(self) -> None:
+        self.check_labels([SUPERVISED])
+
+    def check_labels(self, terms: list[str]) -> None:
+        """Refuses to train terms that need clean speech on data that has none, before the first step.
+
+        Raises:
+            ValueError: naming the term and the fix.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if terms and getattr(datamodule, "labelled_share", 1.0) == 0:
+            raise ValueError(
+                f"the {terms[0]} loss needs clean speech and this data has none (--data.labelled_share is 0, or the "
+                "data is a NoisyFolder); give labelled data, or let the teacher alone teach: --schedule "
+                "kdse.schedule.Joint --schedule.gamma 1, with objectives that need no clean speech"
+            )
+
+    def note_supervised(self, raw: Tensor, weight: float, labelled: bool = True) -> None:
+        """Notes the supervised loss and the parts of a `WeightedSum` for the log, unless the batch has no labels."""
+        if not labelled:
+            return
         self.note_term(SUPERVISED, raw, weight)
         if isinstance(self.loss, WeightedSum):
             for name, part in self.loss.parts.items():

@@ -70,6 +70,12 @@ class Phase:
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"schedule: learning_rate={self.learning_rate} must be positive")
 
+    def weight(self, term: str) -> float:
+        """Weight of a term at the end of this phase's ramp."""
+        if term in self.weights:
+            return float(self.weights[term])
+        return 0.0 if term == SUPERVISED else float(self.weights.get(EVERY_OBJECTIVE, 0.0))
+
 
 def phase_starts(phases: Sequence[Phase], total_steps: float, steps_per_epoch: float | None) -> list[int]:
     """The optimizer step at which each phase begins.
@@ -107,7 +113,7 @@ def phase_weights(phases: Sequence[Phase], starts: Sequence[int], step: int, ter
     """Schedule weight of every term at an optimizer step: a pure function, so resuming anywhere gives the same run."""
     current = bisect.bisect_right(starts, step) - 1
     phase = phases[current]
-    target = {term: _weight(phase, term) for term in terms}
+    target = {term: phase.weight(term) for term in terms}
     if phase.ramp == "none" or current == 0:
         return target
     length = phase.ramp_steps
@@ -120,14 +126,8 @@ def phase_weights(phases: Sequence[Phase], starts: Sequence[int], step: int, ter
     position = min(1.0, (step - starts[current] + 1) / length)
     if phase.ramp == "cosine":
         position = 0.5 - 0.5 * math.cos(math.pi * position)
-    before = {term: _weight(phases[current - 1], term) for term in terms}
+    before = {term: phases[current - 1].weight(term) for term in terms}
     return {term: before[term] + (target[term] - before[term]) * position for term in terms}
-
-
-def _weight(phase: Phase, term: str) -> float:
-    if term in phase.weights:
-        return float(phase.weights[term])
-    return 0.0 if term == SUPERVISED else float(phase.weights.get(EVERY_OBJECTIVE, 0.0))
 
 
 class Schedule(L.Callback):

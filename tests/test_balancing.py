@@ -52,6 +52,25 @@ def test_a_term_without_gradient_is_left_alone():
     assert GradientBalance().factors(terms, layer.parameters(), 0, "supervised")["absent"] == 1.0
 
 
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_a_batch_that_gives_a_term_no_usable_gradient_does_not_count_for_it(bad):
+    layer, x = nn.Linear(4, 3, bias=False), torch.randn(8, 4)
+    good = make_terms(layer, x, 1.0)
+    balance = GradientBalance(every=1)
+    spoiled = {**good, "small": bad * layer(x).sum()}
+    assert balance.factors(spoiled, layer.parameters(), 0, "supervised")["small"] == 1.0
+    expected = GradientBalance(every=1).factors(good, layer.parameters(), 0, "supervised")["small"]
+    assert balance.factors(good, layer.parameters(), 1, "supervised")["small"] == pytest.approx(expected)
+    assert balance.factors(spoiled, layer.parameters(), 2, "supervised")["small"] == pytest.approx(expected)
+
+
+def test_micro_batches_of_one_step_are_weighed_alike():
+    layer, x = nn.Linear(4, 3, bias=False), torch.randn(8, 4)
+    balance = GradientBalance(every=1)
+    first = balance.factors(make_terms(layer, x, 1.0), layer.parameters(), 0, "supervised")
+    assert balance.factors(make_terms(layer, x, 5.0), layer.parameters(), 0, "supervised") == first
+
+
 def callbacks():
     return [SimilarityPreserving(over=["time", "frequency"]), OutputDistillation(on="mask"), Joint(0.5)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.try_configs import EXPERIMENTS, configs, load, merged, small, teacher_run
+import kdse.schedule
+from experiments.try_configs import EXPERIMENTS, configs, load, merged, small, teacher_run, with_base
 from kdse.checkpoint import describe, read_checkpoint, resolve_class
 from kdse.cli import main
 from kdse.report.plots import training_log
@@ -77,6 +79,19 @@ def flags_for(path: Path, corpora: Path, teacher_of: Any, run_dir: Path) -> list
     return flags
 
 
+def check_schedule(path: Path, resolved: dict[str, Any] | None) -> None:
+    """A delta over a base with another schedule class inherits arguments of the same name: none it does not state."""
+    last = [load(file)["schedule"] for file in with_base(path) if "schedule" in load(file)]
+    if not last:
+        return
+    assert resolved is not None and resolved["class_path"] == last[-1]["class_path"]
+    cls = getattr(kdse.schedule, resolved["class_path"].rpartition(".")[2])
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name not in ("self", "phases", "distil_fraction"):
+            stated = last[-1].get("init_args", {}).get(name, parameter.default)
+            assert resolved["init_args"][name] == stated, f"{path.name}: schedule.{name}"
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(EXPERIMENTS)))
 def test_every_shipped_config_trains_two_steps(path, corpora, teacher_of, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -85,6 +100,7 @@ def test_every_shipped_config_trains_two_steps(path, corpora, teacher_of, tmp_pa
     log = training_log(run_dir)
     assert log["train/loss"].notna().sum() == 2 and log["train/loss"].abs().lt(1e6).all()
     assert read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["global_step"] == 2
+    check_schedule(path, load(run_dir / "config.yaml").get("schedule"))
     for name in load(path).get("objectives") or {}:
         assert log[f"terms/{name}/raw"].notna().any()
 

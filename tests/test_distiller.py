@@ -14,7 +14,7 @@ from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.recorded import Recorded
-from kdse.objectives import Objective, OutputDistillation, SimilarityPreserving
+from kdse.objectives import Objective, OutputDistillation, SelectivePatches, SimilarityPreserving
 from kdse.report.plots import training_log
 from kdse.schedule import Joint, TwoStep
 from kdse.teacher import fingerprint
@@ -275,14 +275,15 @@ def test_unlabelled_items_teach_by_the_teacher_alone_and_nothing_peeks_at_their_
     assert students[0] == students[1]
 
 
-def test_a_batch_without_any_label_trains_on_the_objectives_and_has_zero_supervised_loss(tmp_path):
+def test_a_batch_without_any_label_trains_on_the_objectives_and_logs_no_supervised_loss(tmp_path):
     model = distiller()
     before = fingerprint(model.student)
     logger = CSVLogger(tmp_path, name="csv")
     trainer = make_trainer(tmp_path, [OutputDistillation(on="mask"), Joint(0.5)], logger=logger, log_every_n_steps=1)
     trainer.fit(model, SomeLabels(False, share=0.0))
-    values = training_log(tmp_path)["terms/supervised/raw"].dropna()
-    assert len(values) and (values == 0).all() and fingerprint(model.student) != before
+    log = training_log(tmp_path)
+    assert "terms/supervised/raw" not in log and (log["terms/output_distillation/raw"] > 0).all()
+    assert fingerprint(model.student) != before
 
 
 class Taught(ToyData):
@@ -312,3 +313,30 @@ def test_a_recorded_teacher_refuses_what_needs_a_network(tmp_path):
         fit(distiller(teacher=Recorded()), tmp_path, [OutputDistillation(), Joint()])
     with pytest.raises(ValueError, match="width_parameters"):
         Distiller(teacher=Recorded(), compression=4)
+
+
+class NoLabels(ToyData):
+    labelled_share = 0.0
+
+
+@pytest.mark.parametrize(
+    ("objectives", "schedule", "named"),
+    [
+        ([OutputDistillation()], None, "supervised"),
+        ([OutputDistillation()], TwoStep(distil_steps=4), "supervised"),
+        ([OutputDistillation()], Joint(0.0), "supervised"),
+        ([SelectivePatches()], Joint(1.0), "selective_patches"),
+    ],
+)
+def test_terms_that_need_clean_speech_are_refused_before_the_first_step(objectives, schedule, named, tmp_path):
+    trainer = make_trainer(tmp_path, [*objectives, *([schedule] if schedule else [])])
+    with pytest.raises(ValueError, match=rf"the {named} loss needs clean speech.*--schedule.gamma 1"):
+        trainer.fit(distiller(), NoLabels())
+    assert trainer.global_step == 0
+
+
+def test_without_labels_the_teacher_alone_teaches(tmp_path):
+    model = distiller()
+    before = fingerprint(model.student)
+    make_trainer(tmp_path, [OutputDistillation(), Joint(1.0)], max_steps=2).fit(model, NoLabels())
+    assert fingerprint(model.student) != before

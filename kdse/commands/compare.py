@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,8 @@ def main(argv: list[str]) -> int:
     arguments, flags = _parser().parse_known_intermixed_args(argv)
     _check_flags(flags)
     out: Path = arguments.out
-    runs = {name: _run(name, arguments.base, file, out, flags) for name, file in _deltas(arguments.deltas).items()}
+    deltas = _deltas(arguments.deltas, arguments.base)
+    runs = {name: _run(name, arguments.base, file, out, flags) for name, file in deltas.items()}
     reference = arguments.reference or next(iter(runs))
     chosen = arguments.only or list(runs)
     for flag, names in (("--reference", [reference]), ("--only", chosen)):
@@ -159,9 +162,24 @@ def _given(arguments: argparse.Namespace) -> list[str]:
 
 
 def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:
-    settings = {"base": _yaml(base, "--base"), "delta": _yaml(delta, "DELTA"), "flags": flags}
+    settings: dict[str, Any] = {"base": _yaml(base, "--base"), "delta": _yaml(delta, "DELTA"), "flags": flags}
+    settings |= {"corpus": os.environ.get("KDSE_CORPUS"), "teacher": _teacher(settings)}
     fit = ["--config", str(base), "--config", str(delta), *flags]
     return Run(name, out / name, fit, json.loads(json.dumps(settings, default=str)))
+
+
+def _teacher(settings: dict[str, Any]) -> str | None:
+    """SHA-256 of the teacher's checkpoint, so that a table never mixes students of two teachers at one path."""
+    path: str | None = None
+    for part in ("base", "delta"):
+        model = settings[part].get("model") or {}
+        path = (model.get("init_args") or {}).get("teacher_checkpoint", path) if isinstance(model, dict) else path
+    for flag in settings["flags"]:
+        name, _, value = flag.partition("=")
+        path = value if name == "--model.teacher_checkpoint" else path
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _yaml(path: Path, flag: str) -> dict[str, Any]:
@@ -176,17 +194,22 @@ def _yaml(path: Path, flag: str) -> dict[str, Any]:
     return content
 
 
-def _deltas(texts: list[str]) -> dict[str, Path]:
+def _deltas(texts: list[str], base: Path) -> dict[str, Path]:
+    """Runs by name; the base among them (from a pattern such as ``folder/*.yaml``) is passed over."""
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
             name, path = Path(text).stem, text
+        if Path(path).resolve() == base.resolve():
+            continue
         if name in ("", NOISY, SCORES) or "/" in name or "=" in name:
             raise ValueError(f"DELTA {text}: a run cannot be called {name!r}; write NAME={path} with another name")
         if name in found:
             raise ValueError(f"DELTA {text}: two runs are called {name!r}; write NAME={path} with another name")
         found[name] = Path(path)
+    if not found:
+        raise ValueError(f"DELTA: only the base {base} was given; name at least one config to run over it")
     return found
 
 

@@ -81,6 +81,8 @@ class NoisyFolder(ResumableData):
         seed: of order and crops; None means the run's seed_everything.
     """
 
+    labelled_share = 0.0
+
     def __init__(
         self,
         folder: str,

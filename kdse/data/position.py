@@ -60,6 +60,7 @@ class ResumableData(L.LightningDataModule):
     """A data module whose training loader goes on where a checkpoint was written."""
 
     num_workers: int = 0
+    labelled_share: float = 1.0  # of the training items that have clean speech
 
     def __init__(self) -> None:
         super().__init__()

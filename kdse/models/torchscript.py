@@ -21,6 +21,9 @@ class TorchScript(SpeechModel):
     Modules inside the program run in the interpreter, where hooks are not called: it has no taps, so use objectives
     on the output, or `kdse.models.Wrapped` with the network's Python class.
 
+    A frozen program (torch.jit.freeze) holds its weights as constants and runs on the CPU only; save it unfrozen to
+    teach on a GPU.
+
     Args:
         path: the file.
         sample_rate_hz: rate the network works at.

@@ -24,10 +24,13 @@ BLOCKS = "blocks"
 class AttentionKl(Objective):
     """KL divergence of the two networks' attention maps, after Distil-DCCRN. Has no parameters.
 
-    Per pair, a map A is made of each activation X ``[B, C, T, F]`` so that C (and T)
-    vanish; each row of A becomes ``P = softmax(A / (temperature ||A||_2))``, and the value is ``KL(P_T || P_S)``,
-    averaged over rows and batch. Frequencies must agree; channels never need to, nor do frames (hops). An all-zero
-    map gives the uniform distribution: on silence value and gradient are finite.
+    Per pair, a map A is made of each activation X ``[B, C, T, F]`` so that C (and T) vanish; each row of A becomes
+    ``P = softmax(A / (temperature ||A||_2))``, and the value is ``KL(P_T || P_S)``, averaged over rows and batch.
+    Frequencies must agree; channels never need to, nor do frames (hops). An all-zero map gives the uniform
+    distribution: on silence value and gradient are finite.
+
+    With F entries and temperature 1 the value is at most (e - 1) / (e + F - 1), 0.013 for 128, so it takes a large
+    weight, a lower temperature or ``--model.balance_gradients true`` to matter beside a loss in dB.
 
     Args:
         attention: what the map is. "frequency": energy by frequency, ``A_f = mean_t sum_c |X|^p``, one row an item.
@@ -116,6 +119,11 @@ class AttentionKl(Objective):
         scores = self._map(exact(x), frames)
         if self.rows == "together":
             scores = scores.flatten(1)[:, None]
+        if scores.shape[-1] < 2:
+            raise ValueError(
+                f"objectives.{self.name}: activations with one frequency (time-domain models) leave nothing to compare "
+                'with rows: "each"; use attention: "time_frequency" with rows: "together", or MultiViewAttention'
+            )
         return F.log_softmax(F.normalize(scores, dim=-1) / self.temperature, dim=-1)
 
     def _map(self, x: Tensor, frames: int) -> Tensor:

@@ -39,6 +39,13 @@ class Exchange:
     run_teacher: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
     run_student: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
 
+    def nothing(self) -> Tensor:
+        """Zero for a batch that an objective has no use for; student and heads stay connected, by shape alone."""
+        total = self.student.waveform[:0].sum()
+        for parameter in self.heads.parameters():
+            total = total + parameter.reshape(-1)[:0].sum()
+        return total
+
     def labelled_rows(self, name: str) -> Tensor:
         """Indices of the items that have clean speech ``[L]``, for the objective ``name`` that needs it.
 

@@ -10,11 +10,9 @@ from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import exact
 
-TINY = 1e-8
-
 
 class FrequencyAdaptive(Objective):
-    """Dynamic frequency-adaptive KD (Yuan et al. 2025, arXiv 2502.04711), on the spectra of both outputs.
+    """After dynamic frequency-adaptive KD (Yuan et al. 2025, arXiv 2502.04711), on the spectra of both outputs.
 
     In every frame a crossover bin m is read off the teacher: with the running maximum ``M(f) = max_{g<=f} |T(g)|``,
     m is where ``(M(f+1) - M(f)) / (M(f) + 1e-8)`` is largest. Bins up to m are the low band, bins from m on the high
@@ -22,23 +20,42 @@ class FrequencyAdaptive(Objective):
 
         L = mean_{b,t} d(T_low, S_low) + mean_{b,t} [ beta d(T_high, S_high) + (1 - beta) MSE(|T_high|, |S_high|) ]
 
-    Only the paper's abstract was read; this form is that of a re-implementation by the DISPatch authors. That the MSE
-    averages over the high band's own bins is our choice. A silent band counts as distance 1 with no gradient.
+    Only the paper's abstract was read; this form, with its constants, is that of a re-implementation by the DISPatch
+    authors. That the MSE averages over the high band's own bins is our choice.
+
+    The crossover often is bin 0, in 13 to 61 % of the frames of ten speech recordings: the low band then is one real
+    bin, whose cosine is 1 or -1 and has no gradient, so that only the high band teaches. `first_bin` avoids it.
+    Of silence in the teacher the cosine is 0 and its gradient too; a silent student under a teacher that is not has a
+    large gradient, bounded by `eps`.
 
     Args:
         beta: share of the cosine distance in the high band; 0.5 in that code's demo, the paper's is not known.
         n_fft: transform length in samples; 512 there.
         hop: samples between frames; 128 there.
+        eps: added under the roots of the cosine and to its denominator; 1e-8 there.
+        first_bin: lowest bin the crossover can be; 0 there. 1 or more is our alternative, see above.
         weight: factor on the value.
     """
 
     uses_taps = False
 
-    def __init__(self, beta: float = 0.5, n_fft: int = 512, hop: int = 128, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        beta: float = 0.5,
+        n_fft: int = 512,
+        hop: int = 128,
+        eps: float = 1e-8,
+        first_bin: int = 0,
+        weight: float = 1.0,
+    ) -> None:
         super().__init__(weight, pairs=None)
         if not 0 <= beta <= 1:
             raise ValueError(f"beta={beta} must lie between 0 and 1")
-        self.beta = beta
+        if not eps > 0:
+            raise ValueError(f"eps={eps} must be positive")
+        if not 0 <= first_bin < n_fft // 2:
+            raise ValueError(f"first_bin={first_bin}: there are {n_fft // 2 + 1} bins; leave some above it")
+        self.beta, self.eps, self.first_bin = beta, eps, first_bin
         self.stft = Stft(n_fft, hop, "hann")
 
     def loss(self, exchange: Exchange) -> Tensor:
@@ -61,8 +78,8 @@ class FrequencyAdaptive(Objective):
     def bands(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean masks of the low and the high band ``[B, F, T]`` of the teacher's spectrum."""
         running = teacher.abs().cummax(dim=1).values
-        rise = (running[:, 1:] - running[:, :-1]) / (running[:, :-1] + TINY)
-        crossover = rise.argmax(dim=1, keepdim=True)
+        rise = (running[:, 1:] - running[:, :-1]) / (running[:, :-1] + 1e-8)
+        crossover = rise[:, self.first_bin :].argmax(dim=1, keepdim=True) + self.first_bin
         bins = torch.arange(teacher.shape[1], device=teacher.device)[None, :, None]
         return bins <= crossover, bins >= crossover
 
@@ -77,12 +94,15 @@ class FrequencyAdaptive(Objective):
         """
         a, b = into_patches(reference * band, size), into_patches(estimate * band, size)
         inner = (a.real * b.real + a.imag * b.imag).sum(2)
-        cosine = 1 - inner / (norm(a, 2) * norm(b, 2))
+        cosine = 1 - inner / (self._norm(a) * self._norm(b) + self.eps)
         if not high:
             return cosine
         gap = (magnitude(b) - magnitude(a)).square() * into_patches(band.to(inner.dtype), size)
         squared = gap.sum(2) / into_patches(band.to(inner.dtype), size).sum(2).clamp_min(1.0)
         return self.beta * cosine + (1 - self.beta) * squared
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return exact((x.real.square() + x.imag.square()).sum(2).add(self.eps).sqrt())
 
 
 def into_patches(x: Tensor, size: int) -> Tensor:
@@ -94,8 +114,3 @@ def into_patches(x: Tensor, size: int) -> Tensor:
 def magnitude(x: Tensor) -> Tensor:
     """Magnitude with a finite gradient at zero."""
     return exact((x.real.square() + x.imag.square() + 1e-12).sqrt())
-
-
-def norm(x: Tensor, dim: int) -> Tensor:
-    """Norm of complex vectors with a finite gradient at zero."""
-    return exact((x.real.square() + x.imag.square()).sum(dim).add(1e-12).sqrt())

@@ -18,7 +18,8 @@ class LatentMix(Objective):
 
     Read: the abstract, and a third party's note that latents of two mixtures with the *same clean speech and different
     noise* are mixed. The equations were not seen; all below is our choice. Every labelled item gets a second view
-    ``x2 = clean + n2``, its own speech with the next item's noise, and a share lambda:
+    ``x2 = clean + n2``, its own speech with the noise of the item before it, scaled to the power of its own noise
+    (so that x2 has the item's SNR), and a share lambda:
 
         z = lambda z(x1) + (1 - lambda) z(x2)    for the teacher,
         L = mean over pairs of d(z_T, head(z_S))
@@ -81,10 +82,13 @@ class LatentMix(Objective):
     def loss(self, exchange: Exchange) -> Tensor:
         rows = exchange.labelled_rows(self.name)
         if len(rows) < 2:
-            return exchange.student.waveform[:0].sum()  # the second view needs another item's noise
+            return exchange.nothing()  # the second view needs another item's noise
         assert exchange.clean is not None and exchange.run_teacher is not None and exchange.run_student is not None
         noisy, clean = exchange.noisy[rows], exchange.clean[rows]
-        other = clean + (noisy - clean).roll(1, dims=0)
+        noise = noisy - clean
+        level = noise.square().mean(1, keepdim=True).sqrt()
+        borrowed = noise.roll(1, dims=0)
+        other = clean + borrowed * (level / level.roll(1, dims=0).clamp_min(1e-6)).clamp_max(100.0)
         share = self.shares(len(rows), exchange.step).to(noisy)
         teacher_taps = exchange.run_teacher(other)[1]
         second = other if self.student_mix == "latents" else share[:, None] * noisy + (1 - share)[:, None] * other
@@ -96,7 +100,9 @@ class LatentMix(Objective):
             latent = student_taps[b]
             if self.student_mix == "latents":
                 latent = weights * exchange.student_taps[b][rows] + (1 - weights) * latent
-            latent = exchange.heads[str(index)](latent) if self.head == "conv" else latent
+            if self.head == "conv":
+                with torch.autocast(latent.device.type, enabled=False):
+                    latent = exchange.heads[str(index)](exact(latent))
             teacher_latent = teacher[-1]
             student.append(resample(latent, *teacher_latent.shape[2:]) if self.match_axes else latent)
         return self.compare(teacher, student)

@@ -8,6 +8,7 @@ from torch import Tensor
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.shapes import exact
 
 
 class OutputDistillation(Objective):
@@ -22,6 +23,7 @@ class OutputDistillation(Objective):
         compression: power on the magnitude; 0.3 is our choice, CRUSE's own.
         n_fft: frame length of the spectrum in samples.
         hop: samples between its frames.
+        window: of the spectrum, "sqrt_hann" or "hann".
         weight: factor on the value.
     """
 
@@ -34,6 +36,7 @@ class OutputDistillation(Objective):
         compression: float = 0.3,
         n_fft: int = 512,
         hop: int = 256,
+        window: str = "sqrt_hann",
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight, pairs=None)
@@ -44,7 +47,7 @@ class OutputDistillation(Objective):
         if not 0 < compression <= 1:
             raise ValueError(f"compression={compression} must lie in (0, 1]")
         self.on, self.distance, self.compression = on, distance, compression
-        self.stft = Stft(n_fft, hop)
+        self.stft = Stft(n_fft, hop, window)
 
     def loss(self, exchange: Exchange) -> Tensor:
         assert exchange.teacher is not None
@@ -73,9 +76,9 @@ class OutputDistillation(Objective):
         if self.on == "mask":
             if estimate.mask is None:
                 raise ValueError(f'objectives.{self.name}: a model without a mask; use on: "waveform"')
-            return estimate.mask.float()
+            return exact(estimate.mask)
         if self.on == "waveform":
-            return estimate.waveform.float()
+            return exact(estimate.waveform)
         return self.spectral_view(self.stft(estimate.waveform))
 
     def spectral_view(self, spectrum: Tensor) -> Tensor:

@@ -19,16 +19,19 @@ class SelectivePatches(Objective):
 
     A patch is ``patch_bins`` bins by one frame. Its gap is the student's error to clean minus the teacher's; in every
     item the share ``share`` of patches with the largest gaps is kept (ties included), by rank alone, so that patches
-    where the teacher is worse are chosen too when fewer than the share are better. The published forms (from the
-    authors' code) and one of ours, by what is wrapped:
+    where the teacher is worse are chosen too when fewer than the share are better. By what is wrapped:
 
-    - `OutputDistillation` on "magnitude" or "spectrum": ``L = sum_{kept} mean_bins (S - T)^2 / (B P T share)``.
-    - `FrequencyAdaptive`: bands from the teacher, patches chosen in each band by that band's own error, patches of
-      ``high_patch_bins`` in the high band; L is the mean of the kept low patches plus that of the kept high ones.
+    - `OutputDistillation` on "magnitude" or "spectrum": ``L = sum_{kept} mean_bins d(S, T) / (B P T share)``, d being
+      the objective's own distance, gaps always squared. The published form (from the authors' code) is on: magnitude,
+      distance: l2, compression: 1, n_fft: 512, hop: 128, window: hann and patch_bins: 20; the rest is ours.
+    - `FrequencyAdaptive`, published as well: bands from the teacher, patches chosen in each band by that band's own
+      error, patches of ``high_patch_bins`` in the high band; L is the mean of the kept low patches plus that of the
+      kept high ones.
     - any other output objective (our generalisation): outside the kept patches the teacher's spectrum is replaced by
       the student's own, so that there is nothing to learn there, and the wrapped objective compares the waveforms;
       gaps are those of magnitudes.
 
+    The last patch is filled up with zeros, which count as bins, as in the authors' code.
     Items without clean speech are left out: nothing tells who is better there.
 
     Args:
@@ -60,6 +63,10 @@ class SelectivePatches(Objective):
         if patch_bins < 1 or high_patch_bins < 1:
             raise ValueError(f"patch_bins={patch_bins}, high_patch_bins={high_patch_bins}: at least one bin each")
         self.objective = FrequencyAdaptive() if objective is None else objective
+        if isinstance(self.objective, OutputDistillation) and self.objective.on == "mask":
+            raise ValueError(
+                'objective: a mask has no patches of its own; wrap on: "magnitude", "spectrum" or "waveform"'
+            )
         if self.objective.uses_taps:
             raise ValueError(
                 f"objective={type(objective).__name__}: compares taps; only output objectives have patches"
@@ -74,7 +81,7 @@ class SelectivePatches(Objective):
         self.stft = self.stft.to(exchange.noisy.device)
         assert exchange.clean is not None
         if len(rows) == 0:
-            return exchange.student.waveform[:0].sum()
+            return exchange.nothing()
         clean = self.stft(exchange.clean[rows])
         teacher = self.stft(exchange.teacher.waveform[rows]).detach()
         student = self.stft(exchange.student.waveform[rows])
@@ -113,7 +120,7 @@ class SelectivePatches(Objective):
         kept = self.select(_gap(objective.spectral_view, clean, teacher, student.detach(), self.patch_bins))
         error = objective.distances(objective.spectral_view(teacher), objective.spectral_view(student))
         error = error.mean(-1) if error.dim() == 4 else error
-        per_patch = into_patches(error, self.patch_bins).sum(2) / _bins_of(error, self.patch_bins)
+        per_patch = into_patches(error, self.patch_bins).mean(2)
         return (per_patch * kept).sum() / (kept.numel() * self.share)
 
     def _adaptive(self, objective: FrequencyAdaptive, clean: Tensor, teacher: Tensor, student: Tensor) -> Tensor:
@@ -135,12 +142,6 @@ def _gap(view: Any, clean: Tensor, teacher: Tensor, student: Tensor, size: int) 
     def error(x: Tensor) -> Tensor:
         gap = (view(x) - reference).square()
         gap = gap.sum(-1) if gap.dim() == 4 else gap
-        return into_patches(gap, size).sum(2) / _bins_of(gap, size)
+        return into_patches(gap, size).mean(2)
 
     return error(student) - error(teacher)
-
-
-def _bins_of(x: Tensor, size: int) -> Tensor:
-    """How many real bins each patch has ``[P, 1]``: the last one may be cut short."""
-    ones = torch.ones(1, x.shape[1], 1, dtype=x.dtype, device=x.device)
-    return into_patches(ones, size).sum(2)[0]

@@ -83,6 +83,11 @@ class SimilarityPreserving(Objective):
         axes = "b" + "".join(axis[0] for axis in self.over)
         for pair, a, b in zip(names, teacher, student, strict=True):
             require_equal(self.name, pair, a.shape, b.shape, axes)
+        if self.normalize is not None and teacher[0].shape[0] < 2:
+            raise ValueError(
+                f"objectives.{self.name}: a normalised Gram of one item is 1 whatever the network does; give "
+                "--data.batch_size 2 or more, or normalize: null"
+            )
         with torch.autocast(teacher[0].device.type, enabled=False):
             if self.flow:
                 return self._compare_flow(teacher, student)

@@ -14,6 +14,7 @@ import yaml
 from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.commands import runs
+from kdse.commands.compare import _run
 from kdse.commands.runs import Run, train
 from kdse.models import Cruse, count_parameters
 from kdse.report.comparison import add_costs, describe_run
@@ -268,3 +269,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, named, configs, tmp_path, 
     assert main(where + (flags if flags[0] == "--base" else [f for f in flags if f not in positional])) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and named in error[0] and commands == []
+
+
+def test_the_base_among_the_deltas_is_passed_over_and_alone_is_refused(configs, tmp_path, capsys):
+    assert compare(configs, tmp_path, "base", "small", flags=("--dry-run",)) == 0
+    assert "--run_dir=" + str(tmp_path / "base") not in capsys.readouterr().out
+    assert compare(configs, tmp_path, "base", flags=("--dry-run",)) == 2
+    assert "only the base" in capsys.readouterr().err
+
+
+def test_another_teacher_at_the_same_path_is_another_run(configs, tmp_path, commands, capsys):
+    """A table must not mix students of two teachers."""
+    teacher = tmp_path / "teacher.ckpt"
+    delta = {
+        "model": {"class_path": "kdse.Distiller", "init_args": {"teacher_checkpoint": str(teacher), "compression": 2}}
+    }
+    (tmp_path / "kd.yaml").write_text(yaml.safe_dump(delta))
+
+    def state(content: bytes) -> str:
+        teacher.write_bytes(content)
+        settings = _run("kd", configs / "base.yaml", tmp_path / "kd.yaml", tmp_path, []).settings
+        return settings["teacher"]
+
+    assert state(b"one") == state(b"one") != state(b"two")

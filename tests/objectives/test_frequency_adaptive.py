@@ -30,7 +30,8 @@ def reference(teacher, student, beta):
             m = crossover(t[:, frame])
             for part, kept in ((slice(0, m + 1), low), (slice(m, None), high)):
                 a, b = t[part, frame], s[part, frame]
-                cosine = 1 - np.real(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b))
+                norms = [np.sqrt(np.sum(np.abs(x) ** 2) + 1e-8) for x in (a, b)]
+                cosine = 1 - np.real(np.vdot(a, b)) / (norms[0] * norms[1] + 1e-8)
                 squared = np.mean((np.abs(a) - np.abs(b)) ** 2)
                 kept.append(cosine if kept is low else beta * cosine + (1 - beta) * squared)
     return np.mean(low) + np.mean(high)
@@ -48,6 +49,12 @@ def test_a_perfect_student_has_no_loss_and_only_a_rescaled_one_pays_in_the_high_
     assert FrequencyAdaptive().compare([teacher], [teacher.clone()]).item() == pytest.approx(0, abs=1e-6)
     assert FrequencyAdaptive(beta=1.0).compare([teacher], [3 * teacher]).item() == pytest.approx(0, abs=1e-6)
     assert FrequencyAdaptive(beta=0.5).compare([teacher], [3 * teacher]).item() > 0.1
+
+
+def test_the_crossover_can_be_kept_off_the_lowest_bins():
+    teacher = spectra()
+    low, high = FrequencyAdaptive(first_bin=6).bands(teacher)
+    assert int((low & high).float().argmax(1).min()) >= 6 and torch.all((low & high).sum(1) == 1)
 
 
 def test_bands_share_the_crossover_bin_and_cover_every_bin():

@@ -43,6 +43,10 @@ def objective(**arguments):
     return made
 
 
+def scaled(noise, like):
+    return noise * float((like @ like) / (noise @ noise)) ** 0.5
+
+
 @pytest.mark.parametrize("student_mix", ["latents", "audio"])
 def test_it_equals_a_loop_over_items(student_mix):
     exchange, made = make_exchange(), objective(student_mix=student_mix)
@@ -52,7 +56,7 @@ def test_it_equals_a_loop_over_items(student_mix):
     total = 0.0
     for i in range(3):
         share = shares[i]
-        first, second = exchange.noisy[i : i + 1], (exchange.clean[i] + noise[(i - 1) % 3])[None]
+        first, second = exchange.noisy[i : i + 1], (exchange.clean[i] + scaled(noise[(i - 1) % 3], noise[i]))[None]
         target = share * latent(first, 1.0)[1]["z"] + (1 - share) * latent(second, 1.0)[1]["z"]
         if student_mix == "latents":
             own = share * latent(first, 0.5)[1]["z"] + (1 - share) * latent(second, 0.5)[1]["z"]
@@ -106,4 +110,8 @@ def test_shapes_that_differ_are_refused_when_heads_are_built():
 
 def test_fewer_than_two_labelled_items_are_zero():
     exchange = make_exchange(labelled=torch.tensor([True, False, False]))
-    assert objective().loss(exchange).item() == 0
+    exchange.heads["0"] = torch.nn.Conv2d(2, 2, 1)
+    value = objective().loss(exchange)
+    assert value.item() == 0
+    value.backward()  # (the heads stay connected: DDP needs that, and so does the next batch)
+    assert torch.all(exchange.heads["0"].weight.grad == 0)
