@@ -22,7 +22,8 @@ class Cruse(SpeechModel):
     with additive 1x1 skips -> mel mask in (0, 1) -> 257-bin gain -> inverse STFT. Frame-causal, 32 ms latency.
 
     Trainable parameters: 1,867,041 for {32,64,128,192}; 347,633 for {16,32,64,80}; 242,681 for {8,32,64,64};
-    62,313 for {8,16,32,32}; 30,101 for {4,8,16,24}.
+    62,313 for {8,16,32,32}; 30,101 for {4,8,16,24}. The paper prints {32,64,128,192} with 1.9 M and {8,16,32,32} with
+    62 k; the exact counts follow from blocks it does not spell out, and the other widths are fits to sizes it reports.
 
     Args:
         channels: widths of the four encoder blocks; the decoder mirrors them.

@@ -77,7 +77,8 @@ class Dccrn(SpeechModel):
 
     Trainable parameters: 3,742,349 for the defaults (DCCRN-E, -C, -R); 3,671,053 for channels
     [32,64,128,256,256,256] with ``complex_lstm=True`` (DCCRN-CL); 1,109,645 for [32,64,128,128,128,128] with
-    ``lstm_units=64`` (Distil-DCCRN: our fit to the paper's 1.1 M, the paper's own widths are unknown to us).
+    ``lstm_units=64`` (Distil-DCCRN: our fit to 1.1 M, a third party's figure for the paper's 30 %; its own widths are
+    unknown to us).
 
     Time: frame t ends with sample ``(t + 1) hop - 1``, as many zeros before the signal as in the published code
     (window - hop), and on the right frames go on until every sample is covered by as many as any other (the published

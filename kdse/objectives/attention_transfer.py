@@ -1,6 +1,7 @@
 """Attention transfer: where a network is active, whatever its channels are.
 
-Zagoruyko & Komodakis, "Paying more attention to attention", ICLR 2017, equation 2 (activation-based attention).
+Zagoruyko & Komodakis, "Paying more attention to attention", ICLR 2017, equation 2: activation-based
+attention (from memory).
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class TimeFrequencyCalibrated(Objective):
 
     Each stream has raw products G ``[B, T, M]`` (``X X^T``) and probabilities P ``[B, T, M]``, which are
     ``(cosine + 1) / 2`` divided by their sum over M. A two-layer perceptron of the layer's own maps each row of G to
-    M' entries of unit length, queries of the student and keys of the teacher, and
+    M' entries of unit length (the authors' demo code normalises over frames instead, which looks like a slip: rows are
+    our reading), queries of the student and keys of the teacher, and
     ``w[b, t, i, j] = softmax_j <query_i, key_j>``. With Jeffreys' ``J(P, Q) = (P - Q) (log P - log Q)``:
 
     ``L_stream = 1/n_S sum_ij mean_{b, m} sum_t w[b, t, i, j] J(P_T^j, P_S^i)``, summed over streams and over the

@@ -1,6 +1,6 @@
 """Correlation congruence (CC): the student's batch has the teacher's correlation matrix under a kernel.
 
-Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019.
+Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019 (from memory).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cosine alignment of latents, after the cosine-distance paper (Luong et al., AES 158, 2025; arXiv 2505.03442).
 
-We have read the paper's abstract only: latents are aligned by cosine distance, which keeps direction and leaves scale
-free. Which vectors, which head and which weights it uses is unknown; what is here is our reconstruction, and every
-argument is our choice.
+We have read the paper's abstract only, and a summary of a third party: latents are aligned by cosine distance, which
+keeps direction and leaves scale free. Which vectors, which head and which weights it uses is unknown; what is here is
+our reconstruction, and every argument is our choice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Flow of the solution procedure (FSP): how the channels of one layer go together with those of a later one.
 
-Yim et al., "A gift from knowledge distillation", CVPR 2017, equations 1 and 2.
+Yim et al., "A gift from knowledge distillation", CVPR 2017, equations 1 and 2 (from memory).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class FlowOfSolution(Layerwise):
     and summed over flows (``reduction="sum"``, the paper's equation with all its lambda = 1). T and F are averaged
     away, so the two networks may differ in them (other hops); the channel counts must agree, by width or by a head.
 
+    The paper trains with this loss first and with labels afterwards (`kdse.schedule.TwoStep`).
     Which layers: the paper's two are the ends of a stage of equal spatial size. Ours come from the order of `pairs`,
     see `between`. Silence: finite value and gradient. Under DDP each item stands for itself, so nothing is gathered.
 

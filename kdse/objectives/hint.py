@@ -1,6 +1,6 @@
 """Hints: a regressor predicts the teacher's features from the student's (FitNets).
 
-Romero et al., "FitNets: Hints for thin deep nets", ICLR 2015, equation 3.
+Romero et al., "FitNets: Hints for thin deep nets", ICLR 2015, equation 3 (from memory).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Hint(Layerwise):
     the items of a batch). ``r`` is a 1x1 convolution with bias from the student's channels to the teacher's: one
     linear map, shared by all bins. The paper's ``r`` is a convolution without padding that also brings the spatial
     size down, followed by the hint layer's own nonlinearity; ours leaves T and F alone and stays linear, since a tap
-    may lie before or after its nonlinearity. The head is trained with the student and dropped on export.
+    may lie before or after its nonlinearity. The head is trained with the student and dropped on export. The paper
+    has one hint, in the middle of the network, and trains up to it first; all pairs at once is our default: name
+    one pair and use `kdse.schedule.TwoStep` for the paper's procedure.
 
     Silence: finite value and gradient. Under DDP each item stands for itself, so nothing is gathered.
 

@@ -1,6 +1,6 @@
 """Probabilistic knowledge transfer (PKT): the probability with which one item picks another as its neighbour.
 
-Passalis & Tefas, "Learning deep representations with probabilistic knowledge transfer", ECCV 2018.
+Passalis & Tefas, "Learning deep representations with probabilistic knowledge transfer", ECCV 2018 (from memory).
 """
 
 from __future__ import annotations

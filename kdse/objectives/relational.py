@@ -1,6 +1,6 @@
 """Relational knowledge distillation (RKD): the shape of the cloud of items, by distances or by angles.
 
-Park et al., "Relational knowledge distillation", CVPR 2019, equations 4 to 9.
+Park et al., "Relational knowledge distillation", CVPR 2019, equations 4 to 9 (from memory).
 """
 
 from __future__ import annotations

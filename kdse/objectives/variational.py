@@ -1,6 +1,6 @@
 """Variational information distillation (VID): a bound on how much the student's features tell about the teacher's.
 
-Ahn et al., "Variational information distillation for knowledge transfer", CVPR 2019, equations 4 to 6.
+Ahn et al., "Variational information distillation for knowledge transfer", CVPR 2019, equations 4 to 6 (from memory).
 """
 
 from __future__ import annotations
