@@ -15,7 +15,7 @@ from kdse.data.crops import crop_at, fill
 from kdse.data.paired import PairSet, pad_batch
 from kdse.data.pairs import Pair, find_pairs
 from kdse.data.position import Key, ResumableData, check_positive
-from kdse.data.taught import Recording, find_taught, read_taught
+from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
 from kdse.seeding import derive_seed, run_seed
 
 
@@ -33,7 +33,7 @@ class NoisySet(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: list[str] | None = None
+        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | None = None
     ) -> None:
         self.corpus, self.sample_rate_hz, self.samples, self.seed = corpus, sample_rate_hz, samples, seed
         self.taught = taught
@@ -56,7 +56,7 @@ class NoisySet(Dataset[dict[str, Any]]):
             "index": torch.tensor(index),
         }
         if self.taught is not None:
-            item["taught"] = fill(read_taught(self.taught[place], self.sample_rate_hz, start, stop), self.samples)
+            item["taught"] = fill(self.taught.read(place, self.sample_rate_hz, start, stop), self.samples)
         return item
 
 
@@ -68,9 +68,8 @@ class NoisyFolder(ResumableData):
 
     Args:
         folder: the recordings, searched with its subfolders.
-        teacher_folder: files that any system made of them, of the same relative names and starting at the same sample.
-            Training batches then carry them as "taught". Up to 0.1 s more or less at the end is cut or filled with
-            zeros.
+        teacher_folder: files that any system made of them, of the same relative names. Training batches then carry
+            them as "taught". Up to 0.1 s more or less at the end is cut or filled with zeros.
         valid_noisy: folder of noisy validation files; they are the test files too.
         valid_clean: folder of the clean validation files, of the same relative names.
         segment_seconds: length of training crops; shorter files are repeated.
@@ -79,6 +78,8 @@ class NoisyFolder(ResumableData):
         num_workers: data processes.
         sample_rate_hz: of everything; other files are resampled.
         seed: of order and crops; None means the run's seed_everything.
+        teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
+        teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
     """
 
     labelled_share = 0.0
@@ -95,8 +96,11 @@ class NoisyFolder(ResumableData):
         num_workers: int = 0,
         sample_rate_hz: int = 16000,
         seed: int | None = None,
+        teacher_delay_samples: int | None = None,
+        teacher_gain: float | None = None,
     ) -> None:
         super().__init__()
+        self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
         if (valid_noisy is None) != (valid_clean is None):
             raise ValueError("--data.valid_noisy and --data.valid_clean go together: give both or neither")
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
@@ -126,10 +130,13 @@ class NoisyFolder(ResumableData):
         _, world = self.rank_and_world()
         steps = self.steps_per_epoch or max(1, len(corpus) // (self.batch_size * world))
         samples = round(self.segment_seconds * self.sample_rate_hz)
-        taught: list[str] | None = None
+        taught: Taught | None = None
         if self.teacher_folder is not None:
             wanted = [Recording(_stem(p), corpus.samples(i, self.sample_rate_hz)) for i, p in enumerate(corpus.paths)]
-            taught = find_taught(self.teacher_folder, wanted, self.sample_rate_hz)
+            files = find_taught(self.teacher_folder, wanted, self.sample_rate_hz)
+            assert files is not None
+            noisy = [corpus.file(i) for i in range(len(corpus))]
+            taught = align_taught(files, noisy, self.sample_rate_hz, *self.teacher_alignment)
         items = NoisySet(corpus, self.sample_rate_hz, samples, derive_seed(self.seed, "noisy"), taught)
         return self.loader(items, batch_sampler=self.batches(steps, self.batch_size))
 

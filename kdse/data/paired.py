@@ -14,7 +14,7 @@ from kdse.data.crops import crop_at, fill
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.pairs import Pair, find_pairs, speaker
 from kdse.data.position import Key, ResumableData, check_positive
-from kdse.data.taught import Recording, find_taught, read_taught
+from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
 from kdse.seeding import derive_seed, run_seed
 
 VOICEBANK_TRAIN = ("noisy_trainset_28spk_wav", "clean_trainset_28spk_wav")
@@ -25,7 +25,7 @@ VOICEBANK_VALID_SPEAKERS = ("p226", "p287")
 class PairSet(Dataset[dict[str, Any]]):
     """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
 
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: list[str] | None = None) -> None:
+    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | None = None) -> None:
         self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class PairSet(Dataset[dict[str, Any]]):
         clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
         item = _item(pair, noisy, clean, pair.name, index)
         if self.taught is not None:
-            item["taught"] = read_taught(self.taught[index], self.sample_rate_hz, 0, noisy.numel())
+            item["taught"] = self.taught.read(index, self.sample_rate_hz, 0, noisy.numel())
         return item
 
 
@@ -63,7 +63,7 @@ class CropSet(Dataset[dict[str, Any]]):
         samples: int,
         seed: int,
         labelled: frozenset[int] | None = None,
-        taught: list[str] | None = None,
+        taught: Taught | None = None,
     ) -> None:
         self.pairs, self.sample_rate_hz, self.samples, self.seed = pairs, sample_rate_hz, samples, seed
         self.labelled, self.taught = labelled, taught
@@ -85,7 +85,7 @@ class CropSet(Dataset[dict[str, Any]]):
         if self.labelled is not None:
             item["labelled"] = torch.tensor(labelled)
         if self.taught is not None:
-            item["taught"] = fill(read_taught(self.taught[place], self.sample_rate_hz, start, stop), self.samples)
+            item["taught"] = fill(self.taught.read(place, self.sample_rate_hz, start, stop), self.samples)
         return item
 
 
@@ -125,9 +125,11 @@ class PairedFolders(ResumableData):
         labelled_share: share of the training pairs whose clean file is used. Below 1, training batches say which items
             are "labelled", and the clean speech of the others is zeros. A smaller share's pairs are among a larger's.
         labelled_seed: which pairs those are. Not the run's seed, so that a teacher and students of any seed agree.
-        teacher_folder: files that any system made of the noisy training files, of the same relative names and starting
-            at the same sample. Training batches then carry them as "taught", and so do validation batches if the
-            folder holds the held-out files too. Up to 0.1 s more or less at the end is cut or filled with zeros.
+        teacher_folder: files that any system made of the noisy training files, of the same relative names. Training
+            batches then carry them as "taught", and so do validation batches if the folder holds the held-out files
+            too. Up to 0.1 s more or less at the end is cut or filled with zeros.
+        teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
+        teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class PairedFolders(ResumableData):
         labelled_share: float = 1.0,
         labelled_seed: int = 0,
         teacher_folder: str | None = None,
+        teacher_delay_samples: int | None = None,
+        teacher_gain: float | None = None,
     ) -> None:
         super().__init__()
         for one, other, a, b in (
@@ -174,6 +178,7 @@ class PairedFolders(ResumableData):
         self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
         self.seed = run_seed() if seed is None else seed
         self.labelled_share, self.labelled_seed, self.teacher_folder = labelled_share, labelled_seed, teacher_folder
+        self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
         self._found: dict[str, list[Pair]] = {}
 
     def pairs(self, split: str) -> list[Pair]:
@@ -214,15 +219,18 @@ class PairedFolders(ResumableData):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()
 
-    def _whole(self, pairs: list[Pair], taught: list[str] | None = None) -> DataLoader[Any]:
+    def _whole(self, pairs: list[Pair], taught: Taught | None = None) -> DataLoader[Any]:
         items = PairSet(pairs, self.sample_rate_hz, taught)
         return self.loader(items, batch_size=self.batch_size, collate_fn=pad_batch)
 
-    def _taught(self, pairs: list[Pair], required: bool) -> list[str] | None:
+    def _taught(self, pairs: list[Pair], required: bool) -> Taught | None:
         if self.teacher_folder is None:
             return None
         recordings = [Recording(pair.name, pair.samples) for pair in pairs]
-        return find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)
+        files = find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)
+        if files is None:
+            return None
+        return align_taught(files, [pair.noisy for pair in pairs], self.sample_rate_hz, *self.teacher_alignment)
 
     def _find_test(self) -> list[Pair]:
         if self.test_folders is not None:

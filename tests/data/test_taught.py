@@ -6,7 +6,7 @@ import torch
 
 from kdse.data import NoisyFolder, PairedFolders
 from kdse.data.audio import read
-from kdse.data.taught import Recording, find_taught, read_taught
+from kdse.data.taught import Recording, Taught, align_taught, find_taught
 from tests.data.corpus import hiss, put, tone_and_pauses
 
 RATE = 16000
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def make(kind, folder, **settings):
     common = {"segment_seconds": 0.3, "batch_size": 2, "steps_per_epoch": 6, "seed": 3}
-    common["teacher_folder"] = str(folder / "taught")
+    common |= {"teacher_folder": str(folder / "taught"), "teacher_delay_samples": 0, "teacher_gain": 1.0}
     if kind is NoisyFolder:
         return NoisyFolder(str(folder / "noisy"), **{**common, **settings})
     train = {"train_noisy": str(folder / "noisy"), "train_clean": str(folder / "clean")}
@@ -77,11 +77,11 @@ def test_up_to_a_tenth_of_a_second_at_the_end_is_cut_or_filled_with_zeros(folder
     put(path, torch.nn.functional.pad(whole, (0, count - len(whole)), value=0.25).numpy(), subtype="FLOAT")
     files = find_taught(folder / "taught", [Recording("b/1", len(whole))], RATE)
     assert files == [str(path)]
-    got = read_taught(files[0], RATE, 0, len(whole))
+    got = Taught(files).read(0, RATE, 0, len(whole))
     kept = min(count, len(whole))
     assert len(got) == len(whole)
     assert torch.equal(got[:kept], whole[:kept]) and not got[kept:].any()
-    assert torch.equal(read_taught(files[0], RATE, 5000, len(whole)), got[5000:])
+    assert torch.equal(Taught(files).read(0, RATE, 5000, len(whole)), got[5000:])
 
 
 @KINDS
@@ -120,7 +120,9 @@ def test_a_lower_rate_is_refused_and_a_higher_one_resampled(folder):
     wave = tone_and_pauses(0.4, 48000)
     path = put(folder / "taught" / "b" / "1.wav", wave, 48000, subtype="FLOAT")
     assert find_taught(folder / "taught", [Recording("b/1", 6400)], RATE) == [str(path)]
-    torch.testing.assert_close(read_taught(str(path), RATE, 1000, 6400), read(path, RATE)[1000:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        Taught([str(path)]).read(0, RATE, 1000, 6400), read(path, RATE)[1000:], atol=1e-6, rtol=0
+    )
     put(path, hiss(0.4, 8000), 8000)
     with pytest.raises(ValueError, match=r"b.1\.wav: is at 8000 Hz, below the 16000 Hz of --data\.sample_rate_hz"):
         make(NoisyFolder, folder).train_dataloader()
@@ -134,6 +136,41 @@ def test_the_format_may_differ_and_two_files_of_one_name_are_refused(folder):
     put(folder / "taught" / "b" / "1.wav", wave)
     with pytest.raises(ValueError, match=r"taught: holds 2 files called b/1"):
         find_taught(folder / "taught", [Recording("b/1", 6400)], RATE)
+
+
+def test_a_gain_of_zero_is_refused(folder):
+    with pytest.raises(ValueError, match="--data.teacher_gain 0"):
+        make(NoisyFolder, folder, teacher_gain=0.0)
+
+
+@KINDS
+@pytest.mark.parametrize("delay", [-120, 0, 357])
+def test_files_that_are_late_and_of_another_level_are_measured_and_put_right(folder, kind, delay, caplog):
+    for path in (folder / "taught").rglob("*.wav"):
+        noisy = read(folder / "noisy" / path.relative_to(folder / "taught"), RATE)
+        late = torch.roll(torch.nn.functional.pad(noisy, (0, abs(delay))), delay)
+        put(path, (-0.25 * late).numpy(), subtype="FLOAT")
+    module = make(kind, folder, teacher_delay_samples=None, teacher_gain=None)
+    with caplog.at_level("INFO"):
+        batches = list(module.train_dataloader())
+    assert f"{delay} samples late and at -0.25 times" in caplog.text
+    for batch in batches:
+        known = batch["taught"] != 0  # what lay before the first sample of an early file is gone
+        # (an early file lost its beginning, which moves the measured gain by a per cent)
+        torch.testing.assert_close(batch["taught"][known], batch["noisy"][known], atol=3e-3, rtol=0.02)
+        assert known.float().mean() > 0.9
+
+
+def test_files_that_do_not_belong_to_the_recordings_are_refused(folder):
+    for i, path in enumerate(sorted((folder / "taught").rglob("*.wav"))):
+        put(path, hiss(len(read(path, RATE)) / RATE, seed=99 + i), subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"--data\.teacher_folder.*little in common.*teacher_delay_samples"):
+        make(NoisyFolder, folder, teacher_delay_samples=None).train_dataloader()
+
+
+def test_what_is_given_is_not_measured(folder):
+    files = [str(folder / "taught" / "b" / "1.wav")]
+    assert align_taught(files, ["nowhere.wav"], RATE, 12, 2.0) == Taught(files, 12, 2.0)
 
 
 class Halving(torch.nn.Module):
