@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdse.losses.multi_resolution import stft_magnitude
+from kdse.losses.multi_resolution import check_resolutions, stft_magnitude
 from kdse.models.base import Estimate
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
@@ -80,10 +80,7 @@ class MannerLoss(nn.Module):
         magnitude_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
-            raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
-        if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
-            raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+        check_resolutions(n_ffts, hops, windows)
         self.resolutions = list(zip(n_ffts, hops, windows, strict=True))
         self.convergence_weight, self.magnitude_weight = convergence_weight, magnitude_weight
 

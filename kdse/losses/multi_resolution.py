@@ -29,6 +29,14 @@ def log_magnitude_distance(estimate: Tensor, clean: Tensor) -> Tensor:
     return (clean.log() - estimate.log()).abs().mean()
 
 
+def check_resolutions(n_ffts: list[int], hops: list[int], windows: list[int]) -> None:
+    """Raises a ValueError unless there are equally many of each and every window fits into its transform."""
+    if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
+        raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
+    if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
+        raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+
+
 class MultiResolutionStft(nn.Module):
     """Spectral convergence plus log-magnitude distance, averaged over STFT resolutions.
 
@@ -49,10 +57,7 @@ class MultiResolutionStft(nn.Module):
         magnitude_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
-            raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
-        if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
-            raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+        check_resolutions(n_ffts, hops, windows)
         self.n_ffts, self.hops = list(n_ffts), list(hops)
         self.convergence_weight, self.magnitude_weight = convergence_weight, magnitude_weight
         for index, length in enumerate(windows):
