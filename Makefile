@@ -20,7 +20,7 @@ env: $(VENV)/.installed   ## create the virtual environment and install kdse wit
 demo: env        ## train, distil, evaluate and compare on the embedded corpus (under 15 minutes on two cores)
 	$(BIN)/python experiments/demo.py $(DEMO_FLAGS)
 
-test: env        ## the tests (about 10 minutes on two cores)
+test: env        ## the tests (about 13 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: env   ## the tests marked slow
