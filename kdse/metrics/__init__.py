@@ -4,7 +4,8 @@ Imports nothing heavy: scoring processes load this package and must start fast.
 """
 
 from kdse.metrics.intrusive import METRICS, Metric, Scores, check_metrics, score
+from kdse.metrics.pair import Pair
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.table import Row, Summary, summarize
 
-__all__ = ["METRICS", "Metric", "Row", "ScorePool", "Scores", "Summary", "check_metrics", "score", "summarize"]
+__all__ = ["METRICS", "Metric", "Pair", "Row", "ScorePool", "Scores", "Summary", "check_metrics", "score", "summarize"]

@@ -1,28 +1,36 @@
-"""Intrusive metrics: an estimate of one item scored against its clean speech.
+"""The registry `METRICS` and `score`: an estimate of one item scored, mostly against its clean speech.
 
 Every metric is computed in float64 on one item at its true length (no padding) and rounded to six decimals, so that
-thread counts and process counts do not show in a table. What cannot be computed is NaN with a reason, never dropped:
+thread counts and process counts do not show in a table (the networks of DNSMOS and SQUIM run in float32, on one
+thread). What cannot be computed is NaN with a reason, never dropped:
 
 - clean or estimate is empty, holds NaN or infinity, or they differ in length: all metrics fail;
-- clean or estimate is silent (peak below 1e-8, i.e. -160 dBFS): all metrics fail. Some of the formulas have a value
-  there (STOI gives 0), but it says nothing; our choice is to treat a silent estimate alike in every metric;
-- too short: PESQ needs 0.25 s and at least one utterance, STOI and eSTOI need 30 frames (about 0.4 s) of active speech.
+- clean or estimate is silent (peak below 1e-8, i.e. -160 dBFS): all metrics fail, also those that listen to the
+  estimate alone. Some of the formulas have a value there (STOI gives 0), but it says nothing; our choice is to treat
+  a silent estimate alike in every metric;
+- too short: PESQ and the composite measures need 0.25 s and at least one utterance, STOI and eSTOI need 30 frames
+  (about 0.4 s) of active speech, segmental SNR 37.5 ms, LSD 32 ms. DNSMOS repeats what is shorter than 9.01 s.
+
+Identical signals score the best value: 100 dB for SI-SDR and SDR, 35 dB for segmental SNR (less with digital silence
+in the clean speech), 0 dB for LSD, 4.64 and 4.55 for PESQ wb and nb, 1 for STOI and eSTOI, 5 for CSIG, CBAK and COVL.
+
+The estimate's level counts in segmental SNR, CBAK, LSD and DNSMOS. It does not, but for rounding, in the others.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdse.metrics import composite, dnsmos, perceptual, ratios, spectral, squim
+from kdse.metrics.pair import Pair
+
 #: Peak below which a signal counts as silent.
 SILENCE = 1e-8
-#: SI-SDR and SDR are clipped to plus and minus this many dB (our choice: a perfect copy would be infinite).
-LIMIT_DB = 100.0
 #: Decimals kept of every value.
 DECIMALS = 6
 
@@ -30,13 +38,30 @@ Signal = Any  # numpy array or CPU tensor [N]; typed loosely so that this module
 
 
 class Metric(NamedTuple):
-    """A metric's function ``(clean [N], estimate [N], sample_rate_hz) -> float`` and what a reader must know of it."""
+    """A metric's function and what a reader must know of it.
 
-    compute: Callable[[np.ndarray, np.ndarray, int], float]
+    Attributes:
+        compute: from the pair of clean speech and estimate.
+        title: of a table's column; shown value = raw value x ``factor`` with ``decimals``. Files keep raw values.
+        unit: of the raw value.
+        variant: all that is needed to compute it again elsewhere.
+        packages: that must be installed.
+        min_sample_rate_hz: below it the metric has no meaning.
+        file: name in ``files`` of the model file it needs, or "".
+        check: raises ValueError unless ``files`` has what it needs.
+    """
+
+    compute: Callable[[Pair], float]
+    title: str
     unit: str
     variant: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
     min_sample_rate_hz: int = 1
+    factor: float = 1
+    decimals: int = 2
+    higher_is_better: bool = True
+    file: str = ""
+    check: Callable[[Mapping[str, str]], None] | None = None
 
 
 class Scores(NamedTuple):
@@ -46,7 +71,13 @@ class Scores(NamedTuple):
     failures: dict[str, str]
 
 
-def score(clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequence[str]) -> Scores:
+def score(
+    clean: Signal,
+    estimate: Signal,
+    sample_rate_hz: int,
+    metrics: Sequence[str],
+    files: Mapping[str, str] | None = None,
+) -> Scores:
     """Scores one estimate against clean speech.
 
     Args:
@@ -54,19 +85,20 @@ def score(clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequenc
         estimate: what is scored ``[N]``.
         sample_rate_hz: of both.
         metrics: names from `METRICS`.
+        files: model files of the metrics that need one, by name: "dnsmos", "squim".
 
     Raises:
-        ValueError: for an unknown metric, a missing package, or a sample rate too low for a metric. Bad audio never
-            raises: it gives NaN and a reason.
+        ValueError: as `check_metrics`. Bad audio never raises: it gives NaN and a reason.
     """
-    check_metrics(metrics, sample_rate_hz)
+    check_metrics(metrics, sample_rate_hz, files)
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
     problem = _problem(clean, estimate)
+    pair = Pair(clean, estimate, sample_rate_hz, files)
     values: dict[str, float] = {}
     failures: dict[str, str] = {}
     for name in metrics:
         try:
-            value = math.nan if problem else float(METRICS[name].compute(clean, estimate, sample_rate_hz))
+            value = math.nan if problem else float(METRICS[name].compute(pair))
             reason = problem or ("" if math.isfinite(value) else f"{name} is {value}")
         except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
             reason = _reason(error)
@@ -81,8 +113,10 @@ def failed(metrics: Sequence[str], reason: str) -> Scores:
     return Scores(dict.fromkeys(metrics, math.nan), dict.fromkeys(metrics, reason))
 
 
-def check_metrics(metrics: Sequence[str], sample_rate_hz: int) -> None:
-    """Checks that every metric exists, is installed and works at this sample rate.
+def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[str, str] | None = None) -> None:
+    """Checks that every metric exists, is installed, works at this sample rate and has the model file that it needs.
+
+    A model file is opened, and kept open for `score`.
 
     Raises:
         ValueError: naming the metric and the fix.
@@ -100,64 +134,79 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int) -> None:
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "
                 f"{sample_rate_hz} Hz; leave it out" + (" or use pesq_nb" if name == "pesq_wb" else "")
             )
+    for check in dict.fromkeys(METRICS[name].check for name in metrics):
+        if check is not None:
+            check(files or {})
 
 
-def si_sdr(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int = 0) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, equation 3).
-
-    ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``. Plain: the mean is not removed, as in the
-    corpus' yardsticks (a DC offset is a distortion). Clipped to +-100 dB.
-    """
-    # sums instead of np.dot: BLAS splits a long dot product by thread, which changes the last digits
-    target = np.sum(estimate * clean) / np.sum(clean * clean) * clean
-    return _ratio_db(np.sum(target * target), np.sum((target - estimate) ** 2))
-
-
-def sdr(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int = 0) -> float:
-    """BSSEval SDR in dB: any distortion by a 512-tap filter of the clean speech is forgiven (Vincent et al. 2006).
-
-    torchmetrics' implementation in float64, mean kept, on one thread. Clipped to +-100 dB.
-    """
-    import torch
-    from torchmetrics.functional.audio import signal_distortion_ratio
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        value = signal_distortion_ratio(torch.from_numpy(estimate), torch.from_numpy(clean), filter_length=512)
-    finally:
-        torch.set_num_threads(threads)
-    return max(-LIMIT_DB, min(LIMIT_DB, float(value)))  # NaN stays NaN: both comparisons with it are false
+_COMPOSITE = (
+    "Hu and Loizou 2008 at 16 kHz, {}, clipped to 1..5; PESQ = P.862.2 wide band; {}30 ms Hann frames every 7.5 ms"
+)
+_LLR = "LLR of order 16, not clipped, mean of the lowest 95% of frames; "
+_WSS = "WSS with 25 bands, mean of the lowest 95% of frames; "
+_SEG = "segSNR of frames clipped to -10..35 dB; "
+_DNSMOS = (
+    "DNSMOS P.835, output {} of sig_bak_ovr.onnx (not personalised) with its polynomial; estimate at 16 kHz, level as "
+    "it is, mean over segments of 9.01 s every second, short files doubled (dnsmos_local.py)"
+)
+_SQUIM = (
+    "output {} of torchaudio's SQUIM_OBJECTIVE (squim_objective_dns2020.pth), from the whole estimate at 16 kHz alone"
+)
 
 
-def pesq_wb(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int) -> float:
-    """PESQ wide band (ITU-T P.862.2, MOS-LQO 1.04 to 4.64) at 16 kHz; other rates are resampled to it."""
-    return _pesq(clean, estimate, sample_rate_hz, 16000, "wb")
+def _rating(compute: Callable[[Pair], float], title: str, variant: str) -> Metric:
+    return Metric(compute, title, "MOS", variant, ("pesq",), min_sample_rate_hz=16000)
 
 
-def pesq_nb(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int) -> float:
-    """PESQ narrow band (ITU-T P.862 with P.862.1 mapping) at 8 kHz; other rates are resampled to it."""
-    return _pesq(clean, estimate, sample_rate_hz, 8000, "nb")
+def _dnsmos(compute: Callable[[Pair], float], output: str) -> Metric:
+    variant = _DNSMOS.format(output)
+    return Metric(
+        compute, f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000, file="dnsmos", check=dnsmos.check
+    )
 
 
-def stoi(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int) -> float:
-    """Short-time objective intelligibility (Taal et al. 2011), a fraction of 1."""
-    return _stoi(clean, estimate, sample_rate_hz, extended=False)
-
-
-def estoi(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int) -> float:
-    """Extended STOI (Jensen and Taal 2016), a fraction of 1."""
-    return _stoi(clean, estimate, sample_rate_hz, extended=True)
+def _squim(compute: Callable[[Pair], float], title: str, unit: str, output: str, **shown: Any) -> Metric:
+    variant = _SQUIM.format(output)
+    return Metric(compute, title, unit, variant, ("torchaudio",), 16000, file="squim", check=squim.check, **shown)
 
 
 METRICS: dict[str, Metric] = {
-    "si_sdr": Metric(si_sdr, "dB", "plain (mean not removed), clipped to +-100 dB", ()),
-    "sdr": Metric(sdr, "dB", "BSSEval v3 SDR, 512 taps, mean not removed, clipped to +-100 dB", ("torchmetrics",)),
-    "pesq_wb": Metric(pesq_wb, "MOS-LQO", "P.862.2 wide band at 16 kHz", ("pesq",), 16000),
-    "pesq_nb": Metric(pesq_nb, "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), 8000),
-    "stoi": Metric(stoi, "fraction", "STOI at 10 kHz", ("pystoi",)),
-    "estoi": Metric(estoi, "fraction", "extended STOI at 10 kHz", ("pystoi",)),
-}
+    "si_sdr": Metric(ratios.si_sdr, "SI-SDR dB", "dB", "plain (mean not removed), clipped to +-100 dB"),
+    "sdr": Metric(
+        ratios.sdr, "SDR dB", "dB", "BSSEval v3 SDR, 512 taps, mean not removed, clipped to +-100 dB", ("torchmetrics",)
+    ),
+    "seg_snr": Metric(
+        ratios.seg_snr, "segSNR dB", "dB",
+        "mean over all frames (pauses too) of their SNR clipped to -10..35 dB; 30 ms Hann frames every 7.5 ms",
+    ),
+    "pesq_wb": Metric(
+        perceptual.pesq_wb, "PESQ wb", "MOS-LQO", "P.862.2 wide band at 16 kHz", ("pesq",), 16000, decimals=3
+    ),
+    "pesq_nb": Metric(perceptual.pesq_nb, "PESQ nb", "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), decimals=3),
+    "stoi": Metric(perceptual.stoi, "STOI %", "fraction", "STOI at 10 kHz", ("pystoi",), factor=100),
+    "estoi": Metric(perceptual.estoi, "eSTOI %", "fraction", "extended STOI at 10 kHz", ("pystoi",), factor=100),
+    "csig": _rating(
+        composite.csig, "CSIG", _COMPOSITE.format("3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS)
+    ),
+    "cbak": _rating(
+        composite.cbak, "CBAK", _COMPOSITE.format("1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG)
+    ),
+    "covl": _rating(
+        composite.covl, "COVL", _COMPOSITE.format("1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS)
+    ),
+    "lsd": Metric(
+        spectral.lsd, "LSD dB", "dB",
+        "mean over frames of the RMS over bins; 32 ms Hann frames every 8 ms, at the audio's sample rate; both log "
+        "spectra floored 50 dB below the loudest bin of the clean speech",
+        higher_is_better=False,
+    ),
+    "dnsmos_sig": _dnsmos(dnsmos.dnsmos_sig, "SIG"),
+    "dnsmos_bak": _dnsmos(dnsmos.dnsmos_bak, "BAK"),
+    "dnsmos_ovrl": _dnsmos(dnsmos.dnsmos_ovrl, "OVRL"),
+    "squim_stoi": _squim(squim.squim_stoi, "SQUIM STOI %", "fraction", "STOI", factor=100),
+    "squim_pesq": _squim(squim.squim_pesq, "SQUIM PESQ", "MOS-LQO", "PESQ", decimals=3),
+    "squim_si_sdr": _squim(squim.squim_si_sdr, "SQUIM SI-SDR dB", "dB", "SI-SDR"),
+}  # fmt: skip
 
 
 def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
@@ -172,46 +221,6 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
         if np.abs(signal).max() < SILENCE:
             return f"{name} is silent"
     return ""
-
-
-def _ratio_db(signal: float, distortion: float) -> float:
-    if distortion <= signal * 10 ** (-LIMIT_DB / 10):
-        return LIMIT_DB
-    return max(-LIMIT_DB, 10 * math.log10(signal / distortion)) if signal > 0 else -LIMIT_DB
-
-
-def _pesq(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int, rate_hz: int, mode: str) -> float:
-    from pesq import pesq
-
-    return pesq(rate_hz, _resample(clean, sample_rate_hz, rate_hz), _resample(estimate, sample_rate_hz, rate_hz), mode)
-
-
-def _stoi(clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int, extended: bool) -> float:
-    from pystoi import stoi as pystoi
-
-    # eSTOI adds a tiny random dither from numpy's global stream: seed it, and give the caller's stream back
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Not enough STFT frames")
-            value = pystoi(clean, estimate, sample_rate_hz, extended=extended)
-    except np.exceptions.AxisError:  # what pystoi raises on less than one frame
-        value = 1e-5
-    finally:
-        np.random.set_state(state)
-    if value == 1e-5:  # pystoi's way to say that there is no value
-        raise ValueError("less than 30 frames of active speech")
-    return value
-
-
-def _resample(signal: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    if from_hz == to_hz:
-        return signal
-    from scipy.signal import resample_poly
-
-    common = math.gcd(from_hz, to_hz)
-    return resample_poly(signal, to_hz // common, from_hz // common)
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -44,53 +44,88 @@ class ScorePool:
         sample_rate_hz: of all audio.
         workers: processes; 0 scores in this process. Values do not depend on it.
         timeout_s: an item that takes longer counts as failed, and its worker is replaced.
+        files: model files that some metrics need, by name (see `kdse.metrics.check_metrics`).
 
     A worker that dies (PESQ is C code) fails the item it was working on and is replaced; other items are not touched.
     Processes start with the first item and end with `close` (or when this process ends, however it ends).
     """
 
     def __init__(
-        self, metrics: Sequence[str], sample_rate_hz: int = 16000, workers: int = 0, timeout_s: float = 300.0
+        self,
+        metrics: Sequence[str],
+        sample_rate_hz: int = 16000,
+        workers: int = 0,
+        timeout_s: float = 300.0,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         if workers < 0:
             raise ValueError(f"--workers {workers}: give 0 (score in this process) or a number of processes")
-        check_metrics(metrics, sample_rate_hz)
+        check_metrics(metrics, sample_rate_hz, files)
         self.metrics = tuple(metrics)
         self.sample_rate_hz = sample_rate_hz
         self.workers = workers
         self.timeout_s = timeout_s
+        self.files = dict(files or {})
+        self._error: BaseException | None = None
         self._results: list[Scored | None] = []
         # bounded: submit waits when scoring is slower than the model, so that audio does not pile up in memory
         self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=4 * workers)
+        self._reporting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._crew: list[_Worker] = []
 
-    def submit(self, name: str, clean: Signal, estimates: Mapping[str, Signal]) -> None:
+    def submit(
+        self,
+        name: str,
+        clean: Signal,
+        estimates: Mapping[str, Signal],
+        done: Callable[[Scored], None] | None = None,
+    ) -> None:
         """Takes one item: clean speech ``[N]`` and its estimates ``[N]`` by system.
 
-        Arrays are copied as float32; scores come from `collect`.
+        Arrays are copied as float32; scores come from `collect`, and, as soon as they are there, to ``done`` (in any
+        thread and order, one at a time). What ``done`` raises ends the next `submit` or `collect`.
         """
+        self._raise()
         task = _Task(
             index=len(self._results),
             name=name,
             clean=np.array(clean, dtype=np.float32),
             estimates={system: np.array(estimate, dtype=np.float32) for system, estimate in estimates.items()},
+            done=done,
         )
         self._results.append(None)
         if self.workers == 0:
             scores = {system: self._score_here(task.clean, estimate) for system, estimate in task.estimates.items()}
-            self._results[task.index] = Scored(name, scores)
+            self._finish(task, scores)
+            self._raise()
             return
         if not self._threads:
             self._start()
         self._tasks.put(task)
 
     def _score_here(self, clean: np.ndarray, estimate: np.ndarray) -> Scores:
-        return score(clean, estimate, self.sample_rate_hz, self.metrics)
+        return score(clean, estimate, self.sample_rate_hz, self.metrics, self.files)
+
+    def _finish(self, task: _Task, scores: dict[str, Scores]) -> None:
+        scored = Scored(task.name, scores)
+        self._results[task.index] = scored
+        with self._reporting:
+            if task.done is not None and self._error is None:
+                try:
+                    task.done(scored)
+                except BaseException as error:
+                    self._error = error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def collect(self) -> list[Scored]:
         """Waits for everything submitted since the last call and returns it in that order."""
         self._tasks.join()
+        self._raise()
         results, self._results = self._results, []
         return [result for result in results if result is not None]
 
@@ -106,7 +141,7 @@ class ScorePool:
             worker.stop()
         for thread in self._threads:
             thread.join()
-        self._threads, self._crew, self._results = [], [], []
+        self._threads, self._crew, self._results, self._error = [], [], [], None
 
     def __enter__(self) -> ScorePool:
         return self
@@ -116,7 +151,7 @@ class ScorePool:
 
     def _start(self) -> None:
         for _ in range(self.workers):
-            worker = _Worker(self.metrics, self.sample_rate_hz, self.timeout_s)
+            worker = _Worker(self.metrics, self.sample_rate_hz, self.timeout_s, self.files)
             thread = threading.Thread(target=self._feed, args=(worker,), name="kdse-score", daemon=True)
             self._crew.append(worker)
             self._threads.append(thread)
@@ -125,10 +160,12 @@ class ScorePool:
     def _feed(self, worker: _Worker) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                self._results[task.index] = Scored(task.name, worker.score(task.clean, task.estimates))
-            except BaseException as error:  # whatever happens, the item is accounted for and collect() ends
-                reason = f"could not be scored ({type(error).__name__}: {error})"
-                self._results[task.index] = Scored(task.name, {k: failed(self.metrics, reason) for k in task.estimates})
+                try:
+                    scores = worker.score(task.clean, task.estimates)
+                except BaseException as error:  # whatever happens, the item is accounted for and collect() ends
+                    reason = f"could not be scored ({type(error).__name__}: {error})"
+                    scores = {system: failed(self.metrics, reason) for system in task.estimates}
+                self._finish(task, scores)
             finally:
                 self._tasks.task_done()
         worker.stop()
@@ -141,13 +178,14 @@ class _Task:
     name: str
     clean: np.ndarray
     estimates: dict[str, np.ndarray]
+    done: Callable[[Scored], None] | None
 
 
 class _Worker:
     """One worker process and the connection to it; started when first needed and again after a crash."""
 
-    def __init__(self, metrics: tuple[str, ...], sample_rate_hz: int, timeout_s: float) -> None:
-        self._metrics, self._sample_rate_hz, self._timeout_s = metrics, sample_rate_hz, timeout_s
+    def __init__(self, metrics: tuple[str, ...], sample_rate_hz: int, timeout_s: float, files: dict[str, str]) -> None:
+        self._metrics, self._sample_rate_hz, self._timeout_s, self._files = metrics, sample_rate_hz, timeout_s, files
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._stopped = False
@@ -160,7 +198,7 @@ class _Worker:
     def _score_one(self, clean: np.ndarray, estimate: np.ndarray) -> Scores:
         try:
             connection = self._connect()
-            connection.send((clean, estimate, self._sample_rate_hz, self._metrics))
+            connection.send((clean, estimate, self._sample_rate_hz, self._metrics, self._files))
             if connection.poll(self._timeout_s):
                 return Scores(*connection.recv())
             reason = f"scoring took longer than {self._timeout_s:g} s"
@@ -219,7 +257,7 @@ def serve(connection: Any) -> None:
     connection.send("ready")
     while True:
         try:
-            clean, estimate, sample_rate_hz, metrics = connection.recv()
+            clean, estimate, sample_rate_hz, metrics, files = connection.recv()
         except EOFError:
             return
-        connection.send(tuple(score(clean, estimate, sample_rate_hz, metrics)))
+        connection.send(tuple(score(clean, estimate, sample_rate_hz, metrics, files)))

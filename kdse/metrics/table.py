@@ -8,25 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pathlib import Path
+from typing import Any, NamedTuple
 
 NOISY = "noisy"
 #: Width of an SNR bucket where SNRs are drawn from a range.
 BUCKET_DB = 5.0
-#: metric -> (column title, factor, decimals) in tables for people; files keep raw values.
-SHOWN = {
-    "si_sdr": ("SI-SDR dB", 1, 2),
-    "sdr": ("SDR dB", 1, 2),
-    "pesq_wb": ("PESQ wb", 1, 3),
-    "pesq_nb": ("PESQ nb", 1, 3),
-    "stoi": ("STOI %", 100, 2),
-    "estoi": ("eSTOI %", 100, 2),
-}
+#: Columns of per_file.csv before and after the metrics.
+ABOUT, FAILURES = ("set", "system", "name", "snr_db"), "failures"
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,14 @@ class Line(NamedTuple):
     failures: dict[str, int]
 
 
+class Block(NamedTuple):
+    """The rows of a set at one SNR bucket, or "all" of them, by system: noisy first, then as first met."""
+
+    group: str
+    snr_db: float | str
+    systems: dict[str, list[Row]]
+
+
 @dataclass(frozen=True)
 class Summary:
     """The lines of the table, and every failure as (group, system, name, metric, reason)."""
@@ -95,31 +95,43 @@ def summarize(rows: Iterable[Row], metrics: Sequence[str], max_failed_share: flo
     Raises:
         ValueError: if a metric failed on more than ``max_failed_share`` of a system's items in a set.
     """
-    unique: dict[tuple[str, str, str], Row] = {}
-    for row in rows:
-        unique.setdefault((row.group, row.system, row.name), row)
-    kept = list(unique.values())
-    systems = sorted(dict.fromkeys(row.system for row in kept), key=lambda system: system != NOISY)
+    kept = once(rows)
     noisy = {(row.group, row.name): row for row in kept if row.system == NOISY}
-    lines: list[Line] = []
-    for group in dict.fromkeys(row.group for row in kept):
-        members = [row for row in kept if row.group == group]
-        buckets = snr_buckets([row.snr_db for row in members])
-        found: list[float | str] = [*sorted({b for b in buckets if not math.isnan(b)}), "all"]
-        for bucket in found:
-            for system in systems:
-                chosen = [
-                    row
-                    for row, b in zip(members, buckets, strict=True)
-                    if row.system == system and bucket in ("all", b)
-                ]
-                if chosen:
-                    lines.append(_line(group, system, bucket, chosen, noisy, metrics))
+    lines = [
+        _line(block.group, system, block.snr_db, members, noisy, metrics)
+        for block in blocks(kept)
+        for system, members in block.systems.items()
+    ]
     failures = sorted((r.group, r.system, r.name, metric, why) for r in kept for metric, why in r.failures.items())
     summary = Summary(tuple(metrics), lines, failures)
     if max_failed_share is not None:
         check_failures(summary, max_failed_share)
     return summary
+
+
+def once(rows: Iterable[Row]) -> list[Row]:
+    """The rows without repeats of a (group, system, name), of which the first is kept."""
+    unique: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        unique.setdefault((row.group, row.system, row.name), row)
+    return list(unique.values())
+
+
+def blocks(rows: Sequence[Row]) -> list[Block]:
+    """Rows that are compared with each other: by set, then SNR bucket (ascending), and all rows of the set last."""
+    order = {system: None for system in sorted(dict.fromkeys(row.system for row in rows), key=lambda s: s != NOISY)}
+    found = []
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [row for row in rows if row.group == group]
+        buckets = snr_buckets([row.snr_db for row in members])
+        chosen: dict[float | str, dict[str, list[Row]]] = {b: {} for b in sorted(b for b in buckets if b == b)}
+        chosen["all"] = {}
+        for row, bucket in zip(members, buckets, strict=True):
+            for name in ("all",) if math.isnan(bucket) else ("all", bucket):
+                chosen[name].setdefault(row.system, []).append(row)
+        for name, systems in chosen.items():
+            found.append(Block(group, name, {system: systems[system] for system in order if system in systems}))
+    return found
 
 
 def check_failures(summary: Summary, max_failed_share: float, systems: Sequence[str] | None = None) -> None:
@@ -147,10 +159,13 @@ def snr_buckets(snr_db: Sequence[float]) -> list[float]:
     SNRs that all lie on a grid of 0.5 dB come from a list, and each is its own bucket. Others come from a range or a
     measurement, and go to the nearest multiple of 5 dB (our choice; halfway goes up).
     """
-    known = [value for value in snr_db if math.isfinite(value)]
-    listed = all(abs(2 * value - round(2 * value)) < 0.02 for value in known)
-    width = 0.5 if listed else BUCKET_DB
+    width = 0.5 if snrs_listed(snr_db) else BUCKET_DB
     return [width * math.floor(v / width + 0.5) + 0.0 if math.isfinite(v) else math.nan for v in snr_db]
+
+
+def snrs_listed(snr_db: Iterable[float]) -> bool:
+    """Whether all known SNRs lie on a grid of 0.5 dB: then they come from a list, not from a range."""
+    return all(abs(2 * value - round(2 * value)) < 0.02 for value in snr_db if math.isfinite(value))
 
 
 def _line(
@@ -176,7 +191,43 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-# --- writers ---
+# --- files ---
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a ``per_file.csv`` of `kdse evaluate`, as they were scored; only their order is the file's.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read or is another one.
+    """
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            fields = list(reader.fieldnames or ())
+            if fields[: len(ABOUT)] != list(ABOUT) or fields[-1] != FAILURES:
+                raise ValueError(f"its columns are not {', '.join(ABOUT)}, metrics, {FAILURES}")
+            metrics = fields[len(ABOUT) : -1]
+            for record in reader:
+                if None in record or None in record.values():
+                    raise ValueError(f"line {reader.line_num} has not {len(fields)} values")
+                numbers = {name: float(record[name] or "nan") for name in ("snr_db", *metrics)}
+                snr_db = numbers.pop("snr_db")
+                failures = _failures(record[FAILURES], metrics)
+                rows.append(Row(record["system"], record["name"], numbers, failures, snr_db, record["set"]))
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
+    return rows
+
+
+def _failures(text: str, metrics: Sequence[str]) -> dict[str, str]:
+    """What "pesq_wb: no speech; stoi: too short" says. A reason may hold "; " but not one followed by "METRIC: "."""
+    start = re.compile("(?:^|; )(" + "|".join(map(re.escape, metrics)) + "): ")
+    parts = start.split(text) if metrics else [text]
+    if parts[0]:
+        raise ValueError(f"failures {text[:60]!r} do not begin with a metric")
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def records(summary: Summary) -> list[dict[str, Any]]:
@@ -203,51 +254,6 @@ def to_csv(table: Sequence[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(table)
     return text.getvalue()
-
-
-def to_markdown(summary: Summary) -> str:
-    """A Markdown table for people: absolute value and improvement in one cell, rounded."""
-    header, body = _cells(summary)
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * 2 + "---:|" * (len(header) - 2)]
-    return "\n".join(lines + ["| " + " | ".join(cells).replace("\n", " ") + " |" for cells in body]) + "\n"
-
-
-def to_rich(summary: Summary, title: str | None = None) -> Table:
-    """The same table for the screen."""
-    from rich.table import Table
-
-    header, body = _cells(summary)
-    table = Table(title=title)
-    for column, name in enumerate(header):
-        table.add_column(name, justify="left" if column < 2 else "right", no_wrap=column > 0)
-    for index, cells in enumerate(body):
-        last = index + 1 == len(body) or body[index + 1][0] != cells[0]
-        table.add_row(*cells, end_section=last)
-    return table
-
-
-def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    failing = any(count for line in summary.lines for count in line.failures.values())
-    titles = [SHOWN.get(metric, (metric, 1, 3))[0] for metric in summary.metrics]
-    header = ["input SNR", "system", "items", *titles, *(["failed"] if failing else [])]
-    body = []
-    for line in summary.lines:
-        snr = "all" if isinstance(line.snr_db, str) else f"{line.snr_db:g} dB"
-        cells = [f"{line.group} {snr}".strip(), line.system, str(line.items)]
-        cells += [_cell(line, metric) for metric in summary.metrics]
-        if failing:
-            cells.append(", ".join(f"{metric} {count}" for metric, count in line.failures.items() if count))
-        body.append(cells)
-    return header, body
-
-
-def _cell(line: Line, metric: str) -> str:
-    _, factor, decimals = SHOWN.get(metric, (metric, 1, 3))
-    value, gain = line.values[metric] * factor, line.improvements[metric] * factor
-    if math.isnan(value):
-        return "n/a"
-    text = f"{value:.{decimals}f}"
-    return text if line.system == NOISY or math.isnan(gain) else f"{text} ({gain:+.{decimals}f})"
 
 
 def _plain(value: float) -> float | None:

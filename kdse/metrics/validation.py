@@ -41,7 +41,8 @@ class ValidationScores:
     ) -> None:
         self.metrics = tuple(metrics)
         self.max_failed_share = max_failed_share
-        self.summary: Summary | None = None  # of the last epoch, all ranks together
+        self.rows: list[Row] = []  # of the last epoch, all ranks together
+        self.summary: Summary | None = None  # of these rows
         self._pool = ScorePool(self.metrics, sample_rate_hz, workers)
         self._pending: list[tuple[str, float, tuple[str, int, int]]] = []  # name, snr_db, cache key; as submitted
         # validation items are fixed, so their noisy input is scored once a run; the checksums make sure of it
@@ -89,7 +90,8 @@ class ValidationScores:
         self._queued.clear()
         # what failed (a process may have crashed) is tried again next time
         self._noisy = {key: scores for key, scores in self._noisy.items() if not scores.failures}
-        self.summary = summarize(gather_rows(list(rows.values())), self.metrics, max_failed_share=None)
+        self.rows = gather_rows(list(rows.values()))
+        self.summary = summarize(self.rows, self.metrics, max_failed_share=None)
         for group, system, name, metric, why in self.summary.failures[:5]:
             log.warning("%s of %s on %s%s failed: %s", metric, system, group and group + "/", name, why)
         if len(self.summary.failures) > 5:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kdse.metrics import METRICS, score
+from tests.metrics.models import random_squim, tiny_dnsmos
 from tests.metrics.signals import RATE_HZ, corpus, noisy_version, speech_like
 
 ALL = tuple(METRICS)
+#: Those that need no model file.
+PLAIN = tuple(name for name in METRICS if not METRICS[name].file)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"dnsmos": tiny_dnsmos(folder / "tiny.onnx"), "squim": random_squim(folder / "random.pth")}
 
 
 def orthogonal(clean: np.ndarray, seed: int = 3) -> np.ndarray:
@@ -58,12 +69,71 @@ def test_sdr_is_the_projection_on_512_delayed_copies_of_clean() -> None:
     assert score(clean, estimate, RATE_HZ, ["sdr"]).values["sdr"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_every_metric_rises_with_the_snr() -> None:
+def test_every_metric_gets_better_with_the_snr() -> None:
     clean = speech_like()
-    low, high = (score(clean, noisy_version(clean, snr), RATE_HZ, ALL) for snr in (0.0, 20.0))
+    low, high = (score(clean, noisy_version(clean, snr), RATE_HZ, PLAIN) for snr in (0.0, 20.0))
     assert not low.failures and not high.failures
-    assert all(low.values[m] < high.values[m] for m in ALL)
+    assert {m for m in PLAIN if low.values[m] > high.values[m]} == {"lsd"}
+    assert [m for m in ALL if not METRICS[m].higher_is_better] == ["lsd"]
     assert 0 < low.values["estoi"] < high.values["stoi"] <= 1
+
+
+def test_a_copy_of_clean_speech_scores_the_best_value_of_each_metric() -> None:
+    clean = noisy_version(speech_like(), 50.0, seed=9)  # without digital silence
+    best = {
+        "si_sdr": 100, "sdr": 100, "seg_snr": 35, "pesq_wb": 4.644, "pesq_nb": 4.549, "stoi": 1, "estoi": 1,
+        "csig": 5, "cbak": 5, "covl": 5, "lsd": 0,
+    }  # fmt: skip
+    assert score(clean, clean, RATE_HZ, PLAIN).values == pytest.approx(best, abs=1e-3)
+
+
+def test_level_of_the_estimate_counts_only_where_it_is_said_to() -> None:
+    clean = noisy_version(speech_like(), 50.0, seed=9)
+    noisy = noisy_version(clean, 10.0)
+    normal, quiet = (score(clean, gain * noisy, RATE_HZ, PLAIN).values for gain in (1.0, 0.5))
+    counts = {m for m in PLAIN if abs(normal[m] - quiet[m]) > 0.02}
+    assert counts == {"seg_snr", "cbak", "lsd"}
+
+
+def test_tables_know_how_to_show_every_metric() -> None:
+    assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
+    shown = {name: (m.title, m.factor, m.decimals) for name, m in METRICS.items()}
+    assert shown["pesq_wb"] == ("PESQ wb", 1, 3) and shown["estoi"] == ("eSTOI %", 100, 2)
+    assert all((m.factor == 100) == m.title.endswith("%") == (m.unit == "fraction") for m in METRICS.values())
+    assert all((m.unit == "dB") == m.title.endswith("dB") for m in METRICS.values())
+
+
+def test_thread_counts_change_no_digit(files: dict[str, str], tmp_path: Path) -> None:
+    # without what loads torch, which has tests of its own (SDR below, SQUIM in test_squim)
+    names = [name for name in ALL if name != "sdr" and METRICS[name].file != "squim"]
+    clean = speech_like()
+    np.save(tmp_path / "pair.npy", [clean, noisy_version(clean, 5.0)])
+    code = f"""
+import numpy as np
+from kdse.metrics import score
+print(score(*np.load({str(tmp_path / "pair.npy")!r}), 16000, {names}, {files}))
+"""
+    results = []
+    for threads in ("1", "4"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        results.append(subprocess.check_output([sys.executable, "-c", code], text=True, env=environment))
+    assert "nan" not in results[0] and results[0] == results[1]
+
+
+def test_sdr_is_the_same_on_any_number_of_threads_and_gives_them_back() -> None:
+    import torch
+
+    clean = speech_like()
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(score(clean, noisy_version(clean, 5.0), RATE_HZ, ["sdr"]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +147,10 @@ def test_every_metric_rises_with_the_snr() -> None:
         (np.zeros(0), np.zeros(0), "empty"),
     ],
 )
-def test_bad_audio_fails_every_metric_with_a_reason(clean: np.ndarray, estimate: np.ndarray, reason: str) -> None:
-    scores = score(clean, estimate, RATE_HZ, ALL)
+def test_bad_audio_fails_every_metric_with_a_reason(
+    clean: np.ndarray, estimate: np.ndarray, reason: str, files: dict[str, str]
+) -> None:
+    scores = score(clean, estimate, RATE_HZ, ALL, files)
     assert set(scores.failures) == set(ALL)
     assert all(reason in why for why in scores.failures.values())
     assert all(math.isnan(value) for value in scores.values.values())
@@ -145,7 +217,7 @@ def test_a_users_mistake_is_a_clear_error(metrics: list[str], rate_hz: int, mess
 
 
 def test_importing_the_metrics_loads_no_heavy_library() -> None:
-    heavy = ("torch", "pesq", "pystoi", "scipy", "pandas")
+    heavy = ("torch", "torchaudio", "pesq", "pystoi", "scipy", "pandas", "onnxruntime")
     code = f"import sys, kdse.metrics; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

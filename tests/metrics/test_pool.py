@@ -132,3 +132,26 @@ def test_settings_are_checked_before_anything_starts() -> None:
         ScorePool(["si_sdr"], workers=-1)
     with pytest.raises(ValueError, match="there is no 'nope'"):
         ScorePool(["nope"], workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_item_is_reported_once_with_the_scores_that_collect_returns(workers: int) -> None:
+    reported = []
+    with ScorePool(["si_sdr"], workers=workers) as pool:
+        for item in items(6):
+            pool.submit(*item, done=reported.append)
+        collected = pool.collect()
+    assert sorted(reported, key=lambda scored: scored.name) == collected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_who_is_told_ends_the_work_instead_of_vanishing(workers: int) -> None:
+    def full_disk(_: object) -> None:
+        raise ValueError("no space left")
+
+    with ScorePool(["si_sdr"], workers=workers) as pool:
+        with pytest.raises(ValueError, match="no space left"):
+            for item in items(3):
+                pool.submit(*item, done=full_disk)
+            pool.collect()
+        assert len(run(pool, items(2))) >= 2  # and the pool goes on

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from kdse.metrics.table import Row, records, snr_buckets, summarize, to_csv, to_markdown, to_rich
+from kdse.metrics.table import Row, read_rows, records, snr_buckets, summarize, to_csv
 
 NAN = math.nan
 
@@ -72,7 +72,6 @@ def test_failed_items_are_counted_and_left_out_of_mean_and_improvement() -> None
     line = summary.line("x")
     assert (line.values["m"], line.improvements["m"], line.failures["m"]) == (7.5, 3.0, 1)
     assert summary.failures == [("", "noisy", "b", "m", "no speech"), ("", "x", "a", "m", "silent")]
-    assert "m 1" in to_markdown(summary)
 
 
 def test_too_many_failures_fail_the_run() -> None:
@@ -87,7 +86,6 @@ def test_too_many_failures_fail_the_run() -> None:
 
 def test_a_metric_without_any_value_is_shown_as_missing_not_as_a_number() -> None:
     summary = summarize([Row("noisy", "a", {"m": NAN}, {"m": "x"})], ["m"], max_failed_share=None)
-    assert "n/a" in to_markdown(summary)
     assert records(summary)[0]["m"] is None
     assert list(csv.DictReader(io.StringIO(to_csv(records(summary)))))[0]["m"] == ""
 
@@ -121,13 +119,35 @@ def test_unknown_snrs_get_no_bucket_of_their_own() -> None:
     assert [line.snr_db for line in summarize([Row("noisy", "a", {"m": 1.0})], ["m"]).lines] == ["all"]
 
 
-def test_tables_for_people_hold_the_same_rounded_numbers() -> None:
-    from rich.console import Console
+def test_read_rows_gives_back_what_evaluate_wrote(tmp_path) -> None:
+    from kdse.evaluation.scoring import per_file_csv
 
-    table = [Row("noisy", "a", {"stoi": 0.5, "si_sdr": 1.0}), Row("x", "a", {"stoi": 0.75, "si_sdr": 4.256})]
-    summary = summarize(table, ["si_sdr", "stoi"])
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(to_rich(summary))
-    for text in (to_markdown(summary), console.export_text()):
-        assert "4.26 (+3.26)" in text and "75.00 (+25.00)" in text and "50.00" in text
-        assert "failed" not in text
+    written = [
+        Row("noisy", 'a, "b"/c.wav', {"si_sdr": -0.000001, "stoi": 0.1}, {}, -5.0),
+        Row("noisy", "d", {"si_sdr": NAN, "stoi": 1.0}, {"si_sdr": "silent; stoi is fine: really"}, 2.3000000715255737),
+        Row("x y", "d", {"si_sdr": NAN, "stoi": NAN}, {"si_sdr": "a; b: c", "stoi": ""}, NAN, "range, wide"),
+    ]
+    path = tmp_path / "per_file.csv"
+    path.write_text(per_file_csv(written, ["si_sdr", "stoi"]), encoding="utf-8")
+    assert list(map(str, read_rows(path))) == list(map(str, written))  # (NaN is not equal to itself)
+    assert per_file_csv(read_rows(path), ["si_sdr", "stoi"]) == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("a,b\n1,2\n", "its columns are not set, system, name, snr_db, metrics, failures"),
+        ("", "its columns are not"),
+        ("set,system,name,snr_db,m,failures\n,x,i,0,1.0", "line 2 has not 6 values"),
+        ("set,system,name,snr_db,m,failures\n,x,i,0,high,\n", "could not convert string to float: 'high'"),
+        ("set,system,name,snr_db,m,failures\n,x,i,0,,why\n", "failures 'why' do not begin with a metric"),
+    ],
+)
+def test_another_file_or_a_broken_one_is_refused_by_name(tmp_path, content: str, why: str) -> None:
+    path = tmp_path / "per_file.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="per_file.csv: is no per_file.csv of kdse evaluate") as refusal:
+        read_rows(path)
+    assert why in str(refusal.value)
+    with pytest.raises(ValueError, match="No such file"):
+        read_rows(tmp_path / "nothing.csv")

@@ -74,3 +74,15 @@ def test_every_epoch_starts_anew_and_unlabelled_batches_are_ignored():
     scores.add(data, data["noisy"])
     assert scores.compute() == first
     copy.deepcopy(scores).add(data, data["noisy"])  # weight averaging copies the module that holds it
+
+
+def test_the_rows_of_the_last_epoch_are_kept_as_they_were_summarised():
+    scores, data = ValidationScores(["si_sdr"]), batch()
+    for estimate in (data["clean"] + 0.1 * data["noisy"], data["noisy"]):
+        scores.add(data, estimate)
+        values = scores.compute()
+    assert [(row.system, row.name) for row in scores.rows if row.system == "student"] == [
+        ("student", "item0"), ("student", "item1"), ("student", "item2")
+    ]  # fmt: skip
+    by_hand = np.mean([row.values["si_sdr"] for row in scores.rows if row.system == "student"])
+    assert len(scores.rows) == 6 and by_hand == pytest.approx(values["si_sdr"], abs=1e-9)

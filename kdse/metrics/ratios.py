@@ -1,0 +1,61 @@
+"""Energy ratios of speech and distortion in dB: SI-SDR, BSSEval SDR and segmental SNR."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kdse.metrics.frames import frames_of, loizou_frames
+from kdse.metrics.pair import Pair, one_thread
+
+#: SI-SDR and SDR are clipped to plus and minus this many dB (our choice: a perfect copy would be infinite).
+LIMIT_DB = 100.0
+#: Limits of the SNR of one frame (Hansen and Pellom 1998, and Loizou's code).
+SEGMENT_DB = (-10.0, 35.0)
+EPS = float(np.finfo(np.float64).eps)
+
+
+def si_sdr(pair: Pair) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, equation 3).
+
+    ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``. Plain: the mean is not removed, as in the
+    corpus' yardsticks (a DC offset is a distortion). Clipped to +-100 dB.
+    """
+    clean, estimate = pair.clean, pair.estimate
+    # sums instead of np.dot: BLAS splits a long dot product by thread, which changes the last digits
+    target = np.sum(estimate * clean) / np.sum(clean * clean) * clean
+    return _ratio_db(np.sum(target * target), np.sum((target - estimate) ** 2))
+
+
+def sdr(pair: Pair) -> float:
+    """BSSEval SDR in dB: any distortion by a 512-tap filter of the clean speech is forgiven (Vincent et al. 2006).
+
+    torchmetrics' implementation in float64, mean kept, on one thread. Clipped to +-100 dB.
+    """
+    import torch
+    from torchmetrics.functional.audio import signal_distortion_ratio
+
+    clean, estimate = torch.from_numpy(pair.clean), torch.from_numpy(pair.estimate)
+    with one_thread():
+        value = signal_distortion_ratio(estimate, clean, filter_length=512)
+    return max(-LIMIT_DB, min(LIMIT_DB, float(value)))  # NaN stays NaN: both comparisons with it are false
+
+
+def seg_snr(pair: Pair) -> float:
+    """Segmental SNR in dB: the mean SNR of frames, each clipped to -10..35 dB (Hansen and Pellom 1998).
+
+    Frames as in the code of Loizou's book: 30 ms with a Hann window, every 7.5 ms (see `loizou_frames`), every frame
+    counts. So does silence: where the clean speech is digital silence a frame has -10 dB, whatever the estimate is, and
+    pauses with noise pull the mean towards -10 dB. It depends on the estimate's level: 6 dB too loud is an SNR of 0 dB.
+    """
+    size, hop, count, window = loizou_frames(pair.clean.size, pair.sample_rate_hz)
+    signal = np.sum((frames_of(pair.clean, size, hop, count) * window) ** 2, axis=1)
+    noise = np.sum((frames_of(pair.clean - pair.estimate, size, hop, count) * window) ** 2, axis=1)
+    return float(np.mean(np.clip(10 * np.log10(signal / (noise + EPS) + EPS), *SEGMENT_DB)))
+
+
+def _ratio_db(signal: float, distortion: float) -> float:
+    if distortion <= signal * 10 ** (-LIMIT_DB / 10):
+        return LIMIT_DB
+    return max(-LIMIT_DB, 10 * math.log10(signal / distortion)) if signal > 0 else -LIMIT_DB

@@ -1,0 +1,97 @@
+"""SQUIM: STOI, wide-band PESQ and SI-SDR that a network estimates from the estimate alone, without clean speech.
+
+Kumar et al. 2023, "TorchAudio-Squim: reference-less speech quality and intelligibility measures in TorchAudio". The
+network is torchaudio's ``squim_objective_base`` at 16 kHz; its weights (``squim_objective_dns2020.pth``) are the
+user's file, or the copy in torch hub's cache if torchaudio has put one there before; nothing is downloaded. The network
+divides the signal by its RMS, so that the level does not matter. One thread, float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdse.metrics.model_file import loaded, one_line
+from kdse.metrics.pair import Pair, one_thread
+
+FLAG = "--squim"
+RATE_HZ = 16000
+WEIGHTS = "squim_objective_dns2020.pth"
+
+
+def squim_stoi(pair: Pair) -> float:
+    """STOI as SQUIM estimates it, a fraction of 1."""
+    return float(_estimates(pair)[0])
+
+
+def squim_pesq(pair: Pair) -> float:
+    """Wide-band PESQ (MOS-LQO) as SQUIM estimates it."""
+    return float(_estimates(pair)[1])
+
+
+def squim_si_sdr(pair: Pair) -> float:
+    """SI-SDR in dB as SQUIM estimates it."""
+    return float(_estimates(pair)[2])
+
+
+def check(files: Mapping[str, str]) -> None:
+    """Loads the model.
+
+    Raises:
+        ValueError: if the weights are missing or another model's.
+    """
+    _model(files)
+
+
+def _estimates(pair: Pair) -> np.ndarray:
+    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, _model(pair.files)))
+
+
+def _estimate(estimate: np.ndarray, model: Any) -> np.ndarray:
+    import torch
+
+    with one_thread(), torch.inference_mode():
+        scores = model(torch.from_numpy(estimate)[None].float())
+    return np.array([float(s) for s in scores])
+
+
+def _model(files: Mapping[str, str]) -> Any:
+    return loaded(files.get("squim") or cached_weights(), _load, FLAG)
+
+
+def cached_weights() -> str:
+    """The weights in torch hub's cache.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    import torch
+
+    # where torchaudio.pipelines keeps it; asking torchaudio itself would start a download
+    path = Path(torch.hub.get_dir()) / "torchaudio" / "models" / WEIGHTS
+    if not path.is_file():
+        raise ValueError(
+            f"the SQUIM metrics need torchaudio's weights {WEIGHTS}, which are not in torch's cache: give them by "
+            f"{FLAG} FILE or leave these metrics out"
+        )
+    return str(path)
+
+
+def _load(path: str) -> Any:
+    import torch
+    from torchaudio.models import squim_objective_base
+
+    wrong = f"{FLAG} {path}: is not a state dict of torchaudio.models.squim_objective_base()"
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # unpickling fails in many ways; torch's advice to load anything is not for this file
+        raise ValueError(f"{wrong}: torch cannot read it; give {WEIGHTS}") from None
+    model = squim_objective_base()
+    try:
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
+    return model.eval()
