@@ -7,7 +7,12 @@ from pathlib import Path
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file beside its final name and moves it there; parents are created.
+    """Writes a text file in UTF-8, as `write_bytes` does."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file beside its final name and moves it there; parents are created.
 
     Raises:
         ValueError: naming the file, if it cannot be written (disk full, no permission); the old file is intact.
@@ -16,8 +21,8 @@ def write_text(path: str | Path, text: str) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -4,50 +4,56 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
-import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.systems import System, checkpoints, enhanced_folders, folder_system, model_system, unprocessed
+from kdse.commands.parser import Parser
+from kdse.data.known_sets import compare_noisy, recognise
+from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
+from kdse.evaluation.journal import Journal
+from kdse.evaluation.scoring import per_file_csv, score_system
+from kdse.evaluation.systems import System, checkpoints, enhanced_folders, folder_system, model_system, unprocessed
 from kdse.files import write_text
-from kdse.metrics.intrusive import METRICS, check_metrics, failed
+from kdse.metrics.intrusive import METRICS, check_metrics
 from kdse.metrics.pool import ScorePool
-from kdse.metrics.table import (
-    NOISY,
-    Row,
-    Summary,
-    check_failures,
-    records,
-    summarize,
-    to_csv,
-    to_markdown,
-    to_rich,
-)
+from kdse.metrics.squim import cached_weights
+from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
+from kdse.report.score_tables import score_table
+from kdse.report.table import Table
+from kdse.report.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from kdse.commands.held_out import HeldOut, Item
+    from kdse.evaluation.held_out import HeldOut
 
 DESCRIPTION = """\
-Scores checkpoints (and folders of enhanced audio) and always the unprocessed noisy input, on the same held-out items.
+Scores checkpoints, ONNX files and folders of enhanced audio, and always the unprocessed noisy input, on the same
+held-out items.
 
-Writes to --out: summary.md, summary.csv, summary.json (settings, versions, every failure) and per_file.csv.
-Values in brackets are the improvement over the noisy input. An item that a metric cannot score is excluded from that
-metric's mean, counted, and listed with its reason; more than --max-failed-share of them end the command with exit 2.
+Writes to --out: summary.md, summary.csv, summary.json (settings, variant of every metric, versions, cost, every
+failure), per_file.csv, and scores.jsonl, where every score is kept as soon as it is there: run the same command again
+after an interruption, or with more systems, and only what is missing is computed.
+
+Values in round brackets are the improvement over the noisy input, square brackets hold a 95 % interval over files, and
+a value marked with the sign for "about equal" is not clearly different from the best on the same files. An item that a
+metric cannot score is excluded from that metric's mean, counted, and listed with its reason; more than
+--max-failed-share of them end the command with exit 2.
+
+The test sets of VoiceBank-DEMAND and DNS-2020 are recognised; a noisy input that does not score what was published
+for it is a loud warning.
 """
 EXAMPLES = """\
 examples:
   kdse evaluate runs/teacher small=runs/student/checkpoints/last.ckpt --corpus DIR --out runs/scores
   kdse evaluate runs/student --paired noisy_testset_wav clean_testset_wav --out runs/vbdmd
-  kdse evaluate --paired NOISY CLEAN --enhanced rnnoise=DIR --metrics si_sdr pesq_wb --out runs/rnnoise
+  kdse evaluate small=student.onnx --paired NOISY CLEAN --enhanced rnnoise=DIR --metrics si_sdr pesq_wb --out scores
 """
 
 
@@ -55,34 +61,58 @@ def main(argv: list[str]) -> int:
     """Runs the command; raises ValueError for a user's mistake."""
     arguments = _parser().parse_args(argv)
     started = time.monotonic()
-    check_metrics(arguments.metrics, arguments.sample_rate_hz)
+    metrics, files = tuple(arguments.metrics), model_files(arguments)
+    check_metrics(metrics, arguments.sample_rate_hz, files)
+    if arguments.enhanced and not arguments.paired:
+        raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
     paths = checkpoints(arguments.checkpoints)
     folders = enhanced_folders(arguments.enhanced, taken=list(paths))
     device = _device(arguments.device)
-    held_out = _held_out(arguments)
-    systems: dict[str, System] = {NOISY: unprocessed}
-    about: dict[str, dict[str, Any]] = {NOISY: {"kind": "unprocessed input"}}
+    items = item_record(arguments)
+    held_out = held_out_of(items)
+    rate = held_out.sample_rate_hz
+    systems: dict[str, System] = {NOISY: unprocessed()}
     for label, path in paths.items():
-        systems[label], about[label] = model_system(path, held_out.sample_rate_hz, device, arguments.trust_code)
+        systems[label] = model_system(path, rate, device, arguments.trust_code, cost=not arguments.no_cost)
     for label, folder in folders.items():
-        systems[label], about[label] = folder_system(folder, held_out.sample_rate_hz)
+        systems[label] = folder_system(folder, rate)
 
     out = Path(arguments.out)
-    metrics = tuple(arguments.metrics)
     rows: list[Row] = []
-    with ScorePool(metrics, held_out.sample_rate_hz, arguments.workers) as pool, _progress() as progress:
+    told: list[str] = []
+    warned: list[str] = []
+    versions = _versions()
+    settings = {"items": items, **_conditions(metrics, files, versions)}
+    with (
+        Journal(out, settings, arguments.overwrite) as journal,
+        ScorePool(metrics, rate, arguments.workers, files=files) as pool,
+        _progress() as progress,
+    ):
+        if len(journal):
+            progress.console.print(f"{len(journal)} scores in {journal.path} are kept", markup=False)
         for label, system in systems.items():
             task = progress.add_task(label, total=len(held_out))
             advance = functools.partial(progress.advance, task)
-            rows += score_system(label, system, held_out, pool, advance, out / "audio", arguments.save_audio)
+            rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
+            if label == NOISY:  # before hours of models
+                told, warned = _against_published(rows, metrics, held_out)
+                for text in told:
+                    progress.console.print(text, markup=False)
+                for text in warned:
+                    progress.console.print(_loud(text))
 
     summary = summarize(rows, metrics, max_failed_share=None)
+    table = score_table(rows, metrics)
     report = {
-        "settings": {**held_out.settings, "sample_rate_hz": held_out.sample_rate_hz, "device": device},
+        "settings": {**held_out.settings, "sample_rate_hz": rate, "device": device},
+        "items": items,
+        "known_set": told,
+        "warnings": warned,
         "metrics": {name: {"unit": METRICS[name].unit, "variant": METRICS[name].variant} for name in metrics},
-        "versions": _versions(),
-        "systems": about,
+        "versions": versions,
+        "machine": {"cpus": _cores(), "processor": platform.machine(), "system": platform.system()},
+        "systems": {label: system.about for label, system in systems.items()},
         "table": records(summary),
         "failures": [
             dict(zip(("set", "system", "name", "metric", "reason"), failure, strict=True))
@@ -92,12 +122,14 @@ def main(argv: list[str]) -> int:
         "seconds": round(time.monotonic() - started, 1),
     }
     write_text(out / "summary.csv", to_csv(records(summary)))
-    write_text(out / "summary.md", to_markdown(summary))
+    write_text(out / "summary.md", _markdown(table, told, warned))
     write_text(out / "summary.json", json.dumps(report, indent=2) + "\n")
     if arguments.json:
         print(json.dumps(report))
     else:
-        _print(summary, out, len(held_out))
+        _print(table, summary, out, len(held_out))
+    for text in warned:
+        print(f"WARNING: {text}", file=sys.stderr)
     try:
         check_failures(summary, arguments.max_failed_share)
     except ValueError as error:
@@ -105,96 +137,69 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def score_system(
-    label: str,
-    system: System,
-    held_out: HeldOut,
-    pool: ScorePool,
-    advance: Callable[[], None] = lambda: None,
-    audio: Path = Path("audio"),
-    audio_items: int = 0,
-) -> list[Row]:
-    """One system's rows, in the order of the items.
-
-    Args:
-        label: name of the system.
-        system: what makes the estimate.
-        held_out: the items.
-        pool: scores them.
-        advance: called after every item.
-        audio: folder that gets the first ``audio_items`` estimates as wav (with the clean speech, if noisy).
-        audio_items: how many.
-    """
-    pending: list[tuple[Item, str]] = []  # without audio: (item, why there is no estimate)
-    for index, item in enumerate(held_out):
-        reason = ""
-        try:
-            estimate = system(item)
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-        else:
-            pool.submit(item.name, item.clean, {label: estimate})
-            if index < audio_items:
-                _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
-        pending.append((item._replace(noisy=item.noisy[:0], clean=item.clean[:0]), reason))
-        advance()
-    scored = iter(pool.collect())
-    rows = []
-    for item, reason in pending:
-        scores = failed(pool.metrics, reason) if reason else next(scored).scores[label]
-        rows.append(Row(label, item.name, scores.values, scores.failures, item.snr_db, item.group))
-    return rows
+def given_flags(arguments: argparse.Namespace) -> list[str]:
+    """The item and scoring options that differ from their defaults, as flags of `kdse evaluate`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_item_options(parser)
+    add_scoring_options(parser)
+    flags: list[str] = []
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(arguments, name)
+        if value == default:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name.replace('_', '-')}", *([] if value is True else map(str, values))]
+    return flags
 
 
-def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """One line an item and system, sorted by set, system (as given) and name."""
-    table = []
-    order = {system: index for index, system in enumerate(dict.fromkeys(row.system for row in rows))}
-    for row in sorted(rows, key=lambda r: (r.group, order[r.system], r.name)):
-        values = {m: None if math.isnan(row.values[m]) else row.values[m] for m in metrics}
-        failures = "; ".join(f"{m}: {why}" for m, why in row.failures.items())
-        snr_db = None if math.isnan(row.snr_db) else row.snr_db
-        table.append({
-            "set": row.group, "system": row.system, "name": row.name, "snr_db": snr_db, **values, "failures": failures
-        })  # fmt: skip
-    return to_csv(table)
+def model_files(arguments: argparse.Namespace) -> dict[str, str]:
+    """Model files that metrics need, from the scoring options."""
+    return {name: str(path) for name in ("dnsmos", "squim") if (path := getattr(arguments, name)) is not None}
+
+
+def _conditions(metrics: Sequence[str], files: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
+    """What a score depends on, besides its item and system: other conditions, other scores."""
+    packages = {package for name in metrics for package in METRICS[name].packages}
+    if "squim" not in files and any(METRICS[name].file == "squim" for name in metrics):
+        files = {**files, "squim": cached_weights()}
+    return {
+        "metrics": {name: METRICS[name].variant for name in metrics},
+        "packages": {package: versions.get(package, "") for package in sorted(packages)},
+        "files": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items()},
+    }
+
+
+def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOut) -> tuple[list[str], list[str]]:
+    """What is known of this test set's noisy input: what to tell, and what to warn of."""
+    recognised = recognise([row.name for row in rows], json.dumps(held_out.settings, default=str))
+    if recognised is None:
+        return [], []
+    line = summarize(rows, metrics, max_failed_share=None).line(NOISY)
+    return compare_noisy(recognised, line.values)
+
+
+def _loud(text: str) -> Any:
+    from rich.panel import Panel
+
+    return Panel(text, title="WARNING", border_style="bold red")
+
+
+def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
+    loud = [f"**WARNING: {text}.**\n\n" for text in warned]
+    return "".join([*loud, *(f"{text}.\n\n" for text in told), to_markdown(table)])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kdse evaluate",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="kdse evaluate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
-    add("checkpoints", nargs="*", metavar="[LABEL=]CHECKPOINT", help="checkpoint file or run folder")
+    add("checkpoints", nargs="*", metavar="[LABEL=]CHECKPOINT", help="checkpoint, run folder or .onnx file")
     add("--enhanced", action="append", default=[], metavar="LABEL=DIR", help="folder of enhanced files; with --paired")
     add_item_options(parser)
     add_scoring_options(parser)
     add("--out", required=True, metavar="DIR", help="folder for the results")
+    add("--overwrite", action="store_true", help="replace what --out holds of other items, metrics or versions")
     add("--json", action="store_true", help="print summary.json instead of a table")
     return parser
-
-
-def add_item_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which items are scored."""
-    source = parser.add_argument_group("test items (one of the first four)")
-    one = source.add_mutually_exclusive_group()
-    one.add_argument("--paired", nargs=2, metavar=("NOISY", "CLEAN"), type=Path, help="two folders of matching files")
-    one.add_argument("--corpus", metavar="DIR", help="mix the test split of this corpus (default: KDSE_CORPUS)")
-    one.add_argument("--synthetic", action="store_true", help="mix the test split of the embedded corpus")
-    one.add_argument(
-        "--data-config", type=Path, metavar="YAML", help="the test set of a data module or of a run's config"
-    )
-    add = source.add_argument
-    add("--snr-db", nargs="*", type=float, default=[-5.0, 0.0, 5.0, 10.0], metavar="DB", help="(default: -5 0 5 10)")
-    add("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="a second set with SNRs drawn from this range")
-    add("--items", type=int, default=24, help="mixtures at each SNR (default: %(default)s)")
-    add("--seconds", type=float, default=4.0, help="length of a mixture (default: %(default)s)")
-    add("--snr-definition", default="rms", help="rms, active or lufs (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the mixtures (default: %(default)s)")
-    add("--sample-rate-hz", type=int, default=16000, help="other files are resampled to it (default: %(default)s)")
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
@@ -208,39 +213,11 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=_cores(), help="scoring processes; 0: this one (default: all cores, %(default)s)"
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
+    add("--dnsmos", type=Path, metavar="FILE", help="sig_bak_ovr.onnx of DNSMOS P.835, for the dnsmos metrics")
+    add("--squim", type=Path, metavar="FILE", help="weights of torchaudio's SQUIM_OBJECTIVE, for the squim metrics")
+    add("--no-cost", action="store_true", help="do not measure what the models cost (MACs, real-time factor, ...)")
     add("--save-audio", type=int, default=0, metavar="N", help="write the first N items as wav, of every system")
     add("--trust-code", action="store_true", help="let checkpoints name classes that kdse does not ship")
-
-
-def _held_out(arguments: argparse.Namespace) -> HeldOut:
-    from kdse.commands import held_out
-
-    if arguments.enhanced and not arguments.paired:
-        raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
-    if arguments.paired:
-        noisy, clean = arguments.paired
-        return held_out.paired(noisy, clean, arguments.sample_rate_hz)
-    if arguments.data_config:
-        return held_out.from_config(arguments.data_config)
-    if arguments.items < 1 or arguments.seconds <= 0:
-        raise ValueError("--items and --seconds must be positive")
-    if not arguments.snr_db and arguments.range is None:
-        raise ValueError("--snr-db: give at least one SNR, or --range")
-    if arguments.range is not None and arguments.range[0] > arguments.range[1]:
-        raise ValueError(f"--range {arguments.range[0]:g} {arguments.range[1]:g}: give the lower end first")
-    if not arguments.synthetic and arguments.corpus is None and not os.environ.get("KDSE_CORPUS"):
-        raise ValueError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
-    from kdse.data import Mixtures, SyntheticCorpus
-
-    common: dict[str, Any] = {
-        "snr_definition": arguments.snr_definition,
-        "sample_rate_hz": arguments.sample_rate_hz,
-        "seed": arguments.seed,
-    }
-    module = SyntheticCorpus(**common) if arguments.synthetic else Mixtures(root=arguments.corpus, **common)
-    module.prepare_data()
-    module.setup("test")
-    return held_out.mixtures(module, arguments.snr_db, arguments.range, arguments.items, arguments.seconds)
 
 
 def _device(name: str) -> str:
@@ -255,17 +232,6 @@ def _device(name: str) -> str:
     return name
 
 
-def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_rate_hz: int) -> None:
-    from kdse.data.audio import write
-
-    snr = "" if math.isnan(item.snr_db) else f"_{item.snr_db:g}dB"
-    stem = "_".join(f"{item.group} {item.name}{snr}".replace("/", "_").split())
-    signals = {label: estimate} | ({"clean": item.clean} if label == NOISY else {})
-    for name, signal in signals.items():
-        file_name = f"{stem}_{name}.wav".replace("/", "_")
-        write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
-
-
 def _progress() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -274,12 +240,12 @@ def _progress() -> Any:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def _print(summary: Summary, out: Path, items: int) -> None:
+def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
     from rich.console import Console
 
     # a file or pipe has no width; never wrap a table there
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(to_rich(summary, title=f"{items} items; in brackets the improvement over noisy"))
+    console.print(to_rich(table))
     for group, system, name, metric, why in summary.failures[:5]:
         console.print(f"failed: {metric} of {system} on {f'{group}/' if group else ''}{name}: {why}", markup=False)
     if len(summary.failures) > 5:
@@ -290,7 +256,8 @@ def _print(summary: Summary, out: Path, items: int) -> None:
 def _versions() -> dict[str, str]:
     import kdse
 
-    packages = ("torch", "torchmetrics", "pesq", "pystoi", "numpy", "scipy")
+    used = {package for metric in METRICS.values() for package in metric.packages}
+    packages = sorted({"torch", "numpy", "scipy", "soundfile"} | used)
     found = {}
     for package in packages:
         try:

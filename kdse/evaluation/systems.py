@@ -2,70 +2,118 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
+from kdse.report.run_folder import run_folder_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kdse.commands.held_out import Item
-
-#: Turns an item into an estimate ``[N]``; a ValueError counts the item as failed.
-System: TypeAlias = "Callable[[Item], Tensor]"
+    from kdse.evaluation.held_out import Item
+    from kdse.models.base import SpeechModel
 
 
-def unprocessed(item: Item) -> Tensor:
+class System(NamedTuple):
+    """Something that enhances.
+
+    enhance: turns an item into an estimate ``[N]``; a ValueError counts the item as failed.
+    about: what to record of it, as plain data.
+    identity: what its estimates are a function of, besides the item: scores of equal identity may be reused. Empty if
+        that is not known before the estimate is there.
+    """
+
+    enhance: Callable[[Item], Tensor]
+    about: dict[str, Any]
+    identity: str = ""
+
+
+def unprocessed() -> System:
     """The noisy input itself."""
-    return item.noisy
+    return System(lambda item: item.noisy, {"kind": "unprocessed input"}, "noisy")
 
 
-def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool) -> tuple[System, dict[str, Any]]:
-    """A checkpoint as a system, and what to record of it."""
+def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool, cost: bool = True) -> System:
+    """A checkpoint or an ONNX file as a system, with what it costs unless ``cost`` is off."""
     import torch
 
     from kdse.checkpoint import load_model
+    from kdse.teacher import fingerprint
 
-    model = load_model(path, trust_code=trust_code)
+    about: dict[str, Any] = {"kind": "checkpoint", "path": str(path.absolute())}
+    if path.suffix == ".onnx":
+        from kdse.models import Onnx
+
+        model: SpeechModel = Onnx(str(path), sample_rate_hz=sample_rate_hz, threads=THREADS).eval()
+        about |= {"kind": "onnx", "model": "Onnx"}
+    else:
+        model = load_model(path, trust_code=trust_code)
+        about["model"] = type(model).__name__
     if model.sample_rate_hz != sample_rate_hz:
         raise ValueError(
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
             f"set --sample-rate-hz {model.sample_rate_hz}"
         )
+    about["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad) or None
+    if cost:
+        about["cost"] = _cost(model, path)
+    identity = f"{type(model).__name__} {json.dumps(model.init_args, default=str)} {fingerprint(model)} on {device}"
     model.to(device)
 
     @torch.no_grad()
     def enhance(item: Item) -> Tensor:
         return model(item.noisy[None].to(device)).waveform[0].float().cpu()
 
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return enhance, {
-        "kind": "checkpoint", "path": str(path), "model": type(model).__name__, "parameters": parameters
-    }  # fmt: skip
+    return System(enhance, about, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
-def folder_system(folder: Path, sample_rate_hz: int) -> tuple[System, dict[str, Any]]:
-    """A folder of enhanced files, named as the items, as a system. A missing file fails its item."""
+def _cost(model: SpeechModel, path: Path) -> dict[str, Any]:
+    cost = running_cost(model)
+    if path.suffix == ".onnx":
+        data = Path(f"{path}.data")  # where weights beyond 2 GB, or by choice, lie
+        cost["model_bytes"] = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    run = run_folder_of(path)
+    return cost if run is None else {**cost, **training_cost(run)}
+
+
+def folder_system(folder: Path, sample_rate_hz: int) -> System:
+    """A folder of enhanced files as a system: of the items' relative names, or of their last part if that is unique.
+
+    A missing file fails its item. A file that is up to 0.02 s longer or shorter is cut, or filled with zeros: many
+    tools drop the last hop.
+    """
     if not folder.is_dir():
         raise ValueError(f"--enhanced {folder}: no such folder")
+    import torch
+
     from kdse.data.audio import EXTENSIONS, read
+    from kdse.data.pairs import LENGTH_TOLERANCE_SECONDS
 
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in EXTENSIONS:
-            files.setdefault(path.stem, []).append(path)
+            relative = path.relative_to(folder).with_suffix("").as_posix()
+            for name in dict.fromkeys((relative, path.stem)):
+                files.setdefault(name, []).append(path)
     if not files:
         raise ValueError(f"--enhanced {folder}: holds no audio files")
 
     def look_up(item: Item) -> Tensor:
-        found = files.get(Path(item.name).name) or files.get(Path(item.name).stem) or []
+        found = files.get(item.name) or files.get(item.name.rsplit("/", 1)[-1]) or []
         if len(found) != 1:
             raise ValueError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
-        return read(found[0], sample_rate_hz)
+        wave, samples = read(found[0], sample_rate_hz), item.noisy.numel()
+        if abs(wave.numel() - samples) > LENGTH_TOLERANCE_SECONDS * sample_rate_hz:
+            raise ValueError(f"{found[0]} has {wave.numel()} samples and the item {samples}")
+        return torch.nn.functional.pad(wave[:samples], (0, max(0, samples - wave.numel())))
 
-    return look_up, {"kind": "enhanced folder", "folder": str(folder)}
+    return System(look_up, {"kind": "enhanced folder", "folder": str(folder.absolute())})
 
 
 def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
@@ -85,7 +133,7 @@ def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
         if not file.is_file():
             raise ValueError(f"checkpoint {file}: no such file")
         if not label:
-            inside = file.resolve().parent
+            inside = Path(os.path.abspath(file)).parent  # (not resolve: a link's own name counts)
             run = inside.parent if inside.name == "checkpoints" else inside
             label = run.name if file.name == "last.ckpt" else file.stem
         _check_label(label, found)

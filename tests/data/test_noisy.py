@@ -8,7 +8,7 @@ import torch
 
 from kdse.checkpoint import load_model
 from kdse.cli import main
-from kdse.commands.held_out import from_module
+from kdse.evaluation.held_out import from_module
 from kdse.data import NoisyFolder
 from kdse.data.audio import read
 from kdse.distiller import Distiller

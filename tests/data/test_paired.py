@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.commands.held_out import paired
+from kdse.evaluation.held_out import paired
 from kdse.data import PairedFolders
 from kdse.data.audio import read
 from kdse.data.paired import CropSet

@@ -1,0 +1,1 @@
+"""Evaluation: test items, the systems that enhance them, and their scores, kept as they come in."""

@@ -1,0 +1,55 @@
+"""What a system costs to run and cost to train: the columns beside its scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdse.models.base import SpeechModel
+
+#: Threads and clip of the real-time factor.
+THREADS = 1
+CLIP_SECONDS = 2.0
+
+
+def running_cost(model: SpeechModel) -> dict[str, Any]:
+    """Parameters, MACs, real-time factor on one thread of this machine's CPU, latency and bytes of a model.
+
+    Unknown is None: the latency of a model that hears the whole clip, the insides of an ONNX file. The real-time
+    factor is measured now: it is as good as the machine is idle.
+
+    Args:
+        model: the model, on the CPU.
+    """
+    from kdse.deploy.cost import count_macs, time_streaming, time_whole
+    from kdse.models.base import UNBOUNDED
+    from kdse.models.budget import count_parameters
+
+    parameters = count_parameters(model)
+    macs = count_macs(model, CLIP_SECONDS) if parameters else None
+    streaming = time_streaming(model, threads=THREADS)
+    bounded = model.causal or 0 < model.lookahead_samples < UNBOUNDED
+    return {
+        "parameters": parameters or None,
+        "macs_per_second": round(macs.per_second) if macs else None,
+        "real_time_factor": time_whole(model, CLIP_SECONDS, threads=THREADS).real_time_factor,
+        "streaming_real_time_factor": None if streaming is None else streaming.real_time_factor,
+        "threads": THREADS,
+        "latency_ms": 1000 * model.latency_samples / model.sample_rate_hz if bounded else None,
+        "model_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()) if parameters else None,
+    }
+
+
+def training_cost(run: Path) -> dict[str, Any]:
+    """Wall time, seconds a step, steps and seed of a run."""
+    from kdse.report.run_folder import seed_of, steps_of
+    from kdse.report.timing import step_cost
+
+    cost = step_cost(run)
+    return {
+        "training_seconds": None if cost is None else cost.training_seconds,
+        "seconds_per_step": None if cost is None else cost.seconds_per_step,
+        "steps": steps_of(run),
+        "seed": seed_of(run),
+    }

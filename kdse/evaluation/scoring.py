@@ -1,0 +1,114 @@
+"""Scoring one system on all test items, resumably."""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdse.evaluation.journal import Journal, Key
+from kdse.evaluation.systems import System
+from kdse.metrics.intrusive import Scores, failed
+from kdse.metrics.pool import Scored, ScorePool
+from kdse.metrics.table import NOISY, Row, to_csv
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdse.evaluation.held_out import HeldOut, Item
+
+
+def score_system(
+    label: str,
+    system: System,
+    held_out: HeldOut,
+    pool: ScorePool,
+    journal: Journal,
+    advance: Callable[[], None] = lambda: None,
+    audio: Path = Path("audio"),
+    audio_items: int = 0,
+) -> list[Row]:
+    """One system's rows, in the order of the items; what the journal knows is not computed again.
+
+    Args:
+        label: name of the system.
+        system: what makes the estimate.
+        held_out: the items.
+        pool: scores them.
+        journal: keeps every score as soon as it is there.
+        advance: called after every item, from any thread.
+        audio: folder that gets the first ``audio_items`` estimates as wav (with the clean speech, if noisy).
+        audio_items: how many.
+    """
+    known: list[tuple[Item, Scores | None]] = []  # without audio; None where the pool will have it
+    for index, item in enumerate(held_out):
+        key = Key(system.identity, item.group, item.name, _checksum(item.noisy, item.clean))
+        scores = journal.get(key) if system.identity else None
+        if scores is None or index < audio_items:
+            try:
+                estimate = system.enhance(item)
+            except ValueError as error:
+                scores = failed(pool.metrics, " ".join(str(error).split()))
+            else:
+                if index < audio_items:
+                    _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
+                if not system.identity:
+                    key = key._replace(system=sha256(_bytes(estimate)).hexdigest()[:16])
+                    scores = journal.get(key)
+                if scores is None:
+                    done = functools.partial(_keep, journal, key, label, advance)
+                    pool.submit(item.name, item.clean, {label: estimate}, done)
+        if scores is not None:
+            advance()
+        known.append((item._replace(noisy=item.noisy[:0], clean=item.clean[:0]), scores))
+    scored = iter(pool.collect())
+    rows = []
+    for item, scores in known:
+        found = next(scored).scores[label] if scores is None else scores
+        rows.append(Row(label, item.name, found.values, found.failures, item.snr_db, item.group))
+    return rows
+
+
+def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """One line an item and system, sorted by set, system (as given) and name."""
+    table = []
+    order = {system: index for index, system in enumerate(dict.fromkeys(row.system for row in rows))}
+    for row in sorted(rows, key=lambda r: (r.group, order[r.system], r.name)):
+        values = {m: None if math.isnan(row.values[m]) else row.values[m] for m in metrics}
+        failures = "; ".join(f"{m}: {why}" for m, why in row.failures.items())
+        snr_db = None if math.isnan(row.snr_db) else row.snr_db
+        table.append({
+            "set": row.group, "system": row.system, "name": row.name, "snr_db": snr_db, **values, "failures": failures
+        })  # fmt: skip
+    return to_csv(table)
+
+
+def _keep(journal: Journal, key: Key, label: str, advance: Callable[[], None], scored: Scored) -> None:
+    journal.put(key, scored.scores[label])
+    advance()
+
+
+def _checksum(*waves: Tensor) -> int:
+    checksum = 0
+    for wave in waves:
+        checksum = zlib.crc32(_bytes(wave), checksum)
+    return checksum
+
+
+def _bytes(wave: Tensor) -> bytes:
+    return wave.detach().float().contiguous().numpy().tobytes()
+
+
+def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_rate_hz: int) -> None:
+    from kdse.data.audio import write
+
+    snr = "" if math.isnan(item.snr_db) else f"_{item.snr_db:g}dB"
+    stem = "_".join(f"{item.group} {item.name}{snr}".replace("/", "_").split())
+    signals = {label: estimate} | ({"clean": item.clean} if label == NOISY else {})
+    for name, signal in signals.items():
+        file_name = f"{stem}_{name}.wav".replace("/", "_")
+        write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
