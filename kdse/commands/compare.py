@@ -10,12 +10,20 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kdse.commands.evaluate import add_item_options, add_scoring_options
+from kdse.commands.evaluate import add_item_options, add_scoring_options, given_flags
 from kdse.commands.parser import Parser
 from kdse.commands.runs import Run, kdse, train
 from kdse.files import write_text
-from kdse.metrics.table import NOISY, to_csv
-from kdse.report.comparison import add_costs, add_scores, describe_run, noisy_row, to_markdown
+from kdse.metrics.table import NOISY, Row, read_rows, to_csv
+from kdse.report.comparison import (
+    add_costs,
+    add_differences,
+    add_scores,
+    comparison_tables,
+    describe_run,
+    noisy_row,
+)
+from kdse.report.writers import to_markdown
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
@@ -37,8 +45,9 @@ refused, not replaced.
 """
 EPILOG = """\
 The test items are the test set of the reference run's data, unless one of --paired, --corpus, --synthetic and
---data-config is given. Scores are means over all of them: SI-SDR and SDR as improvement over the noisy input, the
-others as they are; OUT/scores has everything that `kdse evaluate` writes.
+--data-config is given. Scores are means over all of them; OUT/scores has everything that `kdse evaluate` writes. The
+best is in bold, and what is not clearly different from it carries the mark ≈. A second table has the differences to
+the reference run, with 95 % intervals. Both cover the choice of files, not the training seed: a run has one.
 
 Cost per step is relative to the reference run: the mean time of an optimizer step with waiting for data, without
 validation, checkpoints and the first steps of each start, from the runs' timing.csv. It is fair only if all runs had
@@ -85,14 +94,15 @@ def main(argv: list[str]) -> int:
     rows = [describe_run(run.name, run.folder, _shown(run.state)) for run in runs.values()]
     finished = [name for name, run in runs.items() if run.state == "finished"]
     report: dict[str, Any] | None = None
+    scored: list[Row] = []
     problem = ""
     if finished:
         code = kdse(_evaluation(runs, finished, reference, arguments), quiet=arguments.json)
         problem = f"kdse evaluate ended with exit code {code}" if code else ""
-        summary = out / SCORES / "summary.json"
         if not code:
-            report = json.loads(summary.read_text(encoding="utf-8"))
-    _report(rows, report, reference, arguments, problem)
+            report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
+            scored = read_rows(out / SCORES / "per_file.csv")
+    _report(rows, report, scored, reference, arguments, problem)
     failed = any(runs[name].state == "failed" for name in chosen)
     return 1 if failed or problem else 0
 
@@ -100,6 +110,7 @@ def main(argv: list[str]) -> int:
 def _report(
     rows: list[dict[str, Any]],
     report: dict[str, Any] | None,
+    scored: list[Row],
     reference: str,
     arguments: argparse.Namespace,
     problem: str,
@@ -108,6 +119,7 @@ def _report(
     add_costs(rows, reference)
     rows = [noisy_row(), *rows]
     add_scores(rows, report, arguments.metrics)
+    add_differences(rows, scored, arguments.metrics, reference)
     content = {
         "reference": reference,
         "runs": rows,
@@ -115,7 +127,8 @@ def _report(
         "versions": None if report is None else report["versions"],
         "problem": problem or None,
     }
-    text = to_markdown(rows, arguments.metrics, reference)
+    tables = comparison_tables(rows, scored, arguments.metrics, reference)
+    text = "\n".join(map(to_markdown, tables))
     write_text(out / "comparison.md", text)
     write_text(out / "comparison.csv", to_csv(rows))
     write_text(out / "comparison.json", json.dumps(content, indent=2) + "\n")
@@ -138,27 +151,13 @@ def _show(runs: dict[str, Run], chosen: list[str], reference: str, arguments: ar
 
 def _evaluation(runs: dict[str, Run], names: list[str], reference: str, arguments: argparse.Namespace) -> list[str]:
     """Arguments of `kdse` that score the named runs."""
-    flags = _given(arguments)
+    flags = given_flags(arguments)
     if not any(getattr(arguments, source) for source in SOURCES):
         data = runs[reference if reference in names else names[0]].folder
         flags = ["--data-config", str(data / "config.yaml"), *flags]
     systems = [f"{name}={runs[name].checkpoint}" for name in names]
-    return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES)]
-
-
-def _given(arguments: argparse.Namespace) -> list[str]:
-    """The options of `kdse evaluate` that differ from its defaults, as flags."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_item_options(parser)
-    add_scoring_options(parser)
-    flags: list[str] = []
-    for name, default in vars(parser.parse_args([])).items():
-        value = getattr(arguments, name)
-        if value == default:
-            continue
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name.replace('_', '-')}", *([] if value is True else map(str, values))]
-    return flags
+    # our own folder: what it holds of other runs, items or metrics is replaced
+    return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES), "--overwrite"]
 
 
 def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdse.metrics.table import NOISY, SHOWN
+from kdse.metrics.table import NOISY, Row
+from kdse.report.score_tables import difference_table, score_cells, scores_caption
+from kdse.report.shown import metric_column, word
+from kdse.report.table import Cell, Column, Table
 from kdse.report.timing import step_cost
 
-#: Metrics shown as improvement over the noisy input; the others as they are.
+#: Metrics that comparison.csv has as improvement over the noisy input; the others as they are.
 AS_IMPROVEMENT = ("si_sdr", "sdr")
 
 
@@ -58,48 +61,79 @@ def add_scores(rows: Sequence[dict[str, Any]], report: dict[str, Any] | None, me
             row[column(metric)] = line.get(column(metric))
 
 
+def add_differences(
+    rows: Sequence[dict[str, Any]], scored: Sequence[Row], metrics: Sequence[str], reference: str
+) -> None:
+    """Fills in, for every metric, the difference to the reference run on the same items with its interval and p value
+    (``_difference``, ``_difference_low``, ``_difference_high``, ``_p``), and ``_mark``: "best" or "inside noise"."""
+    first = _first_set(scored)
+    cells = _score_cells(first, metrics)
+    known = reference in {row.system for row in first}
+    table = difference_table(first, metrics, reference) if known else None
+    keys = [] if table is None else [column.key for column in table.columns]
+    lines = {} if table is None else {line[keys.index("system")].value: line for line in table.rows}
+    for row in rows:
+        for metric in metrics:
+            cell = cells.get(row["name"], {}).get(metric)
+            row[f"{metric}_mark"] = (
+                "" if cell is None else "best" if cell.best else "inside noise" if cell.noise else ""
+            )
+            line = lines.get(row["name"])
+            difference = None if line is None else line[keys.index(f"{metric}_difference")]
+            row[f"{metric}_difference"] = None if difference is None else difference.value
+            row[f"{metric}_difference_low"] = None if difference is None else difference.low
+            row[f"{metric}_difference_high"] = None if difference is None else difference.high
+            row[f"{metric}_p"] = None if line is None else line[keys.index(f"{metric}_p")].value
+
+
+def comparison_tables(
+    rows: Sequence[dict[str, Any]], scored: Sequence[Row], metrics: Sequence[str], reference: str
+) -> list[Table]:
+    """What people read: scores and costs of every run; then, if the reference and another were scored, differences."""
+    first = _first_set(scored)
+    cells = _score_cells(first, metrics)
+    columns = [
+        Column("name", "name"),
+        Column("parameters", "parameters", "lower"),
+        *(metric_column(metric) for metric in metrics),
+        Column("relative_cost", f"step cost ({reference} = 1)", "lower"),
+        Column("training_seconds", "training s", "lower"),
+        Column("steps", "steps"),
+        Column("seed", "seed"),
+    ]
+    body = []
+    for row in rows:
+        state = "" if row["state"] in ("", "finished") else f" ({row['state']})"
+        line = [word(row["name"] + state), _number(row, "parameters", ",d")]
+        line += [cells.get(row["name"], {}).get(metric, Cell("")) for metric in metrics]
+        line += [_number(row, "relative_cost", ".2f"), _number(row, "training_seconds", ".0f")]
+        body.append((*line, _number(row, "steps", "d"), _number(row, "seed", "d")))
+    title = f"Runs over one base, {len({row.name for row in first})} items" if first else "Runs over one base"
+    caption = scores_caption(cells.values(), metrics, intervals=False) if first else "No scores."
+    tables = [Table("comparison", title, caption, tuple(columns), tuple(body), (0,) * len(body))]
+    if {reference} < {row.system for row in first if row.system != NOISY}:
+        tables.append(difference_table(first, metrics, reference))
+    return tables
+
+
 def column(metric: str) -> str:
-    """The column that shows a metric."""
+    """The column of the CSV file that has a metric's mean."""
     return f"{metric}_improvement" if metric in AS_IMPROVEMENT else metric
 
 
-def to_markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str], reference: str) -> str:
-    """The table for people, its columns aligned."""
-    header = ["name", "parameters", *(_title(m) for m in metrics), f"step cost ({reference} = 1)", "training s"]
-    table = [[*header, "steps", "seed"]]
-    for row in rows:
-        state = "" if row["state"] in ("", "finished") else f" ({row['state']})"
-        cells = [row["name"] + state, _number(row["parameters"], ",d")]
-        cells += [_score(row, metric) for metric in metrics]
-        cells += [_number(row["relative_cost"], ".2f"), _number(row["training_seconds"], ".0f")]
-        table.append([*cells, _number(row["steps"], "d"), _number(row["seed"], "d")])
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
-    lines = ["| " + " | ".join(_aligned(cells, widths)) + " |" for cells in table]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]) + "\n"
+def _first_set(scored: Sequence[Row]) -> list[Row]:
+    """Rows of the first test set only (`kdse evaluate --range` makes a second one)."""
+    return [row for row in scored if row.group == scored[0].group]
 
 
-def _aligned(cells: list[str], widths: list[int]) -> list[str]:
-    return [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+def _score_cells(scored: Sequence[Row], metrics: Sequence[str]) -> dict[str, dict[str, Cell]]:
+    """System to metric to cell, over all SNRs."""
+    found = score_cells(scored, metrics, intervals=False)
+    return {scores.line.system: scores.cells for scores in found if scores.line.snr_db == "all"}
 
 
-def _title(metric: str) -> str:
-    title = SHOWN.get(metric, (metric, 1, 3))[0]
-    return f"{title} improvement" if metric in AS_IMPROVEMENT else title
-
-
-def _score(row: dict[str, Any], metric: str) -> str:
-    _, factor, decimals = SHOWN.get(metric, (metric, 1, 3))
-    value = row.get(column(metric))
-    if value is None or (row["name"] == NOISY and metric in AS_IMPROVEMENT):
-        return ""
-    return f"{value * factor:{'+' if metric in AS_IMPROVEMENT else ''}.{decimals}f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return ""
-    return format(value, form)
+def _number(row: dict[str, Any], key: str, form: str) -> Cell:
+    return Cell("" if row[key] is None else format(row[key], form), row[key])
 
 
 def _steps(folder: Path) -> int | None:

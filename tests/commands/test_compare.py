@@ -103,8 +103,20 @@ def test_two_configs_end_in_one_table_that_agrees_with_the_runs_and_their_scores
         assert float(row["training_seconds"]) > 0 and row["seconds_per_step"] == ""  # two steps only warm up
     printed = capsys.readouterr().out
     text = (tmp_path / "comparison.md").read_text()
-    assert text in printed and len({len(line) for line in text.splitlines()}) == 1
-    assert all(c in text for c in ("SI-SDR dB improvement", "small", "big", "noisy"))
+    assert text in printed and all(c in text for c in ("SI-SDR dB", "small", "big", "noisy"))
+    runs_table = text.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in runs_table}) == 1 and runs_table[0].startswith("| name ")
+    # two items cannot tell one run from the other: the one that is not the best, and the difference, say so
+    difference = sum(scores["big", item] - scores["small", item] for item in names) / 2
+    best, other = ("big", "small") if difference > 0 else ("small", "big")
+    assert (rows[best]["si_sdr_mark"], rows[other]["si_sdr_mark"]) == ("best", "inside noise")
+    assert float(rows["big"]["si_sdr_difference"]) == pytest.approx(difference, abs=1e-9)
+    low, high = float(rows["big"]["si_sdr_difference_low"]), float(rows["big"]["si_sdr_difference_high"])
+    assert low < difference < high and float(rows["big"]["si_sdr_p"]) >= 0.5
+    assert rows["small"]["si_sdr_difference"] == ""  # the reference
+    marked = {line.split()[1]: "≈ |" in line for line in runs_table[3:]}
+    assert marked == {best: False, other: True}
+    assert text.count("≈ |") == 2 + 2  # here noisy and the other run, and both lines of differences to the reference
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["reference"] == "small" and [r["name"] for r in content["runs"]] == list(rows)
     assert printed.count("$ kdse fit --config") == 2 and "$ kdse evaluate" in printed
