@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -15,9 +16,12 @@ from kdse.checkpoint import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.report.examples import LogExamples
+from kdse.report.log_scores import LogScores
 from kdse.report.predictions import WritePredictions
+from kdse.report.run_logger import RunLogger, last_step
 from kdse.report.timing import StepTimes
 from kdse.schedule import Schedule
+from kdse.switch_checkpoint import SwitchCheckpoint
 
 
 class Parser(LightningArgumentParser):
@@ -37,6 +41,9 @@ class ResolvedConfig(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
         self.already_saved = True
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -89,9 +96,18 @@ class KdseCLI(LightningCLI):
         )
         parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
         parser.add_argument(
-            "--wandb", type=str, default="off", help="Weights & Biases: off, online or offline (no network)."
+            "--wandb",
+            type=str,
+            default="off",
+            help="Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a "
+            "run folder go on with the run of its fit.",
         )
-        parser.add_argument("--wandb_project", type=str, default="kdse", help="Weights & Biases project.")
+        parser.add_argument(
+            "--wandb_project",
+            type=str | None,
+            default=None,
+            help="Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse.",
+        )
         parser.add_argument(
             "--save_every_n_steps",
             type=int | None,
@@ -124,7 +140,7 @@ class KdseCLI(LightningCLI):
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(run_dir)
         if config.get("logger") is None or config.get("logger") is True:
-            kwargs["logger"] = self._loggers(run_dir) if self.subcommand == "fit" else False
+            kwargs["logger"] = self._loggers(run_dir) or False
         plugins = list(config.get("plugins") or [])
         kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
         given = list(config.get("callbacks") or [])
@@ -142,9 +158,11 @@ class KdseCLI(LightningCLI):
             every = self._get(self.config_init, "example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
-            callbacks.append(StepTimes(run_dir))
+            callbacks += [LogScores(run_dir), StepTimes(run_dir)]
             callbacks += self._checkpointing(run_dir)
-        if self.subcommand == "predict":
+        elif self.subcommand in ("validate", "test") and self._get(self.config_init, "wandb") != "off":
+            callbacks += [LogExamples(), LogScores(run_dir)]
+        elif self.subcommand == "predict":
             callbacks.append(WritePredictions(run_dir / "predictions"))
         trainer = self._get(self.config_init, "trainer") or {}
         if trainer.get("enable_progress_bar") is not False and not any(
@@ -164,28 +182,32 @@ class KdseCLI(LightningCLI):
             save_top_k=1,
             enable_version_counter=False,
         )
-        return [best, LastCheckpoint(folder, self._get(self.config_init, "save_every_n_steps"))]
+        last = LastCheckpoint(folder, self._get(self.config_init, "save_every_n_steps"))
+        schedule: Schedule | None = self._get(self.config_init, "schedule")
+        if schedule is None or len(schedule.phases) == 1:
+            return [best, last]
+        return [SwitchCheckpoint(folder, schedule), best, last]
 
     def _loggers(self, run_dir: Path) -> list[Logger]:
-        loggers: list[Logger] = [
+        """CSV and TensorBoard for fit; W&B, if asked for, for all but predict."""
+        fitting = self.subcommand == "fit"
+        loggers: list[Logger] = []
+        if fitting:
             # a folder for every start and nothing held back: neither a resume nor a kill loses logged steps
-            CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1),
-            TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False),
-        ]
+            loggers.append(CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1))
+            loggers.append(TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False))
         mode = self._get(self.config_init, "wandb")
         if mode not in ("off", "online", "offline"):
             raise ValueError(f"--wandb {mode}: use off, online or offline")
-        if mode != "off":
-            from lightning.pytorch.loggers import WandbLogger
-
-            run_dir.mkdir(parents=True, exist_ok=True)
+        if mode != "off" and self.subcommand != "predict":
+            checkpoint = self._get(self.config_init, "ckpt_path")
             loggers.append(
-                WandbLogger(
+                RunLogger(
+                    run_dir,
+                    mode,
                     project=self._get(self.config_init, "wandb_project"),
-                    name=run_dir.name,
-                    save_dir=str(run_dir),
-                    offline=mode == "offline",
-                    log_model=False,
+                    go_on=not fitting or checkpoint is not None,
+                    at_step=None if fitting else last_step(checkpoint),
                 )
             )
         return loggers

@@ -1,0 +1,106 @@
+"""`RunLogger`: the Weights & Biases run of a run folder: one for its fit, its resumes and tests of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kdse.checkpoint import read_checkpoint
+from kdse.files import write_text
+from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged
+
+FILE = "wandb_run.json"
+PROJECT = "kdse"
+
+
+class RunLogger(WandbLogger):
+    """Lightning's W&B logger for a run folder, which remembers its W&B run in ``wandb_run.json``.
+
+    A run that was not resumed gets a new W&B run. Only rank zero starts or writes anything. What the user set in the
+    environment counts: WANDB_RUN_ID before the remembered one, WANDB_NAME before the folder's name, WANDB_DIR before
+    the folder, WANDB_PROJECT where no project is given; but ``mode`` wins over WANDB_MODE.
+
+    Args:
+        run_dir: of `kdse fit`.
+        mode: "online" or "offline".
+        project: W&B project; None means the remembered one, else WANDB_PROJECT, else "kdse".
+        go_on: whether to go on with the remembered W&B run.
+        at_step: the step of everything that Lightning logs, if it is not that of training: a checkpoint's.
+
+    Raises:
+        ValueError: if the package wandb is missing; when logging starts, if W&B cannot be reached or refuses.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        mode: str,
+        project: str | None = None,
+        go_on: bool = False,
+        at_step: int | None = None,
+    ) -> None:
+        check_installed(f"--wandb {mode}")
+        self.run_dir, self.at_step, self.mode = Path(run_dir), at_step, mode
+        known = remembered(self.run_dir) if go_on else {}
+        if project is not None and known.get("project") != project:
+            known = {}
+        super().__init__(
+            project=project or known.get("project") or os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=os.environ.get("WANDB_NAME") or self.run_dir.resolve().name,
+            id=os.environ.get("WANDB_RUN_ID") or known.get("id"),
+            save_dir=os.environ.get("WANDB_DIR") or str(run_dir),
+            mode=mode,
+            log_model=False,
+        )
+        self._wandb_init.pop("anonymous")  # W&B warns of it
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run; started and remembered when first asked for (a dummy on other ranks)."""
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            with plain_errors(self.mode):
+                run: Any = super().experiment
+            after_earlier_starts(run)
+            about = {"id": run.id, "project": run.project, "url": "" if run.offline else run.url}
+            write_text(self.run_dir / FILE, json.dumps(about, indent=2) + "\n")
+        return super().experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs scalars, tables and media at a step of the trainer (see ``at_step``)."""
+        with staged(self.experiment):
+            super().log_metrics(metrics, step if self.at_step is None else self.at_step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends the W&B run, so that a later start in this process gets its own."""
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+def remembered(run_dir: str | Path) -> dict[str, str]:
+    """What a run folder says about its W&B run: id, project, url; empty if it has none."""
+    try:
+        about = json.loads((Path(run_dir) / FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def last_step(checkpoint: str | Path | None) -> int:
+    """The last optimizer step in a checkpoint, counted from 0 as the log of its fit does; 0 without a checkpoint file.
+
+    Raises:
+        ValueError: if the file is corrupt.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return 0
+    return max(0, int(read_checkpoint(checkpoint).get("global_step", 0)) - 1)
