@@ -1,7 +1,8 @@
 """`make demo`: the main job of kdse on the embedded corpus, start to finish.
 
 Trains a small teacher, then, on equal budgets, a student with clean speech alone, one with one-step KD and one with
-two-step KD; scores all of them and the noisy input on held-out mixtures; ends with a table, a plot and audio.
+two-step KD; scores all of them and the noisy input on held-out mixtures; ends with a table, plots and a page to
+listen to.
 Every step is an ordinary kdse command, printed before it runs. Run again after an interruption and it goes on.
 """
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--teacher-steps", type=int, default=500, help="optimizer steps of the teacher")
     parser.add_argument("--student-steps", type=int, default=500, help="optimizer steps of every student")
     parser.add_argument("--items", type=int, default=10, help="test mixtures at each SNR")
+    parser.add_argument("--listen", type=int, default=12, help="files on the page to listen to")
     parser.add_argument("--workers", type=int, default=2, help="data and metric processes")
     arguments = parser.parse_args()
     if min(arguments.teacher_steps, arguments.student_steps) < 4 or arguments.items < 1:
@@ -54,20 +56,18 @@ def main() -> int:
             "--workers", str(arguments.workers),
             "--metrics", "si_sdr", "pesq_wb", "stoi", "estoi",
             "--save-audio", "2",
+            "--overwrite",  # (scores of the same items, metrics and versions are kept)
             "--out", str(out / "scores"),
         ]
     )  # fmt: skip
 
-    from kdse.report.plots import improvement_by_snr, training_curves
-
-    scores = out / "scores"
-    improvement_by_snr(scores / "summary.csv", out / "improvement_by_snr.png", ("si_sdr", "pesq_wb", "estoi"))
-    switch = round(0.25 * arguments.student_steps)
-    training_curves({n: out / n for n in systems}, out / "training_curves.png", switches={"two_step": switch})
+    report = out / "report"
+    run(["report", str(out), "--title", "kdse demo", "--listen", str(arguments.listen), "--out", str(report)])
     print(f"\n{NOTE}\n")
-    print(f"table    {scores / 'summary.csv'} and {scores / 'summary.md'}")
-    print(f"plots    {out / 'improvement_by_snr.png'} and {out / 'training_curves.png'}")
-    print(f"listen   {scores / 'audio'}")
+    print(f"report   {report / 'report.html'}   (open it in a browser: tables, plots, and all systems to listen to)")
+    print(f"tables   {report / 'tables'} and {out / 'scores' / 'summary.md'}")
+    print(f"plots    {report / 'figures'}")
+    print(f"audio    {out / 'scores' / 'audio'}")
     print(f"student  {last(out, 'two_step')}   (try: kdse enhance FILE --checkpoint ... --out DIR)")
     print(f"took     {(time.time() - started) / 60:.1f} minutes")
     return 0

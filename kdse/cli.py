@@ -15,6 +15,7 @@ TOOLS = {
     "profile": ("kdse.commands.profile", "parameters, MACs, latency and real-time factor of a model"),
     "evaluate": ("kdse.commands.evaluate", "score checkpoints and the noisy input on held-out data"),
     "compare": ("kdse.commands.compare", "train several configs on one base and score them in one table"),
+    "report": ("kdse.commands.report", "tables, figures and a page to listen to, from finished runs"),
     "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders"),
     "corpus": ("kdse.commands.corpus", "build the embedded corpus of synthetic speech, noises and rooms"),
 }

@@ -30,6 +30,7 @@ FEWER = {
     "evaluate": ["--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
     "compare": ["--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",
                 "--data.batch_size=4", "--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
+    "report": ["--listen", "1", "--similarity-items", "1"],
     "profile": ["--seconds", "1", "--runs", "1"],
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
@@ -45,7 +46,7 @@ def newcomer(tmp_path_factory):
     (folder / "recordings").mkdir()
     soundfile.write(folder / "recordings" / "talk.wav", torch.randn(30000).mul(0.05).numpy(), 44100)
     environment = {**os.environ, "KDSE_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
-    flags = "--teacher-steps 4 --student-steps 4 --items 1 --workers 0"
+    flags = "--teacher-steps 4 --student-steps 4 --items 1 --listen 1 --workers 0"
     demo = [sys.executable, "experiments/demo.py", *flags.split()]
     done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -58,8 +59,10 @@ def test_the_demo_leaves_a_table_pictures_audio_and_says_where(newcomer):
     table = pd.read_csv(scores / "summary.csv")
     assert set(table["system"]) == {"noisy", "teacher", "supervised", "one_step", "two_step"}
     assert {-5.0, 0.0, 5.0, 10.0} <= {float(v) for v in table["snr_db"] if str(v) != "all"}
-    for path in ("runs/demo/improvement_by_snr.png", "runs/demo/training_curves.png", "runs/demo/scores/audio"):
+    for path in ("runs/demo/report/report.html", "runs/demo/report/figures", "runs/demo/scores/audio"):
         assert path in printed and (folder / path).exists()
+    figures = {path.name for path in (folder / "runs/demo/report/figures").iterdir()}
+    assert {"improvement_by_snr.png", "similarity_two_step.png"} <= figures
     assert len(list((scores / "audio").glob("*_two_step.wav"))) == 2
     assert "cannot rank methods" in printed and "kdse fit" in printed
 

@@ -123,23 +123,25 @@ def test_a_schedule_of_one_phase_writes_none(tmp_path):
 
 
 def test_writing_it_does_not_count_as_a_step(tmp_path, monkeypatch):
-    """With a clock that moves only while the checkpoint is written, every timed step took no time."""
+    """With a clock that moves one second a step and a thousand a checkpoint."""
     from kdse.report import timing
 
     class Clock:
         now = 100.0
         time = perf_counter = staticmethod(lambda: Clock.now)
 
+    def ticking(method, seconds):
+        def call(self, *arguments):
+            Clock.now += seconds
+            return method(self, *arguments)
+
+        return call
+
     monkeypatch.setattr(timing, "time", Clock)
-    describe = Distiller.on_save_checkpoint
-
-    def slow(self, content):
-        Clock.now += 1000.0
-        describe(self, content)
-
-    monkeypatch.setattr(Distiller, "on_save_checkpoint", slow)
+    monkeypatch.setattr(Distiller, "on_save_checkpoint", ticking(Distiller.on_save_checkpoint, 1000.0))
+    monkeypatch.setattr(Distiller, "training_step", ticking(Distiller.training_step, 1.0))
     monkeypatch.setattr(timing.StepTimes.__init__, "__defaults__", (50, 1))
-    config = write_config(tmp_path, steps=6, switch=3, save_every_n_steps=100)
+    config = write_config(tmp_path, steps=6, switch=2, save_every_n_steps=100)
     assert main(["fit", "--config", str(config), "--trainer.limit_val_batches=0"]) == 0
     assert Clock.now > 1100.0 and checkpoint(tmp_path).exists()
-    assert step_cost(tmp_path / "run").seconds_per_step == 0.0
+    assert step_cost(tmp_path / "run").seconds_per_step == 1.0

@@ -63,7 +63,10 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     about["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad) or None
     if cost:
         about["cost"] = _cost(model, path)
-    identity = f"{type(model).__name__} {json.dumps(model.init_args, default=str)} {fingerprint(model)} on {device}"
+    about["weights_sha256"] = fingerprint(model)
+    identity = (
+        f"{type(model).__name__} {json.dumps(model.init_args, default=str)} {about['weights_sha256']} on {device}"
+    )
     model.to(device)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,12 +10,17 @@ import numpy as np
 from kdse.report.table import Table
 
 
+def file_name(key: str) -> str:
+    """A key without what file names, Markdown and LaTeX cannot take: other characters become one underscore."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", key).strip("_.") or "unnamed"
+
+
 @dataclass(frozen=True)
 class Figure:
     """A picture.
 
-    key: name for files. title: for people. alt: what a reader who cannot see it needs to know, with the numbers that
-    matter. png: the picture itself.
+    key: name for files (see `file_name`). title: for people. alt: what a reader who cannot see it needs to know, with
+    the numbers that matter. png: the picture itself.
     """
 
     key: str

@@ -19,6 +19,7 @@ from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.page_audio import shared_gain, trouble
 from kdse.report.table import Table
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged, table_of
+from kdse.report.writers import fields
 
 if TYPE_CHECKING:
     import wandb
@@ -109,22 +110,17 @@ def _settings(report: Report) -> dict[str, Any]:
 
 
 def wandb_table(table: Table) -> wandb.Table:
-    """A table as `kdse.report.writers.to_csv` has it: raw values under each column's key, ``_low`` and ``_high`` of its
-    interval, and ``_mark``; with the text for people under the column's title where it says more than the value.
+    """The `kdse.report.writers.fields` of a table, and the text for people under a column's title where it says more
+    than the value.
     """
-    fields: dict[str, list[Any]] = {}
+    columns = fields(table)
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
-        fields[column.key] = [cell.value for cell in cells]
-        if any(cell.low is not None for cell in cells):
-            fields[f"{column.key}_low"] = [cell.low for cell in cells]
-            fields[f"{column.key}_high"] = [cell.high for cell in cells]
-        if any(cell.best or cell.noise for cell in cells):
-            fields[f"{column.key}_mark"] = ["best" if c.best else "inside noise" if c.noise else "" for c in cells]
         if any(cell.text != str(cell.value) and (cell.text or cell.value is not None) for cell in cells):
-            title = column.title if column.title not in fields else f"{column.title} (shown)"
-            fields[title] = [cell.text for cell in cells]
-    return table_of(list(fields), [list(row) for row in zip(*fields.values(), strict=True)])
+            columns[column.title if column.title not in columns else f"{column.title} (shown)"] = [
+                c.text for c in cells
+            ]
+    return table_of(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
 
 
 def image_of(figure: Figure, scratch: Path) -> wandb.Image:

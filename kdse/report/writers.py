@@ -10,7 +10,7 @@ from typing import Any
 from kdse.report.table import Table
 from kdse.report.terminal import to_rich
 
-__all__ = ["to_csv", "to_markdown", "to_rich"]
+__all__ = ["fields", "to_csv", "to_markdown", "to_rich"]
 
 #: What would be read as Markdown or HTML. Underscores within words are safe, and names are full of them.
 SPECIAL = re.compile(r"[\\|*`]|<(?=[\w/!?])(?!\d)|(?<!\w)_|_(?!\w)")
@@ -30,27 +30,33 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Raw values, one line a row.
+    """The `fields` of a table, one line a row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = fields(table)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def fields(table: Table) -> dict[str, list[Any]]:
+    """Raw values by column key, for machines.
 
     A column with intervals is followed by ``_low`` and ``_high``, one with deviations by ``_deviation``, one with marks
     by ``_mark``: "best", "inside noise" or nothing.
     """
-    fields: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {}
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
-        fields[column.key] = [cell.value for cell in cells]
+        found[column.key] = [cell.value for cell in cells]
         if any(cell.low is not None for cell in cells):
-            fields[f"{column.key}_low"] = [cell.low for cell in cells]
-            fields[f"{column.key}_high"] = [cell.high for cell in cells]
+            found[f"{column.key}_low"] = [cell.low for cell in cells]
+            found[f"{column.key}_high"] = [cell.high for cell in cells]
         if any(cell.deviation is not None for cell in cells):
-            fields[f"{column.key}_deviation"] = [cell.deviation for cell in cells]
+            found[f"{column.key}_deviation"] = [cell.deviation for cell in cells]
         if any(cell.best or cell.noise for cell in cells):
-            fields[f"{column.key}_mark"] = ["best" if c.best else "inside noise" if c.noise else "" for c in cells]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(fields)
-    writer.writerows(zip(*fields.values(), strict=True))
-    return text.getvalue()
+            found[f"{column.key}_mark"] = ["best" if c.best else "inside noise" if c.noise else "" for c in cells]
+    return found
 
 
 def _markdown(text: str) -> str:

@@ -8,10 +8,10 @@ import torch
 
 from kdse.checkpoint import load_model
 from kdse.cli import main
-from kdse.evaluation.held_out import from_module
 from kdse.data import NoisyFolder
 from kdse.data.audio import read
 from kdse.distiller import Distiller
+from kdse.evaluation.held_out import from_module
 from kdse.objectives import OutputDistillation
 from kdse.schedule import Joint
 from tests.data.corpus import hiss, put, tone_and_pauses

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.evaluation.held_out import paired
 from kdse.data import PairedFolders
 from kdse.data.audio import read
 from kdse.data.paired import CropSet
 from kdse.data.pairs import find_pairs, snr_in_name
+from kdse.evaluation.held_out import paired
 from tests.data.corpus import hiss, put, real_corpus, tone_and_pauses
 
 FLAGS = ("--data.noisy", "--data.clean")

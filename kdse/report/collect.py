@@ -1,0 +1,221 @@
+"""What a report is made from: run folders of `kdse fit` and score folders of `kdse evaluate`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdse.metrics.intrusive import METRICS
+from kdse.metrics.table import NOISY, Row, read_rows
+from kdse.report.run_folder import config_of, last_checkpoint, seed_of, steps_of
+
+#: Keys of a run's config that do not change what is trained, or are the seed itself.
+_INCIDENTAL = (
+    "seed_everything", "run_dir", "ckpt_path", "wandb", "wandb_project", "save_every_n_steps",
+    "example_every_n_validations", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar",
+    "trainer.default_root_dir", "data.init_args.seed", "data.init_args.num_workers", "model.init_args.metrics",
+    "model.init_args.metric_workers",
+)  # fmt: skip
+
+
+class ScoredSet(NamedTuple):
+    """What `kdse evaluate` wrote to a folder.
+
+    name: of the test set in tables; empty if there is only one. rows: with the set's name in their group.
+    record: summary.json.
+    """
+
+    name: str
+    folder: Path
+    rows: list[Row]
+    metrics: tuple[str, ...]
+    record: dict[str, Any]
+
+
+def find_runs(texts: Sequence[str]) -> dict[str, Path]:
+    """Label to run folder from ``label=folder`` or ``folder``; a folder that holds run folders stands for all of them.
+
+    Raises:
+        ValueError: for a folder without a run, a run without a checkpoint, and a label given twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        label, equals, where = text.partition("=")
+        if not equals or Path(text).exists():
+            label, where = "", text
+        folder = Path(where)
+        if not folder.is_dir():
+            raise ValueError(f"RUN {text}: no such folder")
+        runs = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
+        if not runs:
+            raise ValueError(f"RUN {folder}: holds no run of kdse fit (config.yaml and checkpoints/last.ckpt)")
+        if label and len(runs) > 1:
+            raise ValueError(f"RUN {text}: {folder} holds {len(runs)} runs, which cannot all be called {label!r}")
+        for run in runs:
+            name = label or Path(os.path.abspath(run)).name  # (a link's own name)
+            if name in found and found[name].resolve() != run.resolve():
+                raise ValueError(f"RUN {text}: two runs are called {name!r}; write LABEL={run}")
+            if name == NOISY:
+                raise ValueError(
+                    f"RUN {text}: a run cannot be called {NOISY!r}, the unprocessed input; write LABEL={run}"
+                )
+            found[name] = run
+    return found
+
+
+def without_checkpoint(texts: Sequence[str]) -> list[str]:
+    """Runs in these folders that have not saved a checkpoint yet."""
+    folders = [Path(text.partition("=")[2] or text) for text in texts]
+    return [
+        str(path)
+        for folder in folders
+        if folder.is_dir() and not _is_run(folder)
+        for path in sorted(folder.iterdir())
+        if (path / "config.yaml").is_file() and not _is_run(path)
+    ]
+
+
+def unfinished(run: Path) -> str:
+    """How far a run is, if it has not reached its last step; else empty."""
+    last, steps = (config_of(run).get("trainer") or {}).get("max_steps"), steps_of(run)
+    if isinstance(last, int) and steps is not None and 0 <= steps < last:
+        return f"step {steps} of {last}"
+    return ""
+
+
+def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
+    """The evaluations in these folders (name, folder); names are needed to tell several apart.
+
+    Raises:
+        ValueError: for a folder without an evaluation, or sets that cannot be told apart.
+    """
+    sets: list[ScoredSet] = []
+    for given, folder in folders:
+        try:
+            record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            rows = read_rows(folder / "per_file.csv")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+            raise ValueError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({reason})") from None
+        name = given or (Path(os.path.abspath(folder)).name if len(folders) > 1 else "")
+        if any(name == other.name for other in sets):
+            raise ValueError(f"--scores {folder}: two test sets are called {name!r}; write NAME={folder}")
+        rows = [dataclasses.replace(row, group=f"{name} {row.group}".strip()) for row in rows]
+        sets.append(ScoredSet(name, folder, rows, tuple(record["metrics"]), record))
+    return sets
+
+
+def by_label(runs: Mapping[str, Path], sets: Sequence[ScoredSet]) -> dict[str, Path]:
+    """The runs under the labels that they were scored by: a run that was scored under another name takes that."""
+    labels: dict[Path, str] = {}
+    scored: set[str] = set()
+    for one in sets:
+        for label, about in one.record["systems"].items():
+            scored.add(label)
+            if "path" in about:
+                labels.setdefault(Path(about["path"]).resolve(), label)
+    found = {label: run for label, run in runs.items() if label in scored}
+    for label, run in runs.items():
+        if label not in scored:
+            found.setdefault(labels.get(last_checkpoint(run).resolve(), label), run)
+    return found
+
+
+def conditions(sets: Sequence[ScoredSet], metrics: Sequence[str]) -> list[str]:
+    """Checks that sets can stand in one table; returns what a reader must be warned of.
+
+    Raises:
+        ValueError: if a metric is another variant in another set, or sample rates differ.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        rates = [int(one.record["settings"]["sample_rate_hz"]) for one in (first, other)]
+        if rates[0] != rates[1]:
+            raise ValueError(
+                f"--scores: {first.name} is at {rates[0]} Hz and {other.name} at {rates[1]} Hz; report apart"
+            )
+        for metric in metrics:
+            ours, theirs = (one.record["metrics"][metric].get("variant") for one in (first, other))
+            if ours != theirs:
+                raise ValueError(
+                    f"--scores: {metric} of {first.name} is {ours!r} and of {other.name} {theirs!r}: not one metric; "
+                    "evaluate one of them again"
+                )
+    warnings = []
+    for metric in metrics:
+        was = first.record["metrics"][metric].get("variant")
+        if metric not in METRICS or was != METRICS[metric].variant:
+            warnings.append(f"{metric} was scored as {was!r}, which is not what this kdse means by it; evaluate again")
+    return warnings
+
+
+def common_metrics(sets: Sequence[ScoredSet]) -> tuple[str, ...]:
+    """The metrics that all sets have, in the order of the first.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    metrics = tuple(m for m in sets[0].metrics if m in METRICS and all(m in other.metrics for other in sets))
+    if not metrics:
+        raise ValueError("--scores: the test sets have no metric in common; evaluate them with the same --metrics")
+    return metrics
+
+
+def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str, dict[int, str]]:
+    """Runs that differ in their seed only: name of the group to seed to label of the run.
+
+    Found by their resolved configs (what does not change training, such as folders and loggers, is passed over), or
+    given as ``NAME=LABEL,LABEL``: then it is the giver who says that they are alike.
+
+    Raises:
+        ValueError: for a given group of unknown runs, or of runs of equal or unknown seeds.
+    """
+    groups: dict[str, dict[int, str]] = {}
+    taken: set[str] = set()
+    for text in given:
+        name, equals, labels = text.partition("=")
+        members = [label for label in labels.split(",") if label]
+        if not equals or not name or len(members) < 2:
+            raise ValueError(f"--seeds {text}: write NAME=LABEL,LABEL with two runs or more")
+        seeds: dict[int, str] = {}
+        for label in members:
+            if label not in runs:
+                raise ValueError(f"--seeds {text}: there is no run {label!r}; there are {', '.join(runs)}")
+            seed = seed_of(runs[label])
+            if seed is None or seed in seeds:
+                raise ValueError(
+                    f"--seeds {text}: {label} has {'no known seed' if seed is None else f'seed {seed} too'}"
+                )
+            seeds[seed] = label
+        groups[name] = seeds
+        taken |= set(members)
+    alike: dict[str, dict[int, str]] = {}
+    for label, run in runs.items():
+        seed = seed_of(run)
+        if label not in taken and seed is not None:
+            alike.setdefault(_without_seed(config_of(run)), {}).setdefault(seed, label)
+    for members_by_seed in alike.values():
+        if len(members_by_seed) > 1:
+            groups[members_by_seed[min(members_by_seed)]] = members_by_seed
+    return groups
+
+
+def _without_seed(config: dict[str, Any]) -> str:
+    config = copy.deepcopy(config)
+    for path in _INCIDENTAL:
+        *parents, last = path.split(".")
+        part: Any = config
+        for name in parents:
+            part = part.get(name) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            part.pop(last, None)
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and last_checkpoint(folder).is_file()

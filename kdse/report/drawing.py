@@ -1,0 +1,96 @@
+"""What all figures share: a colour and a marker for every system, axes, and the way to PNG.
+
+Drawn with matplotlib's objects, not with pyplot, so that it works in threads and without a display.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kdse.metrics.table import NOISY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+#: Width of every figure in inches, and its pixels an inch: sharp at 700 px on screens of double density.
+WIDTH = 7.0
+DPI = 200
+GREY = "#8a8a8a"
+INK = "#222222"
+#: Okabe and Ito's palette for every kind of colour vision (2008) without its yellow, then darker ones of Paul Tol's.
+PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+    "#332288", "#882255", "#999933", "#661100",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+
+
+class Look(NamedTuple):
+    """Colour and marker of a system."""
+
+    colour: str
+    marker: str
+
+
+def colours(systems: Sequence[str]) -> dict[str, str]:
+    """The colour of every system, by its place in the list; "noisy" is grey.
+
+    Give all figures of a report the same list, so that a system looks the same in every one of them.
+    """
+    return {system: look.colour for system, look in looks(systems).items()}
+
+
+def looks(systems: Sequence[str]) -> dict[str, Look]:
+    """Colour and marker of every system; no two of the first 110 share both."""
+    named = [system for system in dict.fromkeys(systems) if system != NOISY]
+    found = {s: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, s in enumerate(named)}
+    return {s: Look(GREY, ".") if s == NOISY else found[s] for s in dict.fromkeys(systems)}
+
+
+def canvas(height: float, width: float = WIDTH) -> Canvas:
+    """An empty figure of this many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain(axis: Axes, grid: str = "both") -> None:
+    """Small type, light grid, no frame on the top and right."""
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set(color=GREY, linewidth=0.8)
+    axis.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
+    axis.grid(axis=grid, color="#e4e4e4", linewidth=0.7)  # type: ignore[arg-type]
+    axis.set_axisbelow(True)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set(fontsize=9, color=INK)
+    axis.title.set(fontsize=9.5, color=INK)
+
+
+def legend_below(figure: Canvas, handles: list[Any], labels: list[str]) -> None:
+    """One legend under all panels, in as many columns as its longest entry leaves room for."""
+    longest = max((len(label) for label in labels), default=1)
+    columns = max(1, min(len(labels), int(figure.get_figwidth() * 14 / (longest + 6))))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, handlelength=2.2,
+        columnspacing=1.4,
+    )  # fmt: skip
+
+
+def to_png(figure: Canvas) -> bytes:
+    """The picture, with 128 colours at most: a third of the bytes, and nobody sees it."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(packed, format="png", optimize=True)
+    return packed.getvalue()

@@ -1,0 +1,125 @@
+"""The networks of a finished run, rebuilt from its folder: the teacher, and the student as it was before step 0."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+
+from kdse.checkpoint import TRUST, load_model, read_checkpoint, resolve_class
+from kdse.distiller import Distiller
+from kdse.enhancer import Enhancer
+from kdse.models.base import SpeechModel, Tap
+from kdse.report.run_folder import config_of, last_checkpoint
+from kdse.taps import resolve_taps
+from kdse.teacher import fingerprint
+
+#: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
+NOT_NEEDED = (
+    "loss", "optimizer", "lr_scheduler", "metrics", "metric_workers", "teacher_autocast", "compile_teacher",
+    "balance_gradients", "balance_every",
+)  # fmt: skip
+
+
+class Pair(NamedTuple):
+    """A teacher and a student with their taps."""
+
+    teacher: SpeechModel
+    teacher_taps: dict[str, Tap]
+    student: SpeechModel
+    student_taps: dict[str, Tap]
+
+
+def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None, trust_code: bool = False) -> Pair:
+    """Both networks of a run, the student with the initial weights that `kdse fit` gave it.
+
+    Built from config.yaml by the same code on the same random stream, so weights are bit-identical. The global random
+    streams are as before afterwards.
+
+    Args:
+        run_folder: of `kdse fit`.
+        teacher_checkpoint: the teacher, if not the one that the config names (a run without a teacher names none).
+            Relative paths in the config start at the current folder, as they did for `kdse fit`.
+        trust_code: allow the config to name classes that kdse does not ship.
+
+    Raises:
+        ValueError: naming file and fix, if the config is missing or of another kind, a file it names is missing, the
+            run had no seed, or the teacher is not the one that the run was trained under.
+    """
+    folder = Path(run_folder)
+    config = config_of(folder)
+    source = str(folder / "config.yaml")
+    section = config.get("model")
+    if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
+        raise ValueError(f"{source}: missing, or not the config of a run; give a run folder of kdse fit")
+    seed = config.get("seed_everything")
+    if type(seed) is not int:
+        raise ValueError(f"{source}: seed_everything is {seed!r}, so initial weights are unknown; train with a seed")
+    init_args = dict(section.get("init_args") or {})
+    if not trust_code:
+        _check_classes(section["class_path"], init_args, source)
+    if section["class_path"].startswith("kdse."):  # (one of the user's may need them all)
+        init_args = {name: value for name, value in init_args.items() if name not in NOT_NEEDED}
+    if "teacher_checkpoint" in init_args:
+        if teacher_checkpoint is not None:
+            init_args["teacher_checkpoint"] = os.fspath(teacher_checkpoint)
+        _check_file(init_args["teacher_checkpoint"], source)
+        init_args["trust_code"] = trust_code
+    module = _instantiate({"class_path": section["class_path"], "init_args": init_args}, seed, source)
+    if isinstance(module, Distiller):
+        if teacher_checkpoint is None:
+            _check_teacher(module.teacher, folder)
+        return Pair(module.teacher, module.teacher_taps, module.student, module.student_taps)
+    if teacher_checkpoint is None:
+        raise ValueError(f"{source}: this run had no teacher; name the checkpoint of the one to compare it with")
+    teacher = load_model(teacher_checkpoint, trust_code)
+    return Pair(teacher, resolve_taps(teacher), module.model, resolve_taps(module.model))
+
+
+def _instantiate(section: dict[str, Any], seed: int, source: str) -> Enhancer:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(Enhancer, "model", subclass_mode=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            module = parser.instantiate_classes(parser.parse_object({"model": section})).model
+        except ValueError as error:
+            raise ValueError(f"{source}: its model cannot be rebuilt: {' '.join(str(error).split())[:400]}") from error
+    assert isinstance(module, Enhancer)
+    return module
+
+
+def _check_classes(class_path: str, init_args: dict[str, Any], source: str) -> None:
+    if not class_path.startswith("kdse."):
+        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
+    waiting: list[Any] = [init_args.get(name) for name in ("model", "student", "teacher")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "class_path" in value:
+                resolve_class(str(value["class_path"]), trust_code=False, source=source)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _check_file(path: Any, source: str) -> None:
+    if isinstance(path, str) and not Path(path).is_file():
+        raise ValueError(
+            f"{source}: its teacher {path} is not there; run in the folder that it was trained from, or name the "
+            "teacher's checkpoint"
+        )
+
+
+def _check_teacher(teacher: SpeechModel, folder: Path) -> None:
+    if not last_checkpoint(folder).is_file():
+        return
+    stored = (read_checkpoint(last_checkpoint(folder)).get("kdse") or {}).get("teacher_sha256")
+    if stored is not None and stored != fingerprint(teacher):
+        raise ValueError(
+            f"{folder / 'config.yaml'}: the teacher it names is not the one this run was trained under (it was trained "
+            "again?); name the checkpoint of the right one"
+        )

@@ -1,0 +1,218 @@
+"""How alike teacher and student see: linear CKA between their blocks, before and after training.
+
+The measure of the two-step paper's figure 2 (arXiv 2309.08144). It does not say what a sample and what a feature is.
+Our choice: every frame of every item is a sample, and channels and frequencies of the block at that frame, flattened,
+are its features. Frames of networks that differ in hop are those nearest in time, as both cover the same seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdse.checkpoint import load_weights, read_checkpoint
+from kdse.models.base import SpeechModel, Tap
+from kdse.report.curves import switch_steps
+from kdse.report.rebuilt_run import rebuild
+from kdse.report.run_folder import last_checkpoint
+from kdse.switch_checkpoint import FILE as SWITCH_FILE
+from kdse.taps import probe, resolve_taps, undisturbed
+from kdse.teacher import record
+
+#: Samples (item, frame) compared at most: Grams are square in it. Our choice.
+FRAMES = 2000
+#: Features whose energy around their mean is below this share of their energy count as constant.
+CONSTANT = 1e-20
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Linear CKA of every student block with every teacher block.
+
+    matrix: ``[S, T]``, from 0 to 1; NaN where a block is constant. student, teacher: names of the taps.
+    diagonal: each student block with its counterpart in the teacher, NaN if it has none: the block of the same name if
+        all student names are among the teacher's, else the one in the same place if there are as many.
+    samples: how many (item, frame) it is from.
+    """
+
+    matrix: np.ndarray
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    diagonal: tuple[float, ...]
+    samples: int
+
+    @property
+    def mean_diagonal(self) -> float:
+        """Mean over the blocks that have a counterpart, constant ones left out; NaN if there are none."""
+        return _mean(np.asarray(self.diagonal))
+
+    @property
+    def mean_all(self) -> float:
+        """Mean over all pairs of blocks, constant ones left out; NaN if there are none."""
+        return _mean(self.matrix)
+
+
+def linear_cka(x: Any, y: Any) -> float:
+    """Linear centred kernel alignment of two sets of features of the same samples (Kornblith et al. 2019, section 3).
+
+    ``||Yc' Xc||^2 / (||Xc' Xc|| ||Yc' Yc||)`` with Frobenius norms and columns centred, in float64. 1 for features that
+    are equal up to rotation, scale and offset; for unrelated ones it is near 0 only if samples far outnumber features.
+    Features that do not change over the samples (silence) have no similarity: NaN.
+
+    Args:
+        x: features ``[n, p]``, array or tensor.
+        y: features ``[n, q]`` of the same n samples.
+
+    Raises:
+        ValueError: if these are not two matrices with as many rows.
+    """
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(f"linear_cka: needs [n, p] and [n, q], not {[*x.shape]} and {[*y.shape]}")
+    x, y = _centred(x), _centred(y)
+    if len(x) < max(x.shape[1], y.shape[1]):
+        return _alignment(x @ x.T, y @ y.T)
+    norms = torch.linalg.norm(x.T @ x) * torch.linalg.norm(y.T @ y)
+    return float((y.T @ x).square().sum() / norms)
+
+
+def block_similarity(
+    teacher: SpeechModel,
+    student: SpeechModel,
+    batches: Sequence[Tensor],
+    teacher_taps: Mapping[str, Tap] | None = None,
+    student_taps: Mapping[str, Tap] | None = None,
+    frames: int = FRAMES,
+) -> Similarity:
+    """Linear CKA of every student tap with every teacher tap on the same noisy audio.
+
+    Args:
+        teacher, student: networks; left as they are.
+        batches: noisy audio, each ``[B, N]``; lengths may differ between batches.
+        teacher_taps, student_taps: what to compare, if not the networks' own taps.
+        frames: samples (item, frame) at most. Where there are more, frames are taken at even spacing from every item.
+
+    Raises:
+        ValueError: if a network has no taps or there is no audio.
+    """
+    taps = _taps(teacher, teacher_taps, "teacher"), _taps(student, student_taps, "student")
+    counts = _frames_an_item(student, taps[1], batches, frames)
+    return _compare(_grams(teacher, taps[0], batches, counts), _grams(student, taps[1], batches, counts))
+
+
+def similarity_of_run(
+    run_folder: str | Path,
+    batches: Sequence[Tensor],
+    trust_code: bool = False,
+    teacher_checkpoint: str | Path | None = None,
+    frames: int = FRAMES,
+) -> dict[str, Similarity]:
+    """Similarity of a run's student to its teacher at several moments.
+
+    "before" is the student with its initial weights, "at the switch" the end of the first phase (where the run kept
+    it), "after" the last checkpoint. The teacher runs as it is, without its autocast.
+
+    Args:
+        run_folder: of `kdse fit`.
+        batches: noisy audio, each ``[B, N]``, at the run's sample rate.
+        trust_code: allow the config to name classes that kdse does not ship.
+        teacher_checkpoint: the teacher, if not the run's own; needed for a run that had none.
+        frames: as for `block_similarity`.
+
+    Raises:
+        ValueError: as `kdse.report.rebuilt_run.rebuild` and `block_similarity`, and if the run has no last.ckpt.
+    """
+    folder = Path(run_folder)
+    pair = rebuild(folder, teacher_checkpoint, trust_code)
+    teacher_taps = _taps(pair.teacher, pair.teacher_taps, "teacher")
+    student_taps = _taps(pair.student, pair.student_taps, "student")
+    counts = _frames_an_item(pair.student, student_taps, batches, frames)
+    expected = _grams(pair.teacher, teacher_taps, batches, counts)
+    found: dict[str, Similarity] = {}
+    last = last_checkpoint(folder)
+    moments: dict[str, Path | None] = {"before": None, "at the switch": last.with_name(SWITCH_FILE), "after": last}
+    for moment, path in moments.items():
+        if path is not None:
+            if path != last and not path.is_file():
+                continue
+            content = read_checkpoint(path)
+            if path != last and content.get("global_step") not in switch_steps(folder):
+                continue  # of an older run in this folder
+            load_weights(pair.student, content["state_dict"], source=str(path))
+        found[moment] = _compare(expected, _grams(pair.student, student_taps, batches, counts))
+    return found
+
+
+def _compare(teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Similarity:
+    matrix = np.array([[_alignment(k, expected) for expected in teacher.values()] for k in student.values()])
+    names = tuple(student), tuple(teacher)
+    if set(names[0]) <= set(names[1]):
+        places = [names[1].index(name) for name in names[0]]
+    else:
+        places = list(range(len(names[0]))) if len(names[0]) == len(names[1]) else []
+    diagonal = tuple(float(matrix[i, j]) for i, j in enumerate(places)) or (float("nan"),) * len(names[0])
+    return Similarity(matrix, *names, diagonal, samples=len(next(iter(student.values()))))
+
+
+def _grams(
+    model: SpeechModel, taps: Mapping[str, Tap], batches: Sequence[Tensor], counts: Sequence[int]
+) -> dict[str, Tensor]:
+    """By tap: inner products ``[n, n]`` of the centred features of n samples; any number of features fits."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in taps}
+    for noisy, count in zip(batches, counts, strict=True):
+        with undisturbed(model):
+            activations = record(model, taps, noisy.to(model.device))[1]
+        for name, activation in activations.items():
+            b, c, t, f = activation.shape
+            nearest = ((torch.arange(count, device=activation.device) + 0.5) * (t / count)).long().clamp_max(t - 1)
+            frames = activation[:, :, nearest].permute(0, 2, 1, 3)
+            parts[name].append(frames.reshape(b * count, c * f).float().cpu())
+    grams = {}
+    for name in taps:
+        features = _centred(torch.cat(parts.pop(name)))
+        grams[name] = features @ features.T
+    return grams
+
+
+def _frames_an_item(student: SpeechModel, taps: Mapping[str, Tap], batches: Sequence[Tensor], frames: int) -> list[int]:
+    """By batch: frames to take of each item, the student's finest tap having as many at most."""
+    if not batches:
+        raise ValueError("similarity: no audio to compare the networks on; give at least one batch")
+    lengths = {noisy.shape[-1] for noisy in batches}
+    finest = {n: max(shape[2] for shape in probe(student, taps, n).values()) for n in lengths}
+    total = sum(len(noisy) * finest[noisy.shape[-1]] for noisy in batches)
+    share = min(1.0, frames / total)
+    return [max(1, int(share * finest[noisy.shape[-1]])) for noisy in batches]
+
+
+def _taps(model: SpeechModel, given: Mapping[str, Tap] | None, role: str) -> Mapping[str, Tap]:
+    taps = resolve_taps(model) if given is None else given
+    if not taps:
+        raise ValueError(
+            f"similarity: the {role} {type(model).__name__} has no taps, so its blocks cannot be compared; name some "
+            f"with --model.{role}_taps (`kdse taps` lists modules)"
+        )
+    return taps
+
+
+def _centred(x: Tensor) -> Tensor:
+    """Columns without their mean, in float64; NaN if nothing but rounding is left."""
+    x = x.to(torch.float64)
+    energy = x.square().sum()
+    x = x - x.mean(dim=0)
+    return x if x.square().sum() > CONSTANT * energy else torch.full_like(x, torch.nan)
+
+
+def _alignment(gram_x: Tensor, gram_y: Tensor) -> float:
+    return float((gram_x * gram_y).sum() / (torch.linalg.norm(gram_x) * torch.linalg.norm(gram_y)))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")

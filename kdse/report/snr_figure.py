@@ -1,0 +1,140 @@
+"""Improvement over the noisy input against input SNR: where a system helps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kdse.metrics.table import NOISY, Row, snr_buckets
+from kdse.report.contents import Figure, file_name
+from kdse.report.drawing import (
+    GREY,
+    WIDTH,
+    canvas,
+    legend_below,
+    looks,
+    plain,
+    to_png,
+)
+from kdse.report.shown import shown
+
+if TYPE_CHECKING:
+    from kdse.metrics.uncertainty import Interval
+
+#: Panels side by side.
+ACROSS = 3
+#: With more systems than this, intervals would hide the lines: they are left out and the alt text says so.
+MANY = 10
+
+
+def improvement_by_snr(
+    rows: Sequence[Row], metrics: Sequence[str], systems: Sequence[str] | None = None
+) -> list[Figure]:
+    """Mean improvement over the noisy input against input SNR with 95 % bootstrap intervals: one figure a test set.
+
+    One panel a metric, one line a system, over the items where both have a value. Sets with fewer than two SNRs, and
+    metrics without values, are left out.
+
+    Args:
+        rows: scored items, the noisy input among them.
+        metrics: what to draw.
+        systems: all systems of the report, which decides colours and order; None means those of ``rows``.
+    """
+    order = list(systems or dict.fromkeys(row.system for row in rows))
+    figures = []
+    for group in dict.fromkeys(row.group for row in rows):
+        gains = _gains([row for row in rows if row.group == group], metrics)
+        names = [name for name in order if any(system == name for _, system, _ in gains)]
+        if len({snr for _, _, snr in gains}) > 1:
+            figures.append(_draw(group, gains, [m for m in metrics if any(k[0] == m for k in gains)], names, order))
+    return figures
+
+
+def _gains(rows: Sequence[Row], metrics: Sequence[str]) -> dict[tuple[str, str, float], Interval]:
+    """(metric, system, SNR) to mean improvement in raw units."""
+    from kdse.metrics.uncertainty import mean_interval
+
+    unique = {(row.system, row.name): row for row in reversed(rows)}  # repeats count once, the first one
+    kept = list(reversed(unique.values()))
+    noisy = {row.name: row for row in kept if row.system == NOISY}
+    values: dict[tuple[str, str, float], list[float]] = {}
+    for row, snr in zip(kept, snr_buckets([row.snr_db for row in kept]), strict=True):
+        if row.system == NOISY or math.isnan(snr) or row.name not in noisy:
+            continue
+        for metric in metrics:
+            gain = row.values.get(metric, math.nan) - noisy[row.name].values.get(metric, math.nan)
+            if not math.isnan(gain):
+                values.setdefault((metric, row.system, snr), []).append(gain)
+    return {key: mean_interval(gains) for key, gains in values.items()}
+
+
+def _draw(
+    group: str, gains: dict[tuple[str, str, float], Interval], metrics: list[str], names: list[str], order: list[str]
+) -> Figure:
+    down, across = math.ceil(len(metrics) / ACROSS), min(ACROSS, len(metrics))
+    look = looks(order)
+    snrs = sorted({snr for _, _, snr in gains})
+    few = len(names) <= MANY
+    step = min(b - a for a, b in zip(snrs, snrs[1:], strict=False))
+    spread = step * min(0.3, 0.06 * len(names)) if few else 0.0  # so that intervals do not hide each other
+    figure = canvas(height=0.35 + 0.2 * math.ceil(len(names) / 4) + 2.6 * down, width=WIDTH if across > 1 else 5.0)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for panel, metric in zip(panels, metrics, strict=False):
+        factor = shown(metric).factor
+        for place, name in enumerate(names):
+            aside = spread * ((place + 0.5) / len(names) - 0.5)
+            points = [(snr, gains[metric, name, snr]) for snr in snrs if (metric, name, snr) in gains]
+            means = [interval.mean * factor for _, interval in points]
+            bars = [
+                [max(0.0, m - i.low * factor) for m, (_, i) in zip(means, points, strict=True)],
+                [max(0.0, i.high * factor - m) for m, (_, i) in zip(means, points, strict=True)],
+            ]
+            colour, marker = look[name]
+            panel.errorbar(
+                [snr + aside for snr, _ in points], means, yerr=bars if few else None, color=colour, marker=marker,
+                markersize=4.5 if few else 4, linewidth=1.3 if few else 1, elinewidth=0.9, label=name,
+            )  # fmt: skip
+        panel.axhline(0.0, color=GREY, linewidth=1)
+        panel.set_xticks(snrs, [f"{snr:g}" for snr in snrs])
+        panel.set_xlabel("input SNR (dB)")
+        panel.set_title(shown(metric).title + ("" if shown(metric).higher_is_better else " (lower is better)"))
+        plain(panel, grid="y")
+    for panel in panels[: len(metrics) : across]:
+        panel.set_ylabel(
+            "improvement over noisy"
+            if all(shown(metric).higher_is_better for metric in metrics)
+            else "change from noisy"
+        )
+    for panel in panels[len(metrics) :]:
+        panel.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend_below(figure, handles, labels)
+    return Figure(
+        key=file_name(f"improvement_by_snr_{group}"),
+        title="Improvement over the noisy input by input SNR" + (f", {group}" if group else ""),
+        alt=_alt(gains, metrics, names, snrs),
+        png=to_png(figure),
+    )
+
+
+def _alt(gains: dict[tuple[str, str, float], Interval], metrics: list[str], names: list[str], snrs: list[float]) -> str:
+    ends = (snrs[0], snrs[-1])
+    parts = []
+    for metric in metrics:
+        each = []
+        for name in names:
+            found = [
+                f"{shown(metric).number(gains[metric, name, snr].mean, sign=True)} at {snr:g} dB"
+                for snr in ends
+                if (metric, name, snr) in gains
+            ]
+            if found:
+                each.append(f"{name} {' and '.join(found)}")
+        parts.append(f"{shown(metric).title}: {', '.join(each)}")
+    items = [interval.items for interval in gains.values()]
+    count = f"{min(items)}" if min(items) == max(items) else f"{min(items)} to {max(items)}"
+    intervals = (
+        "with 95 % intervals" if len(names) <= MANY else f"without intervals ({len(names)} systems are too many),"
+    )
+    return f"Mean improvement over the noisy input {intervals} over {count} files at each SNR. {'. '.join(parts)}."
