@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser
-from kdse.data.known_sets import compare_noisy, recognise
+from kdse.data.known_sets import compare_noisy, recognise, undecided
 from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.scoring import per_file_csv, score_system
@@ -63,6 +63,10 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     metrics, files = tuple(arguments.metrics), model_files(arguments)
     check_metrics(metrics, arguments.sample_rate_hz, files)
+    if not 0 <= arguments.max_failed_share <= 1:
+        raise ValueError(f"--max-failed-share {arguments.max_failed_share}: must be from 0 to 1")
+    if arguments.save_audio < 0:
+        raise ValueError(f"--save-audio {arguments.save_audio}: give 0 or more")
     if arguments.enhanced and not arguments.paired:
         raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
     paths = checkpoints(arguments.checkpoints)
@@ -82,7 +86,8 @@ def main(argv: list[str]) -> int:
     told: list[str] = []
     warned: list[str] = []
     versions = _versions()
-    settings = {"items": items, **_conditions(metrics, files, versions)}
+    settings = {"items": items, "data": held_out.settings.get("data"), **_conditions(metrics, files, versions)}
+    audio_of: dict[tuple[str, str], int] = {}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
         ScorePool(metrics, rate, arguments.workers, files=files) as pool,
@@ -93,7 +98,9 @@ def main(argv: list[str]) -> int:
         for label, system in systems.items():
             task = progress.add_task(label, total=len(held_out))
             advance = functools.partial(progress.advance, task)
-            rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
+            rows += score_system(
+                label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio, audio_of
+            )
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
                 told, warned = _against_published(rows, metrics, held_out)
@@ -159,7 +166,7 @@ def model_files(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _conditions(metrics: Sequence[str], files: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
     """What a score depends on, besides its item and system: other conditions, other scores."""
-    packages = {package for name in metrics for package in METRICS[name].packages}
+    packages = {"kdse", "torch", "numpy", "scipy", *(package for name in metrics for package in METRICS[name].packages)}
     if "squim" not in files and any(METRICS[name].file == "squim" for name in metrics):
         files = {**files, "squim": cached_weights()}
     return {
@@ -171,9 +178,10 @@ def _conditions(metrics: Sequence[str], files: Mapping[str, str], versions: Mapp
 
 def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOut) -> tuple[list[str], list[str]]:
     """What is known of this test set's noisy input: what to tell, and what to warn of."""
-    recognised = recognise([row.name for row in rows], json.dumps(held_out.settings, default=str))
+    names, where = [row.name for row in rows], json.dumps(held_out.settings, default=str)
+    recognised = recognise(names, where)
     if recognised is None:
-        return [], []
+        return [text for text in (undecided(names, where),) if text], []
     line = summarize(rows, metrics, max_failed_share=None).line(NOISY)
     return compare_noisy(recognised, line.values)
 
@@ -226,8 +234,8 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
     return name
 
@@ -236,7 +244,7 @@ def _progress() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 

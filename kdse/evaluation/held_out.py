@@ -118,7 +118,10 @@ def from_config(path: Path) -> HeldOut:
         module = parser.instantiate_classes(parser.parse_object({"data": content})).data
     except Exception as error:  # jsonargparse has several error types for a wrong config
         raise ValueError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from None
-    return from_module(module, {"data_config": str(path), "data": content})
+    try:
+        return from_module(module, {"data_config": str(path), "data": content})
+    except ValueError as error:
+        raise ValueError(f"--data-config {path}: {error} (its paths are relative to the current folder)") from None
 
 
 def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,13 +52,17 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
     from kdse.evaluation import held_out
 
     options = argparse.Namespace(**{**vars(_defaults()), **record})
+    _check_used(options)
     if options.paired:
         noisy, clean = options.paired
         return held_out.paired(Path(noisy), Path(clean), options.sample_rate_hz)
     if options.data_config:
         return held_out.from_config(Path(options.data_config))
-    if options.items < 1 or options.seconds <= 0:
+    if options.items < 1 or not 0 < options.seconds < math.inf:
         raise ValueError("--items and --seconds must be positive")
+    for flag, values in (("--snr-db", options.snr_db), ("--range", options.range or [])):
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{flag}: {' '.join(map(str, values))} are not all finite numbers")
     if not options.snr_db and options.range is None:
         raise ValueError("--snr-db: give at least one SNR, or --range")
     if options.range is not None and options.range[0] > options.range[1]:
@@ -75,6 +80,18 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
     module.prepare_data()
     module.setup("test")
     return held_out.mixtures(module, options.snr_db, options.range, options.items, options.seconds)
+
+
+def _check_used(options: argparse.Namespace) -> None:
+    """A flag that would do nothing is a mistake of who gave it."""
+    source, used = "--corpus", tuple(vars(options))
+    if options.paired:
+        source, used = "--paired", ("paired", "sample_rate_hz", "corpus")
+    elif options.data_config:
+        source, used = "--data-config", ("data_config", "corpus")
+    for name, default in vars(_defaults()).items():
+        if name not in used and getattr(options, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')}: does not apply to {source}, which has its own; leave it out")
 
 
 def _defaults() -> argparse.Namespace:

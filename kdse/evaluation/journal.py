@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -73,8 +72,7 @@ class Journal:
         kept = lines if lines and lines[0] == header else [header]
         for line in kept[1:]:
             entry = json.loads(line)
-            values = {name: math.nan if value is None else value for name, value in entry["values"].items()}
-            self._scores[Key(*entry["key"])] = Scores(values, {})
+            self._scores[Key(*entry["key"])] = Scores(entry["values"], {})
         write_text(self.path, "".join(f"{line}\n" for line in kept))  # without a line that was cut short
         try:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
@@ -95,9 +93,9 @@ class Journal:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and ("key" in entry or (not lines and "kdse_scores" in entry)):
+            if _is_score(entry) if lines else isinstance(entry, dict) and "kdse_scores" in entry:
                 lines.append(line)
-        return lines if lines and "kdse_scores" in json.loads(lines[0]) else []
+        return lines
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -137,6 +135,19 @@ class Journal:
             pass  # (a full disk has been reported by put)
         finally:
             self._lock.release()
+
+
+def _is_score(entry: Any) -> bool:
+    """Whether a line is what `Journal.put` writes: a damaged one is computed again."""
+    if not isinstance(entry, dict):
+        return False
+    key, values = entry.get("key"), entry.get("values")
+    return (
+        isinstance(key, list)
+        and [type(part) for part in key] == [str, str, str, int]
+        and isinstance(values, dict)
+        and all(isinstance(value, (int, float)) for value in values.values())
+    )
 
 
 def _difference(header: str, settings: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def score_system(
     advance: Callable[[], None] = lambda: None,
     audio: Path = Path("audio"),
     audio_items: int = 0,
+    audio_of: dict[tuple[str, str], int] | None = None,
 ) -> list[Row]:
     """One system's rows, in the order of the items; what the journal knows is not computed again.
 
@@ -43,16 +44,26 @@ def score_system(
         advance: called after every item, from any thread.
         audio: folder that gets the first ``audio_items`` estimates as wav (with the clean speech, if noisy).
         audio_items: how many.
+        audio_of: checksums of the items' audio, filled in by the first system; later ones must meet the same.
+
+    Raises:
+        ValueError: if the items are not the same in every pass, or a file cannot be written. What a model raises fails
+            its item only.
     """
-    known: list[tuple[Item, Scores | None]] = []  # without audio; None where the pool will have it
+    audio_of = {} if audio_of is None else audio_of
+    seen: set[tuple[str, str]] = set()
+    known: list[tuple[str, str, float, Scores | None]] = []  # None where the pool will have it
     for index, item in enumerate(held_out):
-        key = Key(system.identity, item.group, item.name, _checksum(item.noisy, item.clean))
+        checksum = _checksum(item.noisy, item.clean)
+        _check_same(item, checksum, audio_of, seen)
+        key = Key(system.identity, item.group, item.name, checksum)
         scores = journal.get(key) if system.identity else None
         if scores is None or index < audio_items:
             try:
                 estimate = system.enhance(item)
-            except ValueError as error:
-                scores = failed(pool.metrics, " ".join(str(error).split()))
+            except Exception as error:  # a model can raise anything; the other items count all the same
+                what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                scores = failed(pool.metrics, what + " ".join(str(error).split())[:300])
             else:
                 if index < audio_items:
                     _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
@@ -64,13 +75,30 @@ def score_system(
                     pool.submit(item.name, item.clean, {label: estimate}, done)
         if scores is not None:
             advance()
-        known.append((item._replace(noisy=item.noisy[:0], clean=item.clean[:0]), scores))
+        known.append((item.group, item.name, item.snr_db, scores))
     scored = iter(pool.collect())
     rows = []
-    for item, scores in known:
+    for group, name, snr_db, scores in known:
         found = next(scored).scores[label] if scores is None else scores
-        rows.append(Row(label, item.name, found.values, found.failures, item.snr_db, item.group))
+        rows.append(Row(label, name, found.values, found.failures, snr_db, group))
     return rows
+
+
+def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int], seen: set[tuple[str, str]]) -> None:
+    """Systems are compared on the same audio: every pass over the items must give the same, each once.
+
+    Raises:
+        ValueError: naming the item.
+    """
+    key = (item.group, item.name)
+    if key in seen:
+        raise ValueError(f"the test set has two items called {item.name!r}; give them different names")
+    if audio_of.setdefault(key, checksum) != checksum:
+        raise ValueError(
+            f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on it; make "
+            "it a pure function of a seed"
+        )
+    seen.add(key)
 
 
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -111,4 +139,7 @@ def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_r
     signals = {label: estimate} | ({"clean": item.clean} if label == NOISY else {})
     for name, signal in signals.items():
         file_name = f"{stem}_{name}.wav".replace("/", "_")
-        write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
+        try:
+            write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
+        except (OSError, RuntimeError) as error:  # (soundfile's own error is a RuntimeError)
+            raise ValueError(f"--save-audio: {folder / file_name} could not be written ({error})") from None

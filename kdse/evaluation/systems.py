@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,16 +66,27 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     if cost:
         about["cost"] = _cost(model, path)
     about["weights_sha256"] = fingerprint(model)
-    identity = (
-        f"{type(model).__name__} {json.dumps(model.init_args, default=str)} {about['weights_sha256']} on {device}"
-    )
+    made_of = [type(model).__qualname__, model.init_args, about["weights_sha256"], device, _code_of(type(model))]
     model.to(device)
 
     @torch.no_grad()
     def enhance(item: Item) -> Tensor:
         return model(item.noisy[None].to(device)).waveform[0].float().cpu()
 
-    return System(enhance, about, hashlib.sha256(identity.encode()).hexdigest()[:16])
+    identity = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
+    return System(enhance, about, identity[:16])
+
+
+def _code_of(cls: type) -> str:
+    """What runs a model, as far as the version of kdse does not say it: its source, or the version of a runtime."""
+    if cls.__name__ == "Onnx":
+        return f"onnxruntime {metadata.version('onnxruntime')}"
+    if cls.__module__.split(".")[0] == "kdse":
+        return ""
+    try:
+        return inspect.getsource(inspect.getmodule(cls) or cls)
+    except (OSError, TypeError):
+        return cls.__module__
 
 
 def _cost(model: SpeechModel, path: Path) -> dict[str, Any]:
@@ -98,19 +111,22 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
     from kdse.data.audio import EXTENSIONS, read
     from kdse.data.pairs import LENGTH_TOLERANCE_SECONDS
 
-    files: dict[str, list[Path]] = {}
+    by_path: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in EXTENSIONS:
-            relative = path.relative_to(folder).with_suffix("").as_posix()
-            for name in dict.fromkeys((relative, path.stem)):
-                files.setdefault(name, []).append(path)
-    if not files:
+            by_path.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+            by_stem.setdefault(path.stem, []).append(path)
+    if not by_path:
         raise ValueError(f"--enhanced {folder}: holds no audio files")
+    served: dict[Path, str] = {}
 
     def look_up(item: Item) -> Tensor:
-        found = files.get(item.name) or files.get(item.name.rsplit("/", 1)[-1]) or []
+        found = by_path.get(item.name) or by_stem.get(item.name.rsplit("/", 1)[-1]) or []
         if len(found) != 1:
             raise ValueError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
+        if served.setdefault(found[0], item.name) != item.name:
+            raise ValueError(f"{folder} holds no file for {item.name} ({found[0].name} is that of {served[found[0]]})")
         wave, samples = read(found[0], sample_rate_hz), item.noisy.numel()
         if abs(wave.numel() - samples) > LENGTH_TOLERANCE_SECONDS * sample_rate_hz:
             raise ValueError(f"{found[0]} has {wave.numel()} samples and the item {samples}")
@@ -166,7 +182,7 @@ def _split(text: str, flag: str) -> tuple[str, str]:
 
 
 def _check_label(label: str, taken: Collection[str]) -> None:
-    if label == NOISY:
-        raise ValueError(f"a system cannot be called {NOISY!r}: that is the unprocessed input, which is always scored")
+    if label in (NOISY, "clean"):
+        raise ValueError(f"a system cannot be called {label!r}: that is the unprocessed input, or the reference")
     if label in taken:
         raise ValueError(f"two systems are called {label!r}; give them different labels (LABEL=PATH)")

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 LARGEST_SUM = 1e15
 #: Up to so many items all sign patterns are tried: 2^13 is less than the 10,000 patterns drawn for more.
 ENUMERATED_ITEMS = 13
-#: Samples, and entries of a resampling matrix, that are worked on at once: both keep memory below about 40 MB.
+#: Samples, and entries of a resampling matrix, that are worked on at once.
 SAMPLES_AT_ONCE, ENTRIES_AT_ONCE = 64, 4_000_000
+#: Matrices of so many entries (a byte each) are kept for further samples; 24 of them at most.
+ENTRIES_KEPT = 10_000_000
 
 
 def on_grid(values_kn: ndarray, largest_k: ndarray) -> tuple[ndarray, ndarray]:
@@ -96,8 +98,13 @@ def _sums(whole_kn: ndarray, weights_rn: ndarray) -> ndarray:
 # The legacy generator below is the one whose stream numpy promises never to change: tables keep their digits.
 
 
-@functools.lru_cache(maxsize=16)
 def _counts(items: int, resamples: int, seed: int, stratum: int) -> ndarray:
+    """As `_draw_counts`; kept for other samples of so many items unless it is large."""
+    draw = _kept_counts if resamples * items <= ENTRIES_KEPT else _draw_counts
+    return draw(items, resamples, seed, stratum)
+
+
+def _draw_counts(items: int, resamples: int, seed: int, stratum: int) -> ndarray:
     """How often each item is drawn in each resample ``[R, N]``; shared by all samples of so many items."""
     import numpy as np
 
@@ -111,13 +118,21 @@ def _counts(items: int, resamples: int, seed: int, stratum: int) -> ndarray:
     return counts
 
 
-@functools.lru_cache(maxsize=8)
 def _signs(items: int, resamples: int, seed: int) -> ndarray:
+    """As `_draw_signs`; kept for other samples of so many items unless it is large."""
+    return (_kept_signs if resamples * items <= ENTRIES_KEPT else _draw_signs)(items, resamples, seed)
+
+
+def _draw_signs(items: int, resamples: int, seed: int) -> ndarray:
     """Random signs ``[R, N]``, plus and minus one."""
     import numpy as np
 
     generator = np.random.RandomState([seed, items, 1])
     return (2 * generator.randint(0, 2, size=(resamples, items), dtype=np.int8) - 1).astype(np.int8)
+
+
+_kept_counts = functools.lru_cache(maxsize=16)(_draw_counts)
+_kept_signs = functools.lru_cache(maxsize=8)(_draw_signs)
 
 
 def _all_signs(items: int) -> ndarray:

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 NOISY = "noisy"
 #: Width of an SNR bucket where SNRs are drawn from a range.
 BUCKET_DB = 5.0
+#: More different SNRs than this are a range, whatever grid they lie on.
+LISTED_SNRS = 8
 #: Columns of per_file.csv before and after the metrics.
 ABOUT, FAILURES = ("set", "system", "name", "snr_db"), "failures"
 
@@ -156,16 +158,22 @@ def check_failures(summary: Summary, max_failed_share: float, systems: Sequence[
 def snr_buckets(snr_db: Sequence[float]) -> list[float]:
     """The bucket of every SNR; NaN stays NaN.
 
-    SNRs that all lie on a grid of 0.5 dB come from a list, and each is its own bucket. Others come from a range or a
-    measurement, and go to the nearest multiple of 5 dB (our choice; halfway goes up).
+    Up to eight SNRs that all lie on a grid of 0.5 dB come from a list, and each is its own bucket. Others come from a
+    range or a measurement, and go to the nearest multiple of 5 dB (our choice; halfway goes up).
     """
     width = 0.5 if snrs_listed(snr_db) else BUCKET_DB
     return [width * math.floor(v / width + 0.5) + 0.0 if math.isfinite(v) else math.nan for v in snr_db]
 
 
-def snrs_listed(snr_db: Iterable[float]) -> bool:
-    """Whether all known SNRs lie on a grid of 0.5 dB: then they come from a list, not from a range."""
-    return all(abs(2 * value - round(2 * value)) < 0.02 for value in snr_db if math.isfinite(value))
+def snrs_listed(snr_db: Collection[float]) -> bool:
+    """Whether SNRs come from a list, not from a range: all lie on a grid of 0.5 dB, and there are few of them.
+
+    Few is at most eight (our choice): the DNS-2020 test set has a whole number from 0 to 20 dB in every file name,
+    which is a range.
+    """
+    halves = {round(2 * value) for value in snr_db if math.isfinite(value)}
+    on_grid = all(abs(2 * value - round(2 * value)) < 0.02 for value in snr_db if math.isfinite(value))
+    return on_grid and len(halves) <= LISTED_SNRS
 
 
 def _line(

@@ -207,8 +207,9 @@ def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
     if any(math.isnan(one.deviation) for one in spread):
         return math.nan
     other = b if isinstance(b, float) else spread[1].mean
-    if all(one.deviation == 0 for one in spread):  # (the t statistic would be 0 / 0 or infinite)
-        return 1.0 if spread[0].mean == other else 0.0
+    if all(one.deviation == 0 for one in spread):
+        # seeds that all score the same to the last digit did not vary what was trained: their spread is unknown too
+        return 1.0 if spread[0].mean == other else math.nan
     test = ttest_1samp(_known(a), b) if isinstance(b, float) else ttest_ind(_known(a), _known(b), equal_var=False)
     return float(test.pvalue)
 

@@ -19,6 +19,7 @@ def table_html(table: Table, number: int) -> str:
     """A sortable table: a body a block of rows; rows are sorted within their block, blocks stay where they are.
 
     Leading columns that say the same in every row of a block (test set, input SNR) become the heading of the block.
+    How to read the table stands below it, and what its marks mean where the caption does not say so.
 
     Raises:
         ValueError: naming the table, if a row has more or fewer cells than there are columns, or blocks do not fit.
@@ -30,12 +31,14 @@ def table_html(table: Table, number: int) -> str:
     marked = [any(_is_marked(row[index]) for row in table.rows) for index in range(lifted, len(table.columns))]
     head = "".join(_header(column, is_number) for column, is_number in zip(columns, numeric, strict=True))
     bodies = "".join(_body(table, block, lifted, numeric, marked) for block in blocks)
+    note = _note(table, blocks)
+    described = f' aria-describedby="table-{number}-note"' if note else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="table-{number}">\n'
-        f'<table class="sortable" data-key="{escape(table.key)}">\n'
-        f'<caption><div><h3 id="table-{number}">{escape(table.title)}</h3>'
-        f"{_paragraph(table.caption)}</div></caption>\n"
-        f"<thead><tr>{head}</tr></thead>\n{bodies}</table>\n</div>\n{_legend(table, blocks)}"
+        f'<table class="sortable" data-key="{escape(table.key)}"{described}>\n'
+        f'<caption><div><h3 id="table-{number}">{escape(table.title)}</h3></div></caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n{bodies}</table>\n</div>\n"
+        + (f'<p class="legend" id="table-{number}-note">{note}</p>\n' if note else "")
     )
 
 
@@ -52,7 +55,7 @@ def figure_html(figure: Figure) -> str:
     return (
         f'<figure class="{shape}" id="figure-{escape(figure.key)}"><h3>{escape(figure.title)}</h3>'
         f'<img src="{data_uri(figure.png)}" alt="{escape(figure.alt)}" width="{width}" height="{height}">'
-        f"<figcaption>{escape(figure.alt)}</figcaption></figure>\n"
+        f"<figcaption><details><summary>In words</summary><p>{escape(figure.alt)}</p></details></figcaption></figure>\n"
     )
 
 
@@ -75,7 +78,7 @@ def _blocks(table: Table) -> list[tuple[tuple[Cell, ...], ...]]:
 
 def _lifted_columns(table: Table, blocks: list[tuple[tuple[Cell, ...], ...]]) -> int:
     """How many leading columns name the block and not the row."""
-    if len(blocks) < 2 or all(len(block) == 1 for block in blocks):
+    if not table.blocks or all(len(block) == 1 for block in blocks):
         return 0
     for index, column in enumerate(table.columns[:-1]):
         if column.better or any(len({row[index].text for row in block}) > 1 for block in blocks):
@@ -92,7 +95,9 @@ def _header(column: Column, is_number: bool) -> str:
     hint = {"higher": "higher is better", "lower": "lower is better"}.get(column.better, "")
     arrow = {"higher": "↑", "lower": "↓"}.get(column.better, "")
     better = (
-        f' <span class="better" aria-hidden="true">{arrow}</span><span class="unseen">, {hint}</span>' if hint else ""
+        f'&nbsp;<span class="better" aria-hidden="true">{arrow}</span><span class="unseen">, {hint}</span>'
+        if hint
+        else ""
     )
     first = "descending" if column.better == "higher" else "ascending"
     title = f' title="{hint}"' if hint else ""
@@ -146,21 +151,17 @@ def _sort_value(cell: Cell) -> str:
     return f' data-number="{repr(value).replace("inf", "Infinity")}"'
 
 
-def _legend(table: Table, blocks: list[tuple[tuple[Cell, ...], ...]]) -> str:
+def _note(table: Table, blocks: list[tuple[tuple[Cell, ...], ...]]) -> str:
     cells = [cell for row in table.rows for cell in row]
     many = len(blocks) > 1
-    parts = []
-    if any(cell.best for cell in cells):
+    parts = [escape(table.caption)] if table.caption else []
+    if any(cell.best for cell in cells) and "bold" not in table.caption.lower():
         parts.append(f"<strong>Bold</strong>: best {'of its block' if many else 'of its column'}.")
-    if any(map(_is_marked, cells)):
+    if any(map(_is_marked, cells)) and "≈" not in table.caption:
         parts.append("≈: within noise, no clear difference from the best (in a table of differences: from zero).")
     if many:
         parts.append("Sorting orders the rows within each block.")
-    return f'<p class="legend">{" ".join(parts)}</p>\n' if parts else ""
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""
+    return " ".join(parts)
 
 
 def _class(names: list[str]) -> str:

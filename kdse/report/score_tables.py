@@ -232,7 +232,9 @@ def scores_caption(
         intervals: whether some cells show theirs.
         left_out: systems that do not compete for the best.
     """
-    parts = [f"In round brackets the improvement over noisy, with {MARK} where it is not clear."]
+    lower = [shown(metric).title for metric in metrics if not shown(metric).higher_is_better]
+    negative = f" ({', '.join(lower)}: lower is better, so an improvement is negative)" if lower else ""
+    parts = [f"In round brackets the improvement over noisy, with {MARK} where it is not clear{negative}."]
     if intervals:
         parts.append("In square brackets the 95 % bootstrap interval of the mean, for all SNRs.")
     if any(cell.best for line in cells for cell in line.values()):

@@ -150,6 +150,12 @@ def test_mixtures_are_the_same_for_every_system_and_every_call(tmp_path, checkpo
         (["--synthetic", "--range", "5", "-5"], "--range"),
         (["--enhanced", "x=/nowhere", "--synthetic"], "--enhanced"),
         (["--synthetic", "--device", "abacus"], "--device"),
+        (["--synthetic", "--device", "meta"], "--device"),
+        (["--synthetic", "--seconds", "nan"], "--seconds"),
+        (["--synthetic", "--snr-db", "nan"], "--snr-db"),
+        (["--synthetic", "--max-failed-share", "nan"], "--max-failed-share"),
+        (["--paired", "/nowhere", "/nowhere", "--items", "5"], "--items: does not apply to --paired"),
+        (["--data-config", "/nowhere.yaml", "--sample-rate-hz", "48000"], "does not apply to --data-config"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -305,3 +311,34 @@ def test_enhanced_files_may_lack_the_last_hop_but_not_more(pairs, tmp_path):
     found = rows(tmp_path / "out" / "per_file.csv")
     assert all(float(row["si_sdr"]) > 10 for row in found if row["system"] == "hop")
     assert all("samples" in row["failures"] for row in found if row["system"] == "more")
+
+
+def test_a_label_that_looks_like_markup_is_only_a_label(pairs, checkpoint, tmp_path):
+    flags = ["--paired", str(pairs / "noisy"), str(pairs / "clean"), "--metrics", "si_sdr", "--workers", "0"]
+    assert main(["evaluate", f"x[/kd]={checkpoint}", *flags, "--no-cost", "--out", str(tmp_path)]) == 0
+    assert {row["system"] for row in rows(tmp_path / "per_file.csv")} == {"noisy", "x[/kd]"}
+
+
+def test_another_version_of_what_scores_is_another_setting(pairs, tmp_path, monkeypatch, capsys):
+    import kdse
+
+    flags = [
+        "evaluate",
+        "--paired",
+        str(pairs / "noisy"),
+        str(pairs / "clean"),
+        "--workers",
+        "0",
+        "--metrics",
+        "si_sdr",
+    ]
+    assert main([*flags, "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(kdse, "__version__", "9.9")
+    assert main([*flags, "--out", str(tmp_path)]) == 2 and "packages" in capsys.readouterr().err
+
+
+def test_audio_that_cannot_be_written_is_one_line(pairs, tmp_path, capsys):
+    (tmp_path / "audio").write_text("in the way")
+    flags = ["--paired", str(pairs / "noisy"), str(pairs / "clean"), "--metrics", "si_sdr", "--workers", "0"]
+    assert main(["evaluate", *flags, "--save-audio", "1", "--out", str(tmp_path)]) == 2
+    assert "--save-audio" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -95,3 +95,12 @@ def test_a_file_that_is_no_journal_counts_as_none(tmp_path):
     with Journal(tmp_path, SETTINGS) as journal:
         assert len(journal) == 0
     assert json.loads((tmp_path / FILE).read_text().splitlines()[0])["settings"] == SETTINGS
+
+
+@pytest.mark.parametrize("damage", ['{"key": [1]}', '{"key": ["a", "", "b", 1], "values": [1]}', "[]", "null", '"key"'])
+def test_a_damaged_line_is_computed_again(tmp_path, damage):
+    fill(tmp_path, 1.0, 2.0)
+    lines = (tmp_path / FILE).read_text().splitlines()
+    (tmp_path / FILE).write_text("\n".join([lines[0], damage, lines[2]]) + "\n")
+    with Journal(tmp_path, SETTINGS) as journal:
+        assert len(journal) == 1 and journal.get(KEY._replace(name="file 1")) is not None

@@ -242,3 +242,19 @@ def test_noisy_voicebank_gives_the_yardsticks() -> None:
     assert mean["pesq_wb"] == pytest.approx(1.600, abs=5e-4)
     assert 100 * mean["stoi"] == pytest.approx(89.298, abs=5e-4)
     assert 100 * mean["estoi"] == pytest.approx(72.620, abs=5e-4)
+
+
+def test_narrow_band_pesq_is_that_of_audio_at_8_khz_and_estoi_is_not_stoi() -> None:
+    import pesq
+    import pystoi
+    from scipy.signal import resample_poly
+
+    clean = speech_like(3, 2.0)
+    estimate = noisy_version(clean, 3.0)
+    values = score(clean, estimate, RATE_HZ, ["pesq_nb", "stoi", "estoi"]).values
+    half = [resample_poly(x, 1, 2) for x in (clean, estimate)]
+    assert values["pesq_nb"] == pytest.approx(pesq.pesq(8000, *half, "nb"), abs=1e-5)
+    assert values["pesq_nb"] != pytest.approx(pesq.pesq(16000, clean, estimate, "nb"), abs=1e-2)
+    assert values["stoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ), abs=1e-5)
+    assert values["estoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ, extended=True), abs=1e-5)
+    assert abs(values["stoi"] - values["estoi"]) > 0.02

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -195,7 +196,9 @@ def test_best_and_noise_are_marked_and_explained():
     html = table_html(table(), 0)
     assert "<strong>10.0" in html and "(best)" in html and html.count("≈") == 3
     legend = html.split('class="legend"')[1]
-    assert "Bold" in legend and "≈" in legend and "within each block" in legend
+    assert "Bold" in legend and "≈" in legend and "within each block" in legend and "Means &amp;" in legend
+    told = replace(table(), caption="Bold: best. ≈: noise.")
+    assert table_html(told, 0).split('class="legend"')[1].count("Bold") == 1
     bare = Table("k", "t", "", (Column("a", "a"),), ((Cell("1", 1),),))
     assert "legend" not in table_html(bare, 0)
 

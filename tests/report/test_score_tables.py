@@ -190,3 +190,30 @@ def test_a_difference_on_fewer_items_says_on_how_many() -> None:
 def test_a_reference_without_scores_is_named() -> None:
     with pytest.raises(ValueError, match="reference 'c': no such system; there are noisy, a"):
         difference_table(rows({"a": 1.0}), ["si_sdr"], "c")
+
+
+def test_p_values_of_differences_are_adjusted_for_the_number_of_systems() -> None:
+    from kdse.metrics.uncertainty import holm, paired_difference
+
+    scored = rows({"base": 4.0, "a": 4.1, "b": 4.12, "c": 4.15, "d": 4.0}, noise=0.3)
+    table = difference_table(scored, ["si_sdr"], "base")
+    values = {s: {r.name: r.values["si_sdr"] for r in scored if r.system == s} for s in ("base", "noisy", *"abcd")}
+    found = [paired_difference(values[system], values["base"]).p_value for system in ("noisy", *"abcd")]
+    adjusted = holm(found)
+    assert any(one > before for one, before in zip(adjusted, found, strict=True))
+    for system, expected in zip(("noisy", *"abcd"), adjusted, strict=True):
+        assert cell(table, "si_sdr_p", system).value == pytest.approx(expected)
+
+
+def test_intervals_of_differences_leave_out_the_spread_of_listed_snrs() -> None:
+    rng = np.random.default_rng(1)
+    made = []
+    for i in range(60):
+        snr = SNRS[i % 3]
+        noisy = round(float(snr + 0.01 * rng.standard_normal()), 6)
+        made.append(Row("noisy", f"{i}", {"si_sdr": noisy}, {}, snr))
+        made.append(Row("base", f"{i}", {"si_sdr": noisy}, {}, snr))
+        # the gain depends on the SNR alone, which is not drawn
+        made.append(Row("x", f"{i}", {"si_sdr": round(noisy + snr + 0.01 * float(rng.standard_normal()), 6)}, {}, snr))
+    found = cell(difference_table(made, ["si_sdr"], "base"), "si_sdr_difference", "x")
+    assert found.low is not None and found.high is not None and found.high - found.low < 0.05

@@ -79,7 +79,7 @@ const listening = (catalogue) => {
   const showScores = (file) => {
     const metrics = catalogue.metrics;
     const heads = ['System', ...metrics.map((metric) => metric.title), 'Level dB'];
-    const arrow = (i) => (i && metrics[i - 1] ? (metrics[i - 1].higher ? ' ↑' : ' ↓') : '');
+    const arrow = (i) => (i && metrics[i - 1] ? (metrics[i - 1].higher ? '\u00a0↑' : '\u00a0↓') : '');
     const cells = heads.map((text, i) => element('th', { scope: 'col', className: i ? 'number' : '' }, text, element('span', { className: 'better', ariaHidden: 'true', textContent: arrow(i) })));
     document.querySelector('#scores thead tr').replaceChildren(...cells);
     document.querySelector('#scores tbody').replaceChildren(
