@@ -11,7 +11,7 @@ from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.table import Cell, Column, Table
 
 RATE = 16000
-HOSTILE = "</script><script>alert('x')</script> \"quoted\" & <b>"
+HOSTILE = "</script><script>alert('x')</script> <!-- <script \"quoted\" & <b>"
 SYSTEMS = ("noisy", "clean", "teacher", "student")
 #: Hz of each system's tone; with 512 points, bins 16, 32, 64 and 96.
 TONES = dict(zip(SYSTEMS, (500, 1000, 2000, 3000), strict=True))
