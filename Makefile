@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-slow check lint types bench env try-configs clean
+.PHONY: help demo figures test test-slow check lint types bench env try-configs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -20,7 +20,10 @@ env: $(VENV)/.installed   ## create the virtual environment and install kdse wit
 demo: env        ## train, distil, evaluate and compare on the embedded corpus (under 15 minutes on two cores)
 	$(BIN)/python experiments/demo.py $(DEMO_FLAGS)
 
-test: env        ## the tests (about 13 minutes on two cores)
+figures: env     ## the pictures of README.md, from what `make demo` left (needs Chromium)
+	$(BIN)/python experiments/figures.py runs/demo/report experiments/figures/demo --figures improvement_by_snr similarity_two_step --listening
+
+test: env        ## the tests (about TEST_MINUTES minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: env   ## the tests marked slow

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from kdse.report.contents import ListeningFile, Report
-from kdse.report.page import write_page
-from kdse.report.page_audio import flac
+from kdse.report.page.audio import flac
+from kdse.report.page.page import write_page
 
 RATE = 16000
 TARGET_S = 60.0

@@ -39,20 +39,20 @@ def main() -> int:
 
 
 def picture(browser: str, page: Path, out: Path) -> None:
-    """The listening part of a page, as a PNG of 128 colours: it lies in a repository."""
+    """The listening part of a page, as a PNG of 64 colours: it lies in a repository."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         window = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
-        tab = window.new_page(viewport={"width": 1100, "height": 900})
+        tab = window.new_page(viewport={"width": 1180, "height": 900})
         tab.goto(page.resolve().as_uri())
         part = tab.locator("section#listening, section[aria-labelledby=listening]").first
         part.scroll_into_view_if_needed()
         tab.wait_for_timeout(1000)  # its sound and pictures are decoded
         part.screenshot(path=str(out))
         window.close()
-    Image.open(out).convert("RGB").quantize(128).save(out, optimize=True)
+    Image.open(out).convert("RGB").quantize(64).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def main() -> int:
         parser.error("set KDSE_CORPUS to a folder with speech/ and noise/")
 
     from kdse.commands.runs import kdse
-    from kdse.report.plots import training_log
-    from kdse.report.timing import step_cost
+    from kdse.report.figures.curves import training_log
+    from kdse.report.training.timing import step_cost
 
     failed, rows = [], []
     for path in configs():

@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from kdse.checkpoint import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
-from kdse.report.examples import LogExamples
-from kdse.report.log_scores import LogScores
-from kdse.report.predictions import WritePredictions
-from kdse.report.run_logger import RunLogger, last_step
-from kdse.report.timing import StepTimes
+from kdse.report.training.examples import LogExamples
+from kdse.report.training.log_scores import LogScores
+from kdse.report.training.predictions import WritePredictions
+from kdse.report.training.run_logger import RunLogger, last_step
+from kdse.report.training.timing import StepTimes
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
 

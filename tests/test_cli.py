@@ -17,7 +17,7 @@ import yaml
 from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.models import count_parameters
-from kdse.report.plots import training_log
+from kdse.report.figures.curves import training_log
 from tests.toys import make_teacher
 
 REPOSITORY = Path(__file__).resolve().parent.parent

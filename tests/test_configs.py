@@ -14,7 +14,7 @@ import kdse.schedule
 from experiments.try_configs import EXPERIMENTS, configs, load, merged, small, teacher_run, with_base
 from kdse.checkpoint import describe, read_checkpoint, resolve_class
 from kdse.cli import main
-from kdse.report.plots import training_log
+from kdse.report.figures.curves import training_log
 from kdse.seeding import seeded
 from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
 

@@ -15,7 +15,7 @@ from kdse.enhancer import Enhancer
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.recorded import Recorded
 from kdse.objectives import Objective, OutputDistillation, SelectivePatches, SimilarityPreserving
-from kdse.report.plots import training_log
+from kdse.report.figures.curves import training_log
 from kdse.schedule import Joint, TwoStep
 from kdse.teacher import fingerprint
 from tests.toys import ToyData, make_student, make_teacher, make_trainer

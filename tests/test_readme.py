@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,26 @@ def test_the_demo_leaves_a_table_pictures_audio_and_says_where(newcomer):
     assert {"improvement_by_snr.png", "similarity_two_step.png"} <= figures
     assert len(list((scores / "audio").glob("*_two_step.wav"))) == 2
     assert "cannot rank methods" in printed and "kdse fit" in printed
+
+
+def test_the_readmes_pictures_come_from_the_demos_report(newcomer):
+    import numpy as np
+    from PIL import Image
+
+    folder, _, environment, _ = newcomer
+    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        pytest.skip("no Chromium on this machine to take a picture with")
+    command = [sys.executable, "experiments/figures.py", "runs/demo/report", "pictures", "--listening",
+               "--figures", "improvement_by_snr", "similarity_two_step"]  # fmt: skip
+    subprocess.run(command, cwd=folder, env=environment, check=True, timeout=300)
+    pictured = {path.name for path in (folder / "pictures").iterdir()}
+    linked = set(re.findall(r"experiments/figures/demo/(\S+?\.png)", README))
+    assert linked <= pictured and "listening.png" in linked
+    assert all((REPOSITORY / path).is_file() for path in re.findall(r"\((experiments/figures/\S+?)\)", README))
+    picture = np.asarray(Image.open(folder / "pictures" / "listening.png").convert("RGB")).astype(int)
+    assert picture.shape[1] > 900 and picture.shape[0] > 500
+    colourful = np.ptp(picture, axis=2) > 60  # spectrograms; the page around them is grey
+    assert 0.05 < colourful.mean() < 0.9
 
 
 def test_the_demo_run_again_keeps_what_is_finished(newcomer):

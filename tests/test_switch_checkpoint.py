@@ -11,7 +11,7 @@ import kdse.training_cli
 from kdse.checkpoint import load_model, read_checkpoint
 from kdse.cli import main
 from kdse.distiller import Distiller
-from kdse.report.timing import step_cost
+from kdse.report.training.timing import step_cost
 from kdse.training_cli import LastCheckpoint
 from tests.tiny_run import write_config
 
@@ -124,7 +124,7 @@ def test_a_schedule_of_one_phase_writes_none(tmp_path):
 
 def test_writing_it_does_not_count_as_a_step(tmp_path, monkeypatch):
     """With a clock that moves one second a step and a thousand a checkpoint."""
-    from kdse.report import timing
+    from kdse.report.training import timing
 
     class Clock:
         now = 100.0

@@ -15,7 +15,7 @@ from kdse.commands.parser import Parser
 from kdse.commands.runs import Run, kdse, train
 from kdse.files import write_text
 from kdse.metrics.table import NOISY, Row, read_rows, to_csv
-from kdse.report.comparison import (
+from kdse.report.tables.comparison import (
     add_costs,
     add_differences,
     add_scores,
@@ -23,7 +23,7 @@ from kdse.report.comparison import (
     describe_run,
     noisy_row,
 )
-from kdse.report.writers import to_markdown
+from kdse.report.tables.writers import to_markdown
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")

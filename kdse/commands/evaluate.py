@@ -26,9 +26,9 @@ from kdse.metrics.intrusive import METRICS, check_metrics
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.squim import cached_weights
 from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
-from kdse.report.score_tables import score_table
-from kdse.report.table import Table
-from kdse.report.writers import to_markdown, to_rich
+from kdse.report.tables.scores import score_table
+from kdse.report.tables.table import Table
+from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
     from kdse.evaluation.held_out import HeldOut

@@ -127,9 +127,9 @@ def write_report(report: Report, out: Path) -> list[str]:
 
     Tables and figures of an earlier report in the folder, and nothing else, are removed.
     """
-    from kdse.report.latex import to_latex
-    from kdse.report.page import write_page
-    from kdse.report.writers import to_csv, to_markdown
+    from kdse.report.page.page import write_page
+    from kdse.report.tables.latex import to_latex
+    from kdse.report.tables.writers import to_csv, to_markdown
 
     written = []
     for table in report.tables:
@@ -158,7 +158,7 @@ def _earlier(out: Path) -> list[str]:
 
 
 def _markdown(report: Report) -> str:
-    from kdse.report.writers import to_markdown
+    from kdse.report.tables.writers import to_markdown
 
     parts = [f"# {report.title}", *(f"**WARNING: {text}**" for text in report.warnings), *report.notes]
     for table in report.tables:

@@ -18,17 +18,17 @@ from kdse.metrics.table import NOISY, Row
 from kdse.metrics.uncertainty import Interval
 from kdse.report.collect import ScoredSet, by_label, common_metrics, conditions, seed_groups, unfinished
 from kdse.report.contents import Figure, ListeningFile, Report, file_name
-from kdse.report.cost_table import cost_table, failure_table
-from kdse.report.curves import training_curves
-from kdse.report.heatmaps import similarity as similarity_figure
+from kdse.report.figures.by_snr import improvement_by_snr
+from kdse.report.figures.curves import training_curves
+from kdse.report.figures.pareto import Point, pareto
+from kdse.report.figures.similarity import similarity as similarity_figure
 from kdse.report.listening import choose, held_out, listening_files, systems_of
-from kdse.report.pareto import Point, pareto
 from kdse.report.run_folder import config_of, last_checkpoint, teacher_of
-from kdse.report.score_tables import difference_table, score_cells, score_table
-from kdse.report.seed_table import seed_table
 from kdse.report.similarity import similarity_of_run
-from kdse.report.snr_figure import improvement_by_snr
-from kdse.report.table import Table
+from kdse.report.tables.costs import cost_table, failure_table
+from kdse.report.tables.scores import difference_table, score_cells, score_table
+from kdse.report.tables.seeds import seed_table
+from kdse.report.tables.table import Table
 
 #: More systems than this in one figure by SNR cannot be told apart: it shows so many of them.
 MANY = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kdse.report.table import Table
+from kdse.report.tables.table import Table
 
 
 def file_name(key: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdse.checkpoint import load_weights, read_checkpoint
 from kdse.models.base import SpeechModel, Tap
-from kdse.report.curves import switch_steps
+from kdse.report.figures.curves import switch_steps
 from kdse.report.rebuilt_run import rebuild
 from kdse.report.run_folder import last_checkpoint
 from kdse.switch_checkpoint import FILE as SWITCH_FILE

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdse.metrics.table import NOISY
-from kdse.report import spectrogram
 from kdse.report.contents import Figure, ListeningFile, Report
-from kdse.report.page_audio import shared_gain, trouble
-from kdse.report.table import Table
+from kdse.report.page import spectrogram
+from kdse.report.page.audio import shared_gain, trouble
+from kdse.report.tables.table import Table
+from kdse.report.tables.writers import fields
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged, table_of
-from kdse.report.writers import fields
 
 if TYPE_CHECKING:
     import wandb

@@ -17,8 +17,8 @@ from kdse.commands import runs
 from kdse.commands.compare import _run
 from kdse.commands.runs import Run, train
 from kdse.models import Cruse, count_parameters
-from kdse.report.comparison import add_costs, describe_run
-from kdse.report.timing import COLUMNS
+from kdse.report.tables.comparison import add_costs, describe_run
+from kdse.report.training.timing import COLUMNS
 from kdse.training_cli import LastCheckpoint
 from tests.data.corpus import make_corpus
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from kdse.report.page import write_page
+from kdse.report.page.page import write_page
 from tests.report.page_reports import report
 
 ARGUMENTS = [

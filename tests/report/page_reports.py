@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from kdse.report.contents import Figure, ListeningFile, Report
-from kdse.report.table import Cell, Column, Table
+from kdse.report.tables.table import Cell, Column, Table
 
 RATE = 16000
 HOSTILE = "</script><script>alert('x')</script> <!-- <script \"quoted\" & <b>"

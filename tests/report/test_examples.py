@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdse.enhancer import Enhancer
-from kdse.report.examples import LogExamples, picture
+from kdse.report.training.examples import LogExamples, picture
 from tests.toys import ToyData, ToySet, make_student, make_trainer
 
 

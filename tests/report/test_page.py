@@ -16,9 +16,9 @@ import pytest
 import soundfile
 
 from kdse.report.contents import Figure, ListeningFile
-from kdse.report.page import write_page
-from kdse.report.page_tables import table_html
-from kdse.report.table import Cell, Column, Table
+from kdse.report.page.page import write_page
+from kdse.report.page.tables import table_html
+from kdse.report.tables.table import Cell, Column, Table
 from tests.report.page_reports import HOSTILE, RATE, damaged_file, listening_file, report, table, tone
 
 VOID = {"meta", "link", "input", "img", "path", "br"}

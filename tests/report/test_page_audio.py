@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kdse.report.page_audio import flac, level_db, shared_gain, trouble
+from kdse.report.page.audio import flac, level_db, shared_gain, trouble
 
 
 @pytest.mark.parametrize("samples", [1, 15, 16, 4097, 50001])

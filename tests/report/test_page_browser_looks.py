@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from kdse.report.spectrogram import BINS
+from kdse.report.page.spectrogram import BINS
 from tests.report.page_reports import RATE, SYSTEMS, TONES
 
 

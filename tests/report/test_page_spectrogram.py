@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdse.report.spectrogram import BINS, COLOURS, FLOOR_DB, MAX_COLUMNS, POINTS, colour_bar, picture, power
+from kdse.report.page.spectrogram import BINS, COLOURS, FLOOR_DB, MAX_COLUMNS, POINTS, colour_bar, picture, power
 
 
 def indices(png: bytes) -> np.ndarray:

@@ -20,18 +20,12 @@ from kdse.metrics.intrusive import METRICS
 from kdse.metrics.table import Row
 from kdse.metrics.uncertainty import mean_interval
 from kdse.report.contents import Figure
-from kdse.report.drawing import looks
-from kdse.report.labels import Box, place_names
-from kdse.report.plots import (
-    Point,
-    colours,
-    improvement_by_snr,
-    pareto,
-    pareto_front,
-    similarity,
-    switch_steps,
-    training_curves,
-)
+from kdse.report.figures.by_snr import improvement_by_snr
+from kdse.report.figures.curves import switch_steps, training_curves
+from kdse.report.figures.drawing import colours, looks
+from kdse.report.figures.labels import Box, place_names
+from kdse.report.figures.pareto import Point, pareto, pareto_front
+from kdse.report.figures.similarity import similarity
 from kdse.report.similarity import Similarity
 
 REPOSITORY = Path(__file__).parents[2]
@@ -333,7 +327,8 @@ import sys
 sys.modules["matplotlib.pyplot"] = None  # importing it fails
 from kdse.metrics.table import Row
 from kdse.metrics.uncertainty import Interval
-from kdse.report.plots import Point, improvement_by_snr, pareto
+from kdse.report.figures.by_snr import improvement_by_snr
+from kdse.report.figures.pareto import Point, pareto
 rows = [Row(s, str(i), {"si_sdr": v}, {}, float(i)) for i in (0, 5) for s, v in (("noisy", 1.0), ("a", 2.0))]
 points = [Point(s, Interval(v, v - 1, v + 1, 9), {"parameters": 10 * v}) for s, v in (("a", 1.0), ("b", 2.0))]
 print(len(improvement_by_snr(rows, ("si_sdr",))), pareto(points, "si_sdr", "parameters").key, "torch" in sys.modules)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kdse.metrics.table import Row
-from kdse.report.score_tables import difference_table, score_table
-from kdse.report.table import MARK, Cell, Table
+from kdse.report.tables.scores import difference_table, score_table
+from kdse.report.tables.table import MARK, Cell, Table
 
 NAN = math.nan
 SNRS = (-5.0, 0.0, 5.0)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from kdse.metrics.table import Row
-from kdse.report.cost_table import cost_table, failure_table
-from kdse.report.seed_table import seed_table
-from kdse.report.table import MARK, Cell, Table
-from kdse.report.writers import to_csv
+from kdse.report.tables.costs import cost_table, failure_table
+from kdse.report.tables.seeds import seed_table
+from kdse.report.tables.table import MARK, Cell, Table
+from kdse.report.tables.writers import to_csv
 
 
 def rows(means: dict[str, float], items: int = 40) -> list[Row]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kdse.report import timing
-from kdse.report.timing import StepTimes, step_cost
+from kdse.report.training import timing
+from kdse.report.training.timing import StepTimes, step_cost
 
 FILE_HEADER = ",".join(timing.COLUMNS) + "\n"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY, Row, snr_buckets
 from kdse.report.contents import Figure, file_name
-from kdse.report.drawing import (
+from kdse.report.figures.drawing import (
     GREY,
     WIDTH,
     canvas,
@@ -17,7 +17,7 @@ from kdse.report.drawing import (
     plain,
     to_png,
 )
-from kdse.report.shown import shown
+from kdse.report.tables.shown import shown
 
 if TYPE_CHECKING:
     from kdse.metrics.uncertainty import Interval

@@ -10,9 +10,10 @@ from pathlib import Path
 from string import Template
 
 from kdse.files import write_text
-from kdse.report import page_listening, spectrogram
 from kdse.report.contents import Report
-from kdse.report.page_tables import data_uri, figure_html, table_html
+from kdse.report.page import listening as page_listening
+from kdse.report.page import spectrogram
+from kdse.report.page.tables import data_uri, figure_html, table_html
 
 #: Scripts in the order they run; each is one idea.
 _SCRIPTS = ("tables.js", "player.js", "files.js", "spectrograms.js", "listening.js")
@@ -108,4 +109,4 @@ def _hash(text: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("kdse.report") / "page_assets" / name).read_text(encoding="utf-8")
+    return (resources.files("kdse.report.page") / "assets" / name).read_text(encoding="utf-8")

@@ -16,8 +16,9 @@ import numpy as np
 
 from kdse.metrics.intrusive import METRICS
 from kdse.metrics.table import NOISY
-from kdse.report import page_audio, spectrogram
 from kdse.report.contents import ListeningFile
+from kdse.report.page import audio as page_audio
+from kdse.report.page import spectrogram
 
 #: Decimals and direction of a metric that the registry does not know (our choice).
 _UNKNOWN = {"factor": 1, "decimals": 3, "higher": True}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure
-from kdse.report.drawing import (
+from kdse.report.figures.drawing import (
     GREY,
     INK,
     Look,
@@ -18,8 +18,8 @@ from kdse.report.drawing import (
     plain,
     to_png,
 )
-from kdse.report.labels import Box, place_names
-from kdse.report.shown import shown
+from kdse.report.figures.labels import Box, place_names
+from kdse.report.tables.shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

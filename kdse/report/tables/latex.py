@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kdse.report.table import MARK, Cell, Table
+from kdse.report.tables.table import MARK, Cell, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

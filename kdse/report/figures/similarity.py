@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kdse.report.contents import Figure, file_name
-from kdse.report.drawing import GREY, INK, WIDTH, Look, canvas, legend_below, looks, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, WIDTH, Look, canvas, legend_below, looks, plain, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

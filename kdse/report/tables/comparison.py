@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdse.metrics.table import NOISY, Row
-from kdse.report.score_tables import difference_table, score_cells, scores_caption
-from kdse.report.shown import metric_column, word
-from kdse.report.table import Cell, Column, Table
-from kdse.report.timing import step_cost
+from kdse.report.tables.scores import difference_table, score_cells, scores_caption
+from kdse.report.tables.shown import metric_column, word
+from kdse.report.tables.table import Cell, Column, Table
+from kdse.report.training.timing import step_cost
 
 #: Metrics that comparison.csv has as improvement over the noisy input; the others as they are.
 AS_IMPROVEMENT = ("si_sdr", "sdr")

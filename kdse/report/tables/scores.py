@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, snr_buckets, snrs_listed, summarize
 from kdse.metrics.uncertainty import Interval, clear, holm, mean_intervals, paired_differences
-from kdse.report.ranking import Items, Scored, Verdict, verdicts
-from kdse.report.shown import (
+from kdse.report.tables.ranking import Items, Scored, Verdict, verdicts
+from kdse.report.tables.shown import (
     count,
     items,
     metric_column,
@@ -22,7 +22,7 @@ from kdse.report.shown import (
     variants,
     word,
 )
-from kdse.report.table import MARK, Cell, Column, Table
+from kdse.report.tables.table import MARK, Cell, Column, Table
 
 #: Items an SNR needs for resampling within it.
 STRATUM_ITEMS = 10

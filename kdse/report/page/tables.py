@@ -10,7 +10,7 @@ import struct
 from html import escape
 
 from kdse.report.contents import Figure
-from kdse.report.table import Cell, Column, Table
+from kdse.report.tables.table import Cell, Column, Table
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from kdse.metrics.table import NOISY, Row, records, summarize
 from kdse.metrics.validation import STUDENT, ValidationScores
 from kdse.report.contents import Figure
-from kdse.report.examples import logged_step
-from kdse.report.score_tables import score_table
-from kdse.report.writers import to_markdown
+from kdse.report.tables.scores import score_table
+from kdse.report.tables.writers import to_markdown
+from kdse.report.training.examples import logged_step
 
 
 class LogScores(L.Callback):
@@ -51,7 +51,7 @@ class LogScores(L.Callback):
             self._log_figures(trainer, self._improvement(scores))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        from kdse.report.plots import improvement_by_snr
+        from kdse.report.figures.by_snr import improvement_by_snr
 
         scores = getattr(pl_module, "scores", None)
         if isinstance(scores, ValidationScores) and scores.rows:
@@ -63,7 +63,7 @@ class LogScores(L.Callback):
         scores = getattr(pl_module, "scores", None)
         if not _wandb_loggers(trainer) or not isinstance(scores, ValidationScores):
             return
-        from kdse.report.plots import training_curves
+        from kdse.report.figures.curves import training_curves
 
         curves = [training_curves({self.run_dir.resolve().name: self.run_dir}, metric) for metric in scores.metrics]
         figures = [*self._improvement(scores), *(curve for curve in curves if curve is not None)]
@@ -73,7 +73,7 @@ class LogScores(L.Callback):
         return [row for rows in self._rows.values() for row in rows]
 
     def _improvement(self, scores: ValidationScores) -> list[Figure]:
-        from kdse.report.plots import improvement_by_snr
+        from kdse.report.figures.by_snr import improvement_by_snr
 
         return improvement_by_snr(self._known(), scores.metrics)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.report.contents import Figure
-from kdse.report.drawing import (
+from kdse.report.figures.drawing import (
     GREY,
     canvas,
     legend_below,
@@ -17,7 +17,7 @@ from kdse.report.drawing import (
     to_png,
 )
 from kdse.report.run_folder import config_of, last_checkpoint
-from kdse.report.shown import shown
+from kdse.report.tables.shown import shown
 
 if TYPE_CHECKING:
     import pandas as pd

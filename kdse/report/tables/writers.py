@@ -1,4 +1,4 @@
-"""A `Table` as Markdown or CSV; `kdse.report.terminal` and `kdse.report.latex` are for screen and paper."""
+"""A `Table` as Markdown or CSV; its neighbours `terminal` and `latex` are for screen and paper."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 import re
 from typing import Any
 
-from kdse.report.table import Table
-from kdse.report.terminal import to_rich
+from kdse.report.tables.table import Table
+from kdse.report.tables.terminal import to_rich
 
 __all__ = ["fields", "to_csv", "to_markdown", "to_rich"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdse.report.shown import word
-from kdse.report.table import Cell, Column, Table
+from kdse.report.tables.shown import word
+from kdse.report.tables.table import Cell, Column, Table
 
 
 class Cost(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kdse.metrics.intrusive import METRICS
 from kdse.metrics.table import Row
-from kdse.report.table import Cell, Column
+from kdse.report.tables.table import Cell, Column
 
 
 class Shown(NamedTuple):

@@ -1,0 +1,1 @@
+"""Tables of a report: one kind of table, what fills it, and what writes it."""

@@ -1,0 +1,1 @@
+"""What a run logs about itself while it trains: scores, audio, cost."""
