@@ -23,7 +23,7 @@ demo: env        ## train, distil, evaluate and compare on the embedded corpus (
 figures: env     ## the pictures of README.md, from what `make demo` left (needs Chromium)
 	$(BIN)/python experiments/figures.py runs/demo/report experiments/figures/demo --figures improvement_by_snr similarity_two_step --listening
 
-test: env        ## the tests (about TEST_MINUTES minutes on two cores)
+test: env        ## the tests (about 10 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: env   ## the tests marked slow

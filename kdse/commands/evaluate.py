@@ -42,7 +42,8 @@ failure), per_file.csv, and scores.jsonl, where every score is kept as soon as i
 after an interruption, or with more systems, and only what is missing is computed.
 
 Values in round brackets are the improvement over the noisy input, square brackets hold a 95 % interval over files, and
-a value marked with the sign for "about equal" is not clearly different from the best on the same files. An item that a
+a value marked with the sign for "about equal" is not clearly different from the best on the same files (the best of
+all but a system called "teacher"). An item that a
 metric cannot score is excluded from that metric's mean, counted, and listed with its reason; more than
 --max-failed-share of them end the command with exit 2.
 
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int:
                     progress.console.print(_loud(text))
 
     summary = summarize(rows, metrics, max_failed_share=None)
-    table = score_table(rows, metrics)
+    table = score_table(rows, metrics, exclude_from_best=[label for label in systems if label == "teacher"])
     report = {
         "settings": {**held_out.settings, "sample_rate_hz": rate, "device": device},
         "items": items,
