@@ -70,12 +70,27 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--save-audio {arguments.save_audio}: give 0 or more")
     if arguments.enhanced and not arguments.paired:
         raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
+    with ScorePool(metrics, arguments.sample_rate_hz, arguments.workers, files=files) as pool:
+        if arguments.data_config is None:  # (else the config says at which rate)
+            pool.start()  # while this process still imports torch
+        import torch
+
+        before = torch.get_num_threads()  # (those that wait for work would take the workers' cores)
+        torch.set_num_threads(max(1, _cores() - arguments.workers))
+        try:
+            return _evaluate(arguments, pool, started)
+        finally:
+            torch.set_num_threads(before)
+
+
+def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) -> int:
+    metrics, files = pool.metrics, pool.files
     paths = checkpoints(arguments.checkpoints)
     folders = enhanced_folders(arguments.enhanced, taken=list(paths))
     device = _device(arguments.device)
     items = item_record(arguments)
     held_out = held_out_of(items)
-    rate = held_out.sample_rate_hz
+    rate = pool.sample_rate_hz = held_out.sample_rate_hz
     systems: dict[str, System] = {NOISY: unprocessed()}
     for label, path in paths.items():
         systems[label] = model_system(path, rate, device, arguments.trust_code, cost=not arguments.no_cost)
@@ -91,7 +106,6 @@ def main(argv: list[str]) -> int:
     audio_of: dict[tuple[str, str], int] = {}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
-        ScorePool(metrics, rate, arguments.workers, files=files) as pool,
         _progress() as progress,
     ):
         if len(journal):
@@ -219,7 +233,10 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add("--metrics", nargs="+", choices=names, default=default, metavar="NAME", help=f"of {', '.join(names)}")
     add("--max-failed-share", type=float, default=0.1, help="of a system's items, by metric (default: %(default)s)")
     add(
-        "--workers", type=int, default=_cores(), help="scoring processes; 0: this one (default: all cores, %(default)s)"
+        "--workers",
+        type=int,
+        default=_cores(),
+        help="scoring processes; 0: this one (default: all cores, %(default)s); models get the cores left, or one",
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
     add("--dnsmos", type=Path, metavar="FILE", help="sig_bak_ovr.onnx of DNSMOS P.835, for the dnsmos metrics")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdse.data.audio import read
 from kdse.data.crops import crop_at, fill
 from kdse.data.labelled import check_share, labelled_places
+from kdse.data.pair_set import PairSet, pair_item
 from kdse.data.pairs import Pair, find_pairs, speaker
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
@@ -20,25 +20,6 @@ from kdse.seeding import derive_seed, run_seed
 VOICEBANK_TRAIN = ("noisy_trainset_28spk_wav", "clean_trainset_28spk_wav")
 VOICEBANK_TEST = ("noisy_testset_wav", "clean_testset_wav")
 VOICEBANK_VALID_SPEAKERS = ("p226", "p287")
-
-
-class PairSet(Dataset[dict[str, Any]]):
-    """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
-
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | None = None) -> None:
-        self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = self.pairs[index]
-        noisy = read(pair.noisy, self.sample_rate_hz)[: pair.samples]
-        clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
-        item = _item(pair, noisy, clean, pair.name, index)
-        if self.taught is not None:
-            item["taught"] = self.taught.read(index, self.sample_rate_hz, 0, noisy.numel())
-        return item
 
 
 class CropSet(Dataset[dict[str, Any]]):
@@ -81,7 +62,7 @@ class CropSet(Dataset[dict[str, Any]]):
         clean = torch.zeros_like(noisy)
         if labelled:
             clean = fill(read(pair.clean, self.sample_rate_hz, start, stop), self.samples)
-        item = _item(pair, noisy, clean, f"{epoch}-{index:06d}-{pair.name}", index)
+        item = pair_item(pair, noisy, clean, f"{epoch}-{index:06d}-{pair.name}", index)
         if self.labelled is not None:
             item["labelled"] = torch.tensor(labelled)
         if self.taught is not None:
@@ -282,14 +263,3 @@ class PairedFolders(ResumableData):
         if not train:
             raise ValueError(f"{folders[0]}: holding out validation pairs leaves nothing to train on")
         return train, [p for p in pairs if p.name in valid]
-
-
-def _item(pair: Pair, noisy: Tensor, clean: Tensor, name: str, index: int) -> dict[str, Any]:
-    return {
-        "noisy": noisy,
-        "clean": clean,
-        "snr_db": torch.tensor(pair.snr_db, dtype=torch.float32),
-        "samples": torch.tensor(noisy.numel()),
-        "name": name,
-        "index": torch.tensor(index),
-    }

@@ -8,6 +8,7 @@ over a socket, so that workers are busy while the main process runs the model.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import queue
 import socket
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdse.metrics.intrusive import Scores, Signal, check_metrics, failed, score
+from kdse.metrics.intrusive import METRICS, Scores, Signal, check_metrics, failed, score
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
 START_S = 120.0
@@ -149,6 +150,11 @@ class ScorePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Starts the worker processes now, not with the first item: they import while the caller does."""
+        if self.workers and not self._threads:
+            self._start()
+
     def _start(self) -> None:
         for _ in range(self.workers):
             worker = _Worker(self.metrics, self.sample_rate_hz, self.timeout_s, self.files)
@@ -158,6 +164,7 @@ class ScorePool:
             thread.start()
 
     def _feed(self, worker: _Worker) -> None:
+        worker.warm_up()
         while (task := self._tasks.get()) is not None:
             try:
                 try:
@@ -194,6 +201,13 @@ class _Worker:
     def score(self, clean: np.ndarray, estimates: dict[str, np.ndarray]) -> dict[str, Scores]:
         """Scores every estimate; each is sent on its own, so that a crash fails that estimate only."""
         return {system: self._score_one(clean, estimate) for system, estimate in estimates.items()}
+
+    def warm_up(self) -> None:
+        """Starts the process and lets it import what its metrics need; failing that, the first item tries again."""
+        try:
+            self._connect().send((None, self._metrics))
+        except (EOFError, OSError):
+            self._kill()
 
     def _score_one(self, clean: np.ndarray, estimate: np.ndarray) -> Scores:
         try:
@@ -257,7 +271,17 @@ def serve(connection: Any) -> None:
     connection.send("ready")
     while True:
         try:
-            clean, estimate, sample_rate_hz, metrics, files = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
+        if message[0] is None:
+            _import_packages(message[1])
+            continue
+        clean, estimate, sample_rate_hz, metrics, files = message
         connection.send(tuple(score(clean, estimate, sample_rate_hz, metrics, files)))
+
+
+def _import_packages(metrics: Sequence[str]) -> None:
+    for package in {package for name in metrics for package in METRICS[name].packages}:
+        with contextlib.suppress(ImportError):  # (check_metrics has spoken of it, or scoring will)
+            importlib.import_module(package)
