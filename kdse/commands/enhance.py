@@ -6,53 +6,88 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdse.checkpoint import load_model
+from kdse.commands.enhance_model import add_model_arguments, open_model
 from kdse.commands.parser import Parser
-from kdse.data.audio import EXTENSIONS
-from kdse.deploy.files import enhance_file
-from kdse.models.base import SpeechModel
 
+if TYPE_CHECKING:
+    from kdse.models.base import SpeechModel
+
+OUT = "enhanced"
 EPILOG = """\
 Results keep the input's name, subfolders, sample rate, channels, format and exact length, and are aligned with it in
 time. Other sample rates are resampled to the model's and back (a 16 kHz model leaves nothing above 8 kHz); each
 channel is processed on its own.
 
-Files longer than --chunk-seconds: a causal model carries its state through the file, in constant memory, and the
-result equals processing it at once; another model processes overlapping chunks and cross-fades them, and the result
-differs from --whole-file, which needs memory in proportion to the length.
+Files longer than --chunk-seconds: a model that streams carries its state through the file, in constant memory, and
+the result equals processing it at once; another model processes overlapping chunks and cross-fades them, and the
+result differs from --whole-file, which needs memory in proportion to the length. --stream streams any length.
 
-Exit code: 0 if every file was enhanced or skipped, 1 if some could not be read or written, 2 on a wrong command line.
+--mix M is a wet/dry control: result = (1 - M) * enhanced + M * noisy. Nothing is attenuated by more than
+-20 log10(M) dB: 0.03 leaves 30 dB, 0.1 leaves 20 dB, 0.3 leaves 10 dB.
+
+INPUT -: raw samples from standard input to standard output in real time. A sample comes out as soon as the model can
+know it; the latency is printed on standard error. Rates other than the model's are resampled, which adds 1.4 ms at
+48 kHz and 40 ms at 44.1 kHz. At the end of the input, and on Ctrl-C, the rest is written.
+
+--live needs `pip install 'kdse[live]'`; wear headphones, or the microphone hears the loudspeaker.
+
+Exit code: 0 if every file was enhanced or skipped, 1 if some could not be read or written, 2 on a wrong command line;
+of INPUT -: 130 after Ctrl-C, 141 if the reader of standard output went away.
 
 examples:
-  kdse enhance noisy.wav --checkpoint runs/student/checkpoints/last.ckpt --out enhanced
-  kdse enhance recordings/ more/talk.flac --checkpoint student.ckpt --out enhanced --overwrite
+  kdse enhance noisy.wav
+  kdse enhance recordings/ more/talk.flac --checkpoint runs/student/checkpoints/last.ckpt --out clean --overwrite
+  kdse enhance noisy.wav --mix 0.1 --backend onnx
+  ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | kdse enhance - | aplay -f S16_LE -r 16000
+  arecord -f S16_LE -r 48000 -c 2 | kdse enhance - --rate 48000 --channels 2 | aplay -f S16_LE -r 48000 -c 2
+  kdse enhance --live --mix 0.05
 """
 
 
 def make_parser() -> Parser:
     parser = Parser(
         prog="kdse enhance",
-        description="Denoise wav and flac files, or folders of them, with a trained model.",
+        description="Denoise wav, flac and ogg files, folders of them, a pipe or the microphone.",
         epilog=EPILOG,
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, or folder searched with its subfolders")
-    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="checkpoint file of kdse fit")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if needed")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
     parser.add_argument(
-        "--chunk-seconds", type=float, default=30.0, help="longer files are processed in pieces (default: 30)"
+        "inputs", nargs="*", metavar="INPUT", help="audio file, folder searched with its subfolders, or - for a pipe"
     )
-    parser.add_argument("--whole-file", action="store_true", help="process every file at once, however long it is")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
+    add_model_arguments(parser)
     parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the checkpoint name model classes that kdse does not ship, and run them",
+        "--mix",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="share of the noisy input kept in the result, 0 (default) to 1: limits how much is taken away",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON for machines: one entry a file")
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", metavar="DIR", help=f"folder for the results, made if needed (default: {OUT})")
+    files.add_argument("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
+    files.add_argument("--chunk-seconds", type=float, help="longer files are processed in pieces (default: 30)")
+    files.add_argument("--whole-file", action="store_true", help="process every file at once, however long it is")
+    files.add_argument("--stream", action="store_true", help="process every file hop by hop, however short it is")
+    files.add_argument("--json", action="store_true", help="print JSON for machines: one entry a file")
+    pipe = parser.add_argument_group("INPUT - (raw samples)")
+    pipe.add_argument("--format", choices=("s16le", "f32le"), help="of both sides (default: s16le)")
+    pipe.add_argument("--rate", type=int, metavar="HZ", help="sample rate of both sides (default: the model's)")
+    pipe.add_argument("--channels", type=int, metavar="N", help="interleaved channels of both sides (default: 1)")
+    live = parser.add_argument_group("microphone to loudspeaker")
+    live.add_argument("--live", action="store_true", help="enhance what the microphone hears, until Ctrl-C")
+    live.add_argument("--input-device", metavar="NAME", help="microphone: number or part of the name")
+    live.add_argument("--output-device", metavar="NAME", help="loudspeaker: number or part of the name")
+    live.add_argument("--list-devices", action="store_true", help="list the devices and exit")
     return parser
+
+
+#: Options that only one kind of input knows, and what stands for "not given".
+ONLY: dict[str, dict[str, Any]] = {
+    "files": {"out": None, "overwrite": False, "chunk_seconds": None, "whole_file": False, "json": False},
+    "INPUT -": {"format": None, "rate": None, "channels": None},
+    "--live": {"input_device": None, "output_device": None, "list_devices": False},
+}
 
 
 def main(argv: list[str]) -> int:
@@ -62,17 +97,55 @@ def main(argv: list[str]) -> int:
         ValueError: on a user's mistake.
     """
     arguments = make_parser().parse_args(argv)
+    kind = _kind_of_input(arguments)
+    for other, options in ONLY.items():
+        given = [name for name, absent in options.items() if getattr(arguments, name) != absent]
+        if other != kind and given:
+            raise ValueError(f"--{given[0].replace('_', '-')}: belongs to {other}, not to {kind}; leave it out")
+    if not 0 <= arguments.mix <= 1:
+        raise ValueError(f"--mix {arguments.mix:g}: must lie between 0 (enhanced only) and 1 (noisy only)")
+    if kind == "files":
+        return _run_files(arguments)
+    from kdse.commands.enhance_stream import run_live, run_pipe
+
+    return run_pipe(arguments) if kind == "INPUT -" else run_live(arguments)
+
+
+def _kind_of_input(arguments: argparse.Namespace) -> str:
+    if arguments.live or arguments.list_devices:
+        if arguments.inputs:
+            raise ValueError(f"--live: takes no INPUT ({arguments.inputs[0]}); leave one of them out")
+        return "--live"
+    if not arguments.inputs:
+        raise ValueError("INPUT is missing: an audio file, a folder, or - for a pipe; `kdse enhance --help` explains")
+    if "-" in arguments.inputs:
+        if len(arguments.inputs) > 1:
+            raise ValueError("INPUT -: the pipe goes alone; enhance the files in another call")
+        return "INPUT -"
+    return "files"
+
+
+def _run_files(arguments: argparse.Namespace) -> int:
+    if arguments.chunk_seconds is None:
+        arguments.chunk_seconds = 30.0
     if not 0.1 <= arguments.chunk_seconds < float("inf"):
         raise ValueError(f"--chunk-seconds {arguments.chunk_seconds:g}: must be 0.1 or more")
-    jobs = plan([Path(p) for p in arguments.inputs], Path(arguments.out))
-    model = _to_device(load_model(arguments.checkpoint, trust_code=arguments.trust_code), arguments.device)
+    if arguments.stream and arguments.whole_file:
+        raise ValueError("--stream and --whole-file exclude each other; leave one out")
+    out = OUT if arguments.out is None else arguments.out
+    jobs = plan([Path(p) for p in arguments.inputs], Path(out))
+    model, name = open_model(arguments)
+    if arguments.stream:
+        from kdse.commands.enhance_stream import refuse_model
+
+        refuse_model(model, "--stream")
     rows = run(model, jobs, arguments)
     failed = sum(row["status"] == "failed" for row in rows)
     if arguments.json:
         about = {"checkpoint": arguments.checkpoint, "sample_rate_hz": model.sample_rate_hz, "files": rows}
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
-        print(summary(rows, arguments.out, model))
+        print(summary(rows, out, model, name, arguments.mix))
     return 1 if failed else 0
 
 
@@ -83,6 +156,8 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
         ValueError: if an input does not exist or is not audio, a folder holds none, two inputs would be written to
             one output, or an output is an input.
     """
+    from kdse.data.audio import EXTENSIONS
+
     jobs: dict[Path, Path] = {}  # output to input
     out_real = Path(os.path.realpath(out))
     for given in inputs:
@@ -111,6 +186,8 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def _is_audio(path: Path) -> bool:
+    from kdse.data.audio import EXTENSIONS
+
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
@@ -162,8 +239,19 @@ def _enhance_one(
     row: dict[str, Any] = {"input": str(source), "output": str(target)}
     if target.exists() and not arguments.overwrite:
         return row | {"status": "skipped", "message": f"{target} exists; --overwrite replaces it"}
+    from kdse.deploy.files import enhance_file
+
     try:
-        done = enhance_file(model, source, target, arguments.chunk_seconds, arguments.whole_file, advance)
+        done = enhance_file(
+            model,
+            source,
+            target,
+            chunk_seconds=arguments.chunk_seconds,
+            whole_file=arguments.whole_file,
+            progress=advance,
+            stream=arguments.stream,
+            mix=arguments.mix,
+        )
     except (ValueError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return row | {"status": "failed", "message": reason}
@@ -177,37 +265,27 @@ def _enhance_one(
     }
 
 
-def summary(rows: list[dict[str, Any]], out: str, model: SpeechModel) -> str:
-    """What happened, and what the user should know about the results."""
+def summary(rows: list[dict[str, Any]], out: str, model: SpeechModel, name: str, mix: float) -> str:
+    """What happened, with which model, and what the user should know about the results."""
     done = [row for row in rows if row["status"] == "enhanced"]
     counts = [f"{sum(row['status'] == s for row in rows)} {s}" for s in ("skipped", "failed")]
     minutes = sum(row["seconds"] for row in done) / 60
     lines = [
-        f"{len(done)} of {len(rows)} files enhanced into {out} ({minutes:.1f} min of audio)"
+        f"{len(done)} of {len(rows)} files enhanced into {out} with {name} ({minutes:.1f} min of audio)"
         + "".join(f", {count}" for count in counts if not count.startswith("0 "))
     ]
     faded = sum(row["method"] == "cross-faded" for row in done)
     if faded:
-        why = "is not causal" if not model.causal else "does not stream"
         lines.append(
-            f"{faded} cross-faded in chunks, because {type(model).__name__} {why}: the result differs from "
+            f"{faded} cross-faded in chunks, because {type(model).__name__} does not stream: the result differs from "
             "--whole-file, which needs more memory"
         )
     above = sum(row["sample_rate_hz"] > model.sample_rate_hz for row in done)
     if above:
         limit = model.sample_rate_hz / 2000
-        lines.append(f"{above} had a higher sample rate than the model: nothing above {limit:g} kHz is left in them")
+        left = f"only the noisy {mix:g}" if mix else "nothing"
+        lines.append(f"{above} had a higher sample rate than the model: {left} above {limit:g} kHz is left in them")
     clipped = sum(row["clipped_samples"] > 0 for row in done)
     if clipped:
         lines.append(f"{clipped} were clipped at full scale (--json counts the samples)")
     return "\n".join(lines)
-
-
-def _to_device(model: SpeechModel, device: str) -> SpeechModel:
-    import torch
-
-    try:
-        return model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--device {device}: not available here ({reason}); use --device cpu") from None

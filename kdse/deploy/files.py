@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from kdse.deploy.chunks import CrossFade, WholeSignal
+from kdse.deploy.limits import check_samples
+from kdse.deploy.mix import Mix
 from kdse.deploy.resampling import ResampleStream
 from kdse.deploy.streaming import Streamer, can_stream
 from kdse.deploy.writing import write_like
@@ -52,6 +54,8 @@ def enhance_file(
     chunk_seconds: float = 30.0,
     whole_file: bool = False,
     progress: Callable[[float], Any] | None = None,
+    stream: bool = False,
+    mix: float = 0.0,
 ) -> Enhanced:
     """Enhances ``source`` into ``target``, which appears only once it is complete.
 
@@ -64,10 +68,12 @@ def enhance_file(
         chunk_seconds: longer files are streamed by causal models and cross-faded in pieces of this length by others.
         whole_file: process any length in one forward pass.
         progress: called with the seconds of audio just read.
+        stream: process any length hop by hop.
+        mix: share of the noisy input in the result, see `Mix`.
 
     Raises:
-        ValueError: naming the fault, if the file is empty, cut short or unreadable, or NaN or infinite samples are in
-            it or in the result.
+        ValueError: naming the fault, if the file is empty, cut short or unreadable, NaN or infinite samples are in it
+            or in the result, or the model does not stream where that is asked for.
         OSError: if the target cannot be written.
     """
     import soundfile
@@ -79,19 +85,17 @@ def enhance_file(
     with reader:
         _check_complete(reader)
         rate, channels = reader.samplerate, reader.channels
-        method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file)
-        stages: list[Stage] = [
-            ResampleStream(rate, model.sample_rate_hz, channels),
-            stage,
-            ResampleStream(model.sample_rate_hz, rate, channels),
-        ]
+        method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file, stream)
+        blend = Mix(mix)
         written, clipped = 0, 0
         can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
         with write_like(reader, target) as write:
-            for piece in run_chain(stages, _blocks(reader, progress)):
+            pieces = blend.hear(_blocks(reader, progress))
+            for piece in run_chain(at_rate(stage, model.sample_rate_hz, rate, channels), pieces):
                 piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
                 if not torch.isfinite(piece).all():
                     raise ValueError(f"{type(model).__name__} returned NaN or infinite samples for it")
+                piece = blend.blend(piece)
                 if can_clip:
                     clipped += int((piece.abs() > 1).sum())
                     piece = piece.clamp(-1, 1)
@@ -101,15 +105,22 @@ def enhance_file(
 
 
 def choose_stage(
-    model: SpeechModel, seconds: float, channels: int, chunk_seconds: float, whole_file: bool
+    model: SpeechModel, seconds: float, channels: int, chunk_seconds: float, whole_file: bool, stream: bool = False
 ) -> tuple[str, Stage]:
     """How a file of this length is processed: the method's name and the stage that does it."""
+    if stream:
+        return "streamed", Streamer(model, channels)
     chunk = max(2, round(chunk_seconds * model.sample_rate_hz))
     if whole_file or seconds * model.sample_rate_hz <= chunk:
         return "whole", WholeSignal(model)
     if can_stream(model):
         return "streamed", Streamer(model, channels)
     return "cross-faded", CrossFade(model, chunk, max(1, min(model.sample_rate_hz, chunk // 4)))
+
+
+def at_rate(stage: Stage, model_hz: int, rate_hz: int, channels: int) -> list[Stage]:
+    """A stage that works at ``model_hz``, between resamplers from and to ``rate_hz``."""
+    return [ResampleStream(rate_hz, model_hz, channels), stage, ResampleStream(model_hz, rate_hz, channels)]
 
 
 def run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -135,12 +146,10 @@ def _blocks(reader: Any, progress: Callable[[float], Any] | None) -> Iterator[Te
             raise ValueError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
         if len(block) == 0:
             raise ValueError(f"cut short: {position} of {reader.frames} samples could be read")
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-        if len(bad):
-            at = position + int(bad[0])
-            raise ValueError(f"holds NaN or infinite samples (the first is sample {at}, at {at / rate:.2f} s)")
+        samples = torch.from_numpy(np.ascontiguousarray(block.T))
+        check_samples(samples, position, rate)
         position += len(block)
-        yield torch.from_numpy(np.ascontiguousarray(block.T))
+        yield samples
         if progress is not None:
             progress(len(block) / rate)
 

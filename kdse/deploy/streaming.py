@@ -1,4 +1,4 @@
-"""Streaming: a causal model over audio that arrives in pieces, equal to the model over the whole signal."""
+"""Streaming: a model of bounded look-ahead over audio in pieces, equal to the model over the whole signal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from kdse.models.base import SpeechModel
+from kdse.deploy.limits import check_samples
+from kdse.models.base import UNBOUNDED, SpeechModel
 
 
 def can_stream(model: SpeechModel) -> bool:
-    """Whether a model offers the streaming contract: causal, with its own `initial_state` and `step`."""
+    """Whether a model offers the streaming contract: bounded look-ahead, with its own `initial_state` and `step`."""
     cls = type(model)
-    return model.causal and cls.step is not SpeechModel.step and cls.initial_state is not SpeechModel.initial_state
+    bounded = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
+    return bounded and cls.step is not SpeechModel.step and cls.initial_state is not SpeechModel.initial_state
 
 
 class Streamer:
-    """Feeds audio of any chunking through a causal model, hop by hop, and takes its delay out of the result.
+    """Feeds audio of any chunking through a streaming model, hop by hop, and takes its delay out of the result.
 
     The outputs of all `push` calls and the final `flush`, joined, are ``model(noisy).waveform`` of the joined input:
     as long, aligned in time, the same for any chunking, equal to float32 rounding. Memory does not grow.
@@ -26,7 +28,8 @@ class Streamer:
     (``model.latency_samples``). Audio is ``[B, n]`` at the model's sample rate; n may be zero.
 
     Args:
-        model: a causal model with `initial_state` and `step`; it is put in eval mode.
+        model: a model with `initial_state` and `step` that looks ahead no further than a fixed distance; it is put in
+            eval mode.
         batch: independent streams side by side (the channels of a file, for example).
 
     Raises:
@@ -35,7 +38,9 @@ class Streamer:
 
     def __init__(self, model: SpeechModel, batch: int = 1) -> None:
         if not can_stream(model):
-            raise ValueError(f"{type(model).__name__} does not stream: it is not causal or has no `step`")
+            finite = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
+            why = "it has no `step`" if finite else "its output depends on all that follows"
+            raise ValueError(f"{type(model).__name__} does not stream: {why}")
         self.model = model.eval()
         self.batch = batch
         self.hop_samples = model.hop_samples
@@ -57,12 +62,15 @@ class Streamer:
         """Takes ``[B, n]`` samples, returns the ``[B, m]`` that are ready.
 
         Raises:
-            ValueError: on another batch size, or on NaN or infinite samples (they would stay in the state for good).
+            ValueError: on another batch size, or on samples that are NaN, infinite or beyond `kdse.deploy.limits` (they
+                would stay in the state for good). The state is as before then.
         """
         if samples.ndim != 2 or samples.shape[0] != self.batch:
             raise ValueError(f"expected samples [{self.batch}, n], got {list(samples.shape)}")
-        if not torch.isfinite(samples).all():
-            raise ValueError("the audio holds NaN or infinite samples, which would spoil all that follows")
+        try:
+            check_samples(samples, self._received, self.model.sample_rate_hz)
+        except ValueError as error:
+            raise ValueError(f"the audio {error}, which would spoil all that follows") from None
         self._received += samples.shape[1]
         return self._advance(samples.to(self._waiting))
 
@@ -70,11 +78,20 @@ class Streamer:
     def flush(self) -> Tensor:
         """Ends the signal: returns the rest ``[B, m]``, so that as much came out as went in, and resets."""
         missing = self._received - self._emitted
-        hops = math.ceil((self._waiting.shape[1] + self.delay_samples) / self.hop_samples) if missing else 0
-        padding = max(0, hops * self.hop_samples - self._waiting.shape[1])
-        rest = self._advance(torch.zeros(self.batch, padding, device=self._waiting.device))[:, :missing]
+        if not missing:
+            self.reset()
+            return self._waiting
+        waiting = self._waiting.shape[1]
+        hops = math.ceil((waiting + self.delay_samples) / self.hop_samples)
+        last = self._advance(self._zeros(self.hop_samples - waiting if waiting else 0))
+        if "ended" in self._state:  # a model that must know: see SpeechModel.initial_state
+            self._state = self._state | {"ended": torch.ones_like(self._state["ended"])}
+        rest = self._advance(self._zeros(max(0, hops - (waiting > 0)) * self.hop_samples))
         self.reset()
-        return rest
+        return torch.cat([last, rest], dim=1)[:, :missing]
+
+    def _zeros(self, samples: int) -> Tensor:
+        return torch.zeros(self.batch, samples, device=self._waiting.device)
 
     def _advance(self, samples: Tensor) -> Tensor:
         waiting = torch.cat([self._waiting, samples], dim=1)

@@ -13,6 +13,7 @@ import torch
 from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.models import Cruse
+from kdse.models.base import UNBOUNDED
 
 
 def save(model: Cruse, path: Path) -> Path:
@@ -63,11 +64,11 @@ def test_a_causal_models_result_is_the_offline_one_however_long_the_file(checkpo
     torch.testing.assert_close(enhanced, expected, atol=3e-6, rtol=0)
 
 
-def test_a_model_that_is_not_causal_cross_fades_and_says_that_the_result_differs(
+def test_a_model_that_does_not_stream_cross_fades_and_says_that_the_result_differs(
     checkpoint, tmp_path, capsys, monkeypatch
 ):
     record(tmp_path / "talk.wav", 40000)
-    monkeypatch.setattr(Cruse, "causal", False)
+    monkeypatch.setattr(Cruse, "lookahead_samples", UNBOUNDED)
     flags = ["enhance", str(tmp_path / "talk.wav"), "--checkpoint", str(checkpoint), "--chunk-seconds", "1"]
     assert main([*flags, "--out", str(tmp_path / "faded")]) == 0
     assert "cross-faded" in (said := capsys.readouterr().out) and "--whole-file" in said
@@ -187,7 +188,13 @@ def test_two_inputs_of_one_name_are_refused_before_anything_is_written(checkpoin
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ([], "--checkpoint"),
+        (["--checkpoint", "cruse-63k"], "--checkpoint"),
+        (["--mix", "1.5"], "--mix"),
+        (["--stream", "--whole-file"], "--stream"),
+        (["--rate", "16000"], "--rate"),
+        (["-", "more.wav"], "INPUT -"),
+        (["--live"], "--live"),
+        (["--backend", "onnx", "--device", "cuda"], "--device"),
         (["--checkpoint", "x.ckpt", "--out", "o", "--chunk-seconds", "0"], "--chunk-seconds"),
         (["--checkpoint", "x.ckpt", "--out", "o", "--chunk-seconds", "long"], "--chunk-seconds"),
         (["--checkpoint", "x.ckpt", "--out", "o", "--loud"], "--loud"),

@@ -1,0 +1,119 @@
+"""`kdse enhance -` and `kdse enhance --live`: audio that has no end yet, with what the user is told on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from kdse.commands.enhance_model import open_model
+
+if TYPE_CHECKING:
+    from kdse.models.base import SpeechModel
+
+#: What a shell reports for a program that wrote to a pipe without a reader (128 + SIGPIPE).
+READER_GONE = 141
+INTERRUPTED = 130
+
+
+def run_pipe(arguments: argparse.Namespace) -> int:
+    """Standard input to standard output; returns the exit code.
+
+    Raises:
+        ValueError: on a user's mistake.
+    """
+    from kdse.deploy.pcm import Pcm, enhance_pcm, latency_seconds
+
+    pcm = Pcm(
+        arguments.format or "s16le",
+        16000 if arguments.rate is None else arguments.rate,
+        1 if arguments.channels is None else arguments.channels,
+    )
+    source, sink = _descriptor(sys.stdin, "input"), _descriptor(sys.stdout, "output")
+    model, name = open_model(arguments)
+    refuse_model(model, "INPUT -")
+    if arguments.rate is None:
+        pcm = dataclasses.replace(pcm, rate_hz=model.sample_rate_hz)
+    rate = pcm.rate_hz
+    own, resampling = latency_seconds(model, rate)
+    _one_thread()
+    _say(
+        f"{name}: {pcm.sample_format}, {rate} Hz, {pcm.channels} channel{'s'[: pcm.channels > 1]}; latency "
+        f"{1000 * (own + resampling):.1f} ms ({1000 * own:.1f} model, {1000 * resampling:.1f} resampling)"
+    )
+    try:
+        done = enhance_pcm(model, source, sink, pcm, arguments.mix)
+    except OSError as error:
+        _say(f"standard output could not be written ({error.strerror or error})")
+        return 1
+    if done.stray_bytes:
+        _say(f"warning: the last {done.stray_bytes} bytes are no whole sample of {pcm.frame_bytes} bytes: left out")
+    clipped = f", {done.clipped} samples clipped at full scale" if done.clipped else ""
+    why = {"interrupted": ", interrupted", "output": ", the reader of standard output went away"}.get(done.end, "")
+    _say(f"{done.seconds:.2f} s enhanced{clipped}{why}")
+    return {"interrupted": INTERRUPTED, "output": READER_GONE}.get(done.end, 0)
+
+
+def run_live(arguments: argparse.Namespace) -> int:
+    """Microphone to loudspeaker until Ctrl-C; returns the exit code.
+
+    Raises:
+        ValueError: on a user's mistake, or where sounddevice or a device is missing.
+    """
+    from kdse.deploy import live
+
+    if arguments.list_devices:
+        print(live.devices())
+        return 0
+    live.sounddevice()  # its absence is told before the model is loaded
+    model, name = open_model(arguments)
+    refuse_model(model, "--live")
+    _one_thread()
+    report = live.run(
+        model, arguments.input_device, arguments.output_device, arguments.mix, say=lambda text: _say(f"{name}: {text}")
+    )
+    _say(report.text())
+    return 0
+
+
+def refuse_model(model: SpeechModel, flag: str) -> None:
+    """Refuses a model that cannot work hop by hop.
+
+    Raises:
+        ValueError: naming the flag and why.
+    """
+    from kdse.deploy.streaming import Streamer
+
+    try:
+        Streamer(model)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from None
+
+
+def _descriptor(stream: object, which: str) -> int:
+    """The file descriptor behind stdin or stdout, in binary."""
+    try:
+        number = int(stream.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        raise ValueError(f"INPUT -: standard {which} is closed") from None
+    if os.isatty(number):
+        hint = "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | kdse enhance - | aplay -f S16_LE -r 16000"
+        raise ValueError(f"INPUT -: standard {which} is a terminal; connect it to a program or file, e.g. {hint}")
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(number, os.O_BINARY)
+    return number
+
+
+def _one_thread() -> None:
+    """A hop of a tiny network is too little work to share: handing it around costs more than it saves."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _say(text: str) -> None:
+    print(f"kdse enhance: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,215 @@
+"""Raw PCM through a model as it arrives: from one file descriptor to another, hop by hop."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdse.deploy.files import at_rate, run_chain
+from kdse.deploy.limits import check_samples
+from kdse.deploy.mix import Mix
+from kdse.deploy.resampling import ResampleStream
+from kdse.deploy.streaming import Streamer
+from kdse.models.base import SpeechModel
+
+#: Sample formats, named as ffmpeg names them: numpy's type, and the number that stands for full scale.
+FORMATS = {"s16le": ("<i2", 32768), "f32le": ("<f4", 1)}
+
+#: How files begin that are no raw samples.
+HEADERS = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
+
+
+@dataclass(frozen=True)
+class Pcm:
+    """Interleaved raw samples: their format, rate and channels.
+
+    Raises:
+        ValueError: naming the flag, if a value makes no sense.
+    """
+
+    sample_format: str = "s16le"
+    rate_hz: int = 16000
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sample_format not in FORMATS:
+            raise ValueError(f"--format {self.sample_format}: use {' or '.join(FORMATS)}")
+        if not 1000 <= self.rate_hz <= 768_000:
+            raise ValueError(f"--rate {self.rate_hz}: must lie between 1000 and 768000 Hz")
+        if not 1 <= self.channels <= 64:
+            raise ValueError(f"--channels {self.channels}: must lie between 1 and 64")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of all channels."""
+        return np.dtype(FORMATS[self.sample_format][0]).itemsize * self.channels
+
+    def decode(self, raw: bytes) -> Tensor:
+        """Whole frames to samples ``[C, n]``, full scale 1."""
+        kind, scale = FORMATS[self.sample_format]
+        with np.errstate(invalid="ignore"):
+            samples = np.frombuffer(raw, dtype=kind).astype(np.float32) / np.float32(scale)
+        return torch.from_numpy(np.ascontiguousarray(samples.reshape(-1, self.channels).T))
+
+    def encode(self, samples: Tensor) -> tuple[bytes, int]:
+        """Samples ``[C, n]`` to bytes, rounded, and how many had to be clipped (none in f32le)."""
+        kind, scale = FORMATS[self.sample_format]
+        values = samples.t().contiguous().numpy()
+        if scale == 1:
+            return values.astype(kind).tobytes(), 0
+        values = np.rint(values * np.float32(scale))
+        kept = np.clip(values, -scale, scale - 1)
+        # (full scale itself is one step too many for an integer and costs nothing to clip)
+        return kept.astype(kind).tobytes(), int((np.abs(values) > scale).sum())
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What went through.
+
+    seconds: of audio written.
+    clipped: samples beyond full scale.
+    stray_bytes: bytes at the end of the input that are no whole sample frame, left out.
+    end: "input" (it ended), "interrupted" (Ctrl-C) or "output" (its reader went away).
+    """
+
+    seconds: float
+    clipped: int
+    stray_bytes: int
+    end: str
+
+
+def latency_seconds(model: SpeechModel, rate_hz: int) -> tuple[float, float]:
+    """How late a sample can come out, compute time aside: of the model, and of resampling to its rate and back."""
+    there, back = ResampleStream(rate_hz, model.sample_rate_hz), ResampleStream(model.sample_rate_hz, rate_hz)
+    return model.latency_samples / model.sample_rate_hz, there.delay_seconds + back.delay_seconds
+
+
+def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float = 0.0) -> Streamed:
+    """Enhances raw samples from one file descriptor to another as they arrive.
+
+    Reads what is there, at most one hop at a time, and writes at once what a hop makes ready. The output is as long
+    as the input and aligned with it. At the end of the input, and on Ctrl-C (a second one raises), what the model
+    still holds is written.
+
+    Args:
+        model: a model that streams.
+        source, sink: open file descriptors.
+        pcm: what the bytes are, on both sides.
+        mix: share of the noisy input in the result, see `Mix`.
+
+    Raises:
+        ValueError: if the model does not stream, the input is no raw audio, or either side holds NaN or infinite
+            samples.
+        OSError: if the output cannot be written, other than because its reader went away.
+    """
+    blend = Mix(mix)
+    stages = at_rate(Streamer(model, pcm.channels), model.sample_rate_hz, pcm.rate_hz, pcm.channels)
+    hop = math.ceil(model.hop_samples * pcm.rate_hz / model.sample_rate_hz)
+    written, clipped = 0, 0
+    with _stopped_by_interrupt() as stop:
+        reader = _Reader(source, pcm, hop, stop)
+        try:
+            for piece in run_chain(stages, blend.hear(reader.pieces())):
+                piece = piece[:, : reader.received - written]  # resampling back rounds the length up
+                if not torch.isfinite(piece).all():
+                    raise ValueError(f"{type(model).__name__} returned NaN or infinite samples")
+                raw, beyond = pcm.encode(blend.blend(piece))
+                _write(sink, raw)
+                written += piece.shape[1]
+                clipped += beyond
+        except BrokenPipeError:
+            return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, "output")
+    return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, "interrupted" if stop.asked else "input")
+
+
+class _Stop:
+    """Whether the user asked to end, and whether a read is waiting, which only an exception can end."""
+
+    asked = False
+    waiting = False
+
+
+@contextmanager
+def _stopped_by_interrupt() -> Iterator[_Stop]:
+    """Notes the first Ctrl-C, so that what was heard is still written; a second one ends at once."""
+    stop = _Stop()
+
+    def note(number: int, frame: object) -> None:
+        again, stop.asked = stop.asked, True
+        if again or stop.waiting:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals arrive in the main thread only
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Reader:
+    """Pieces ``[C, n]`` of at most a hop, as they arrive."""
+
+    def __init__(self, source: int, pcm: Pcm, hop: int, stop: _Stop) -> None:
+        self._source, self._pcm, self._stop = source, pcm, stop
+        self._bytes = hop * pcm.frame_bytes
+        self.received = 0
+        self.stray_bytes = 0
+
+    def pieces(self) -> Iterator[Tensor]:
+        rest, begun = b"", False
+        while raw := self._read(self._bytes - len(rest)):
+            rest += raw
+            if not begun:
+                if len(rest) < 4:
+                    continue
+                begun = True
+                if rest[:4] in HEADERS or rest[:3] == b"ID3":
+                    raise ValueError(
+                        f"the input is a {HEADERS.get(rest[:4], 'MP3')} file; give raw samples "
+                        f"(ffmpeg -i FILE -f {self._pcm.sample_format} -), or the file's name"
+                    )
+            whole = len(rest) // self._pcm.frame_bytes * self._pcm.frame_bytes
+            if whole:
+                yield self._samples(rest[:whole])
+                rest = rest[whole:]
+        whole = len(rest) // self._pcm.frame_bytes * self._pcm.frame_bytes
+        self.stray_bytes = len(rest) - whole
+        if whole:
+            yield self._samples(rest[:whole])
+
+    def _samples(self, raw: bytes) -> Tensor:
+        samples = self._pcm.decode(raw)
+        try:
+            check_samples(samples, self.received, self._pcm.rate_hz)
+        except ValueError as error:
+            raise ValueError(f"the input {error}; is it {self._pcm.sample_format}?") from None
+        self.received += samples.shape[1]
+        return samples
+
+    def _read(self, size: int) -> bytes:
+        try:
+            self._stop.waiting = True
+            return b"" if self._stop.asked else os.read(self._source, size)
+        except KeyboardInterrupt:
+            return b""
+        finally:
+            self._stop.waiting = False
+
+
+def _write(sink: int, raw: bytes) -> None:
+    view = memoryview(raw)
+    while view:
+        view = view[os.write(sink, view) :]
