@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves, load as data only, and are never left half written.
+"""Checkpoints that describe themselves and load as data only. (`kdse.checkpoint_io` writes them.)
 
 A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with one more key, ``"kdse"``:
 
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import kdse
-from kdse.models.base import SpeechModel
+from kdse.models.base import UNBOUNDED, SpeechModel
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
@@ -90,15 +89,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     """Rebuilds the model of a kdse checkpoint (the student, or a teacher) with its weights, in eval mode.
 
-    Needs no teacher, objectives or config.
+    Needs no teacher, objectives or config. An ONNX file gives what runs it: `OnnxStudent` for a step file of
+    `kdse export`, else `Onnx`.
 
     Args:
-        path: a checkpoint written by `kdse fit`.
+        path: a checkpoint written by `kdse fit`, or an ONNX file.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:
         ValueError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
     """
+    if Path(path).suffix == ".onnx":
+        return _load_onnx(Path(path))
     content = read_checkpoint(path)
     about = content.get("kdse")
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
@@ -113,6 +115,29 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     except (TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
     load_weights(model, content["state_dict"], source=f"checkpoint {path}")
+    return model.eval()
+
+
+def _load_onnx(path: Path) -> SpeechModel:
+    from kdse.models.onnx import Onnx
+    from kdse.models.onnx_student import OnnxStudent, read_metadata
+
+    about = read_metadata(path)
+    if about is None:
+        return Onnx(str(path)).eval()
+    if about["kind"] == "step":
+        return OnnxStudent(str(path)).eval()
+    lookahead, latency = (UNBOUNDED if about[k] is None else about[k] for k in ("lookahead_samples", "latency_samples"))
+    model = Onnx(
+        str(path),
+        about["sample_rate_hz"],
+        minimum_samples=about.get("minimum_samples") or 1,
+        threads=1,
+        causal=about["causal"],
+        lookahead_samples=lookahead,
+        latency_samples=latency,
+    )
+    model.parameter_count = about.get("parameters")
     return model.eval()
 
 
@@ -156,28 +181,3 @@ def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str
         ]
         raise ValueError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
     model.load_state_dict(weights)
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and moves it there, so that the last good one is never damaged."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            raise ValueError(
-                f"checkpoint {path}: could not be written ({str(cause).splitlines()[0]}); free space on that disk and "
-                "resume: the previous checkpoint is intact"
-            ) from error
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return read_checkpoint(path)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from kdse.checkpoint import SafeCheckpointIO
+from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.report.training.examples import LogExamples

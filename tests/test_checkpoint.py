@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 
-from kdse.checkpoint import SafeCheckpointIO, describe, load_model, read_checkpoint
+from kdse.checkpoint import describe, load_model, read_checkpoint
+from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.models import Cruse
 from tests.toys import STUDENT_CHANNELS, make_student
 

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.checkpoint import SafeCheckpointIO
+from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.data.position import Batches, move_to, position
 from kdse.models import Cruse
 

@@ -50,10 +50,8 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
 
     about: dict[str, Any] = {"kind": "checkpoint", "path": str(path.absolute())}
     if path.suffix == ".onnx":
-        from kdse.models import Onnx
-
-        model: SpeechModel = Onnx(str(path), sample_rate_hz=sample_rate_hz, threads=THREADS).eval()
-        about |= {"kind": "onnx", "model": "Onnx"}
+        model = _onnx(path, sample_rate_hz)
+        about |= {"kind": "onnx", "model": type(model).__name__}
     else:
         model = load_model(path, trust_code=trust_code)
         about["model"] = type(model).__name__
@@ -62,9 +60,10 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
             f"set --sample-rate-hz {model.sample_rate_hz}"
         )
-    about["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad) or None
+    inside = getattr(model, "parameter_count", None)  # of an exported student: it holds none itself
+    about["parameters"] = inside or sum(p.numel() for p in model.parameters() if p.requires_grad) or None
     if cost:
-        about["cost"] = _cost(model, path)
+        about["cost"] = _cost(model, path) | ({"parameters": inside} if inside else {})
     about["weights_sha256"] = fingerprint(model)
     made_of = [type(model).__qualname__, model.init_args, about["weights_sha256"], device, _code_of(type(model))]
     model.to(device)
@@ -77,9 +76,20 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     return System(enhance, about, identity[:16])
 
 
+def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
+    """What runs an ONNX file; one that does not state its sample rate works at that of the test set."""
+    from kdse.checkpoint import load_model
+    from kdse.models import Onnx
+    from kdse.models.onnx_student import read_metadata
+
+    if read_metadata(path) is not None:
+        return load_model(path)
+    return Onnx(str(path), sample_rate_hz=sample_rate_hz, threads=THREADS).eval()
+
+
 def _code_of(cls: type) -> str:
     """What runs a model, as far as the version of kdse does not say it: its source, or the version of a runtime."""
-    if cls.__name__ == "Onnx":
+    if cls.__name__ in ("Onnx", "OnnxStudent"):
         return f"onnxruntime {metadata.version('onnxruntime')}"
     if cls.__module__.split(".")[0] == "kdse":
         return ""

@@ -1,7 +1,8 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
 Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
-`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit.
+`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
+`onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
@@ -12,6 +13,7 @@ from kdse.models.cruse import Cruse
 from kdse.models.dccrn import Dccrn
 from kdse.models.manner import Manner
 from kdse.models.onnx import Onnx
+from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
 from kdse.models.torchscript import TorchScript
 from kdse.models.uformer import Uformer
@@ -28,6 +30,7 @@ __all__ = [
     "Estimate",
     "Manner",
     "Onnx",
+    "OnnxStudent",
     "Recorded",
     "SpeechBrain",
     "SpeechModel",

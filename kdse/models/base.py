@@ -107,7 +107,12 @@ class SpeechModel(nn.Module):
         return True
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
-        """Streaming state before the first hop: a flat dictionary of tensors with the batch first."""
+        """Streaming state before the first hop: a flat dictionary of tensors with the batch first.
+
+        A model whose last outputs depend on where the signal ends has an entry ``ended`` ``[B, 1]``, zero at first.
+        Set it to one after the last hop that holds audio; the zero hops after it then bring out the rest. Who never
+        ends a signal can ignore it.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     def step(self, noisy_hop: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,10 +18,16 @@ def split(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2, dim=1))
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``[2 B, ...]`` to twice ``[B, ...]``, without a computation on B (exporters know B only as a symbol)."""
+    first, second = x.unflatten(0, (2, -1)).unbind()
+    return first, second
+
+
 def combine(by_real: Tensor, by_imaginary: Tensor) -> tuple[Tensor, Tensor]:
     """Real and imaginary result ``[B, ...]`` of a complex layer whose two real layers ran on `split` input."""
-    real_of_real, real_of_imaginary = by_real.chunk(2)
-    imaginary_of_real, imaginary_of_imaginary = by_imaginary.chunk(2)
+    real_of_real, real_of_imaginary = halves(by_real)
+    imaginary_of_real, imaginary_of_imaginary = halves(by_imaginary)
     return real_of_real - imaginary_of_imaginary, real_of_imaginary + imaginary_of_real
 
 
@@ -199,9 +205,9 @@ class ComplexLstm(nn.Module):
                 outs.append(out)
                 ends.append(end)
             both = torch.cat(combine(outs[0], outs[1]))
-        parts = [_unflatten(f(y), x.shape[1] // 2) for f, y in zip(self.linear, both.chunk(2), strict=True)]
+        parts = [_unflatten(f(y), x.shape[1] // 2) for f, y in zip(self.linear, halves(both), strict=True)]
         stacked = [torch.stack([end[i][0] for end in ends], dim=1) for i in range(2)]  # [2 B, 2 layers, units // 2]
-        hidden, cell = (torch.stack(s.chunk(2), dim=1) for s in stacked)
+        hidden, cell = (torch.stack(halves(s), dim=1) for s in stacked)
         return torch.cat(parts, dim=1), {"hidden": hidden, "cell": cell}
 
     def initial_state(self, batch: int, device: torch.device) -> State:

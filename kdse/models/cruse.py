@@ -158,11 +158,8 @@ class Cruse(SpeechModel):
     # --- streaming ---
 
     def initial_state(self, batch: int) -> State:
-        device, margin = self.device, self.stft.n_fft - self.stft.hop
-        state = {
-            "input": torch.zeros(batch, margin, device=device),
-            "output": torch.zeros(batch, margin, device=device),
-        }
+        device = self.device
+        state = self.stft.initial_state(batch, device)
         block: Any
         for i, block in enumerate(self.encoder):
             state |= named(f"encoder{i}", block.initial_state(batch, self.mel_bands // 2**i, device))
@@ -172,10 +169,11 @@ class Cruse(SpeechModel):
         return state
 
     def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
-        hop = self.hop_samples
-        frame = torch.cat([state["input"], noisy_hop], dim=-1)
-        spectrum = self.stft.analyse(frame)[:, :, None]
-        new = {"input": frame[:, hop:]}
+        return self.stft.step(noisy_hop, state, self.step_spectrum)
+
+    def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame's spectrum ``[B, F, 1]`` in, the enhanced one and the network's new state out."""
+        new: State = {}
         x, outputs = self.features(spectrum), []
         for i, block in enumerate(self.encoder):
             x = advance(block, f"encoder{i}", x, state, new)
@@ -183,10 +181,7 @@ class Cruse(SpeechModel):
         x = advance(self.bottleneck, "bottleneck", x, state, new)
         for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
             x = advance(block, f"decoder{i}", x + skip(outputs[-1 - i]), state, new)
-        enhanced = self.stft.synthesise((spectrum * self.bin_gain(x))[:, :, 0])
-        enhanced = enhanced + torch.nn.functional.pad(state["output"], (0, hop))
-        new["output"] = enhanced[:, hop:]
-        return enhanced[:, :hop], new
+        return spectrum * self.bin_gain(x), new
 
 
 def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str, norm: str | None) -> Tensor:

@@ -63,7 +63,11 @@ class ComplexBlock(nn.Module):
         return {"past": torch.zeros(batch, self.channels_in, 1, frequencies, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``; a decoder block without look-ahead, in eval mode."""
+        """One frame ``[B, C, 1, F]``, in eval mode; with look-ahead what comes out belongs to the frame before it.
+
+        The two kinds of decoder block compute the same from two neighbouring frames and differ in which of them the
+        result is for.
+        """
         y = self.conv(torch.cat([state["past"], x], dim=2))
         return self.activation(self.norm(y[:, :, 1:2] if self.up else y)), {"past": x}
 
@@ -86,7 +90,13 @@ class Dccrn(SpeechModel):
     output is aligned with the input, without delay: a look-ahead is a dependence on later input, not a shift. With
     the published look-ahead output n sees input up to ``n + window - 2 + blocks * hop`` (998 samples, 62.4 ms, of
     which 37.5 ms are the six decoder blocks'), else ``n + window - 2`` (398); the Hann window's first value is zero.
-    Only the strictly causal variant streams, in eval mode (batch norm).
+
+    Both variants stream in eval mode (batch norm), equal to the whole signal. With look-ahead each decoder block
+    gives frame t once it has seen t + 1, so the mask of a frame is complete as many frames later as there are blocks:
+    ``latency_samples`` is ``window + blocks * hop`` (1000 samples, 62.5 ms, for the published six), and delay lines
+    hold back the encoder's outputs (block i takes those of i frames ago) and the spectrum until their turn. Behind
+    the last frame each block sees a zero one, which is not what silence gives; so the state has the entry `ended`
+    (see `SpeechModel.initial_state`), and the frames behind the end are zeroed where they enter a block.
 
     Args:
         channels: widths of the encoder blocks, real and imaginary parts together as in the published code: a block
@@ -192,8 +202,8 @@ class Dccrn(SpeechModel):
         """Complex spectrum ``[B, F, T]`` under a mask ``[B, 2, T, F]``."""
         real, imaginary = mask.transpose(2, 3).unbind(1)
         if self.mask_mode == "R":
-            return torch.complex(real * spectrum.real, imaginary * spectrum.imag)
-        return torch.complex(real, imaginary) * spectrum
+            return self.stft.join(real * spectrum.real, imaginary * spectrum.imag)
+        return self.stft.join(real, imaginary) * spectrum
 
     def _limit(self, wave: Tensor) -> Tensor:
         return wave.clamp(-1, 1) if self.clip else wave
@@ -220,40 +230,66 @@ class Dccrn(SpeechModel):
         """Each block must be able to halve the bins."""
         return _halves(init_args.get("n_fft", 512), len(widths["channels"]))
 
-    # --- streaming, strictly causal variant ---
+    # --- streaming ---
 
     def initial_state(self, batch: int) -> State:
-        if not self.causal:
-            raise ValueError("look_ahead=True: this Dccrn uses later frames and does not stream; build it with False")
-        device, margin, bins = self.device, self.stft.window_samples - self.stft.hop, self.stft.n_fft // 2
-        state = {
-            "input": torch.zeros(batch, margin, device=device),
-            "output": torch.zeros(batch, margin, device=device),
-        }
+        device, bins = self.device, self.stft.n_fft // 2
+        state = self.stft.initial_state(batch, device)
         block: Any
+        blocks = len(self.decoder)
         for i, block in enumerate(self.encoder):
             state |= named(f"encoder{i}", block.initial_state(batch, bins // 2**i, device))
         state |= named("bottleneck", self.bottleneck.initial_state(batch, device))
         for i, block in enumerate(self.decoder):
-            state |= named(f"decoder{i}", block.initial_state(batch, bins // 2 ** (len(self.decoder) - i), device))
+            state |= named(f"decoder{i}", block.initial_state(batch, bins // 2 ** (blocks - i), device))
+            if i and not self.causal:
+                skip = torch.zeros(batch, block.channels_in // 2, i, bins // 2 ** (blocks - i), device=device)
+                state |= {f"decoder{i}.skip": skip}
+        if not self.causal:
+            state["spectrum"] = torch.zeros(batch, 2, self.stft.bins, blocks, device=device)
+            state["ended"] = torch.zeros(batch, 1, device=device)
         return state
 
     def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
-        hop = self.hop_samples
-        frame = torch.cat([state["input"], noisy_hop], dim=-1)
-        spectrum = self.stft.analyse(frame)[:, :, None]
-        new = {"input": frame[:, hop:]}
+        enhanced, new = self.stft.step(noisy_hop, state, self.step_spectrum)
+        return self._limit(enhanced), new
+
+    def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame's spectrum ``[B, F, 1]`` in, an enhanced one and the network's new state out.
+
+        With look-ahead the enhanced frame is that of as many steps ago as there are blocks.
+        """
+        new: State = {}
         x, outputs = self.features(spectrum), []
         for i, block in enumerate(self.encoder):
             x = advance(block, f"encoder{i}", x, state, new)
             outputs.append(x)
         x = advance(self.bottleneck, "bottleneck", x, state, new)
         for i, (block, encoded) in enumerate(zip(self.decoder, reversed(outputs), strict=True)):
-            x = advance(block, f"decoder{i}", concatenate(x, encoded), state, new)
-        enhanced = self.stft.synthesise(self.apply_mask(spectrum, self.gain(x))[:, :, 0])
-        enhanced = enhanced + F.pad(state["output"], (0, hop))
-        new["output"] = enhanced[:, hop:]
-        return self._limit(enhanced[:, :hop]), new
+            if i and not self.causal:
+                encoded = _delay(f"decoder{i}.skip", encoded, state, new)
+            x = concatenate(x, encoded)
+            x = advance(block, f"decoder{i}", x if self.causal else x * self._is_inside(i, state), state, new)
+        if not self.causal:
+            line = torch.stack([spectrum.real, spectrum.imag], dim=1)
+            real, imaginary = _delay("spectrum", line, state, new, axis=3).unbind(1)
+            spectrum = self.stft.join(real, imaginary)
+            new["ended"] = state["ended"] + state["ended"].sign()
+        return self.apply_mask(spectrum, self.gain(x)), new
+
+    def _is_inside(self, index: int, state: State) -> Tensor:
+        """1 where decoder block ``index`` is given a frame of the signal, 0 behind its last one: ``[B, 1, 1, 1]``.
+
+        The last sample lies in ``overlap - 1`` frames that end behind it, and block i is i frames late.
+        """
+        return (state["ended"] < self.stft.overlap + index).to(state["ended"])[:, :, None, None]
+
+
+def _delay(name: str, x: Tensor, state: State, new: State, axis: int = 2) -> Tensor:
+    """The frame that went in as many steps ago as ``state[name]`` is long; ``x`` (one frame) goes in."""
+    line = torch.cat([state[name], x], dim=axis)
+    new[name] = line.narrow(axis, 1, line.shape[axis] - 1)
+    return line.narrow(axis, 0, 1)
 
 
 def _halves(n_fft: int, blocks: int) -> bool:

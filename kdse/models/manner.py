@@ -114,7 +114,7 @@ class Manner(SpeechModel):
         """The shortest length of at least ``samples`` that every strided convolution divides without a rest."""
         length = samples
         for _ in range(self.depth):
-            length = max(1, -(-(length - self.kernel) // self.stride) + 1)
+            length = max(1, (length - self.kernel + self.stride - 1) // self.stride + 1)
         for _ in range(self.depth):
             length = (length - 1) * self.stride + self.kernel
         return length

@@ -39,6 +39,7 @@ class Onnx(SpeechModel):
     imports_code = True
     brings_weights = True
     file_sha256: Tensor
+    parameter_count: int | None = None  # where the file says so
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Onnx(SpeechModel):
         super().__init__()
         self.sample_rate_hz, self.minimum_samples = sample_rate_hz, minimum_samples
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
-        self._session = _open(path, threads)
+        self._session = open_session(path, threads)
         self._input = _only_input(self._session, path)
         self._output = _choose_output(self._session, output_name, path)
         self.fixed_samples = self._input.samples
@@ -107,14 +108,21 @@ class _Input(NamedTuple):
     dtype: torch.dtype
 
 
-def _open(path: str, threads: int) -> Any:
+def open_session(path: str, threads: int, who: str = "Onnx") -> Any:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        path: the file.
+        threads: threads of onnxruntime; 0 lets it choose.
+        who: asks, for messages.
+    """
     if not Path(path).is_file():
-        raise ValueError(f"Onnx: path {path}: no such file")
+        raise ValueError(f"{who}: path {path}: no such file")
     try:
         import onnxruntime
     except ImportError as error:
         raise ValueError(
-            f"Onnx: needs the package onnxruntime, which cannot be imported ({first_line(error)}): "
+            f"{who}: needs the package onnxruntime, which cannot be imported ({first_line(error)}): "
             "pip install onnxruntime"
         ) from None
     options = onnxruntime.SessionOptions()
@@ -123,7 +131,7 @@ def _open(path: str, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise ValueError(f"Onnx: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
+        raise ValueError(f"{who}: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
 
 
 def _only_input(session: Any, path: str) -> _Input:

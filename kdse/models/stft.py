@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+#: States of a streaming model that belong to its STFT, not to its network.
+HOST_STATES = ("input", "output")
 
 
 class Stft(nn.Module):
@@ -46,6 +52,7 @@ class Stft(nn.Module):
         if window not in ("sqrt_hann", "hann"):
             raise ValueError(f'window={window!r}: use "sqrt_hann" or "hann"')
         self.n_fft, self.hop, self.window_samples, self.window_offset = n_fft, hop, length, window_offset
+        self.window_name = window
         self.overlap = -(-length // hop)
         analysis = torch.hann_window(length, dtype=torch.float64)
         if window == "sqrt_hann":
@@ -62,7 +69,7 @@ class Stft(nn.Module):
 
     def frame_count(self, samples: int) -> int:
         """Frames that a signal of so many samples gives."""
-        return -(-samples // self.hop) + self.overlap - 1
+        return (samples + self.hop - 1) // self.hop + self.overlap - 1  # (ONNX rounds quotients below 0 the other way)
 
     def analyse(self, frames: Tensor) -> Tensor:
         """Frames of ``window_samples`` samples ``[..., W]`` to complex bins ``[..., F]``."""
@@ -73,6 +80,10 @@ class Stft(nn.Module):
         """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add."""
         frames = torch.fft.irfft(bins, n=self.n_fft)
         return frames[..., self.window_offset : self.window_offset + self.window_samples] * self.dual
+
+    def join(self, real: Tensor, imag: Tensor) -> Tensor:
+        """Real and imaginary part ``[..., F]`` as one spectrum. (Exporters put another form of spectrum here.)"""
+        return torch.complex(real, imag)
 
     def forward(self, wave: Tensor) -> Tensor:
         """Wave ``[B, N]`` to complex spectrum ``[B, F, T]``."""
@@ -95,3 +106,25 @@ class Stft(nn.Module):
             assert isinstance(wave, Tensor)
             margin = self.window_samples - self.hop
             return wave.reshape(batch, -1)[:, margin : margin + length]
+
+    # --- streaming ---
+
+    def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
+        """What framing and overlap-add carry from hop to hop, zero before the first: ``input`` and ``output``."""
+        return {name: torch.zeros(batch, self.window_samples - self.hop, device=device) for name in HOST_STATES}
+
+    def step(
+        self, wave: Tensor, state: dict[str, Tensor], network: Callable[[Any, Any], tuple[Any, dict[str, Tensor]]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One hop ``[B, hop]`` in, one out, ``window_samples - hop`` samples late.
+
+        Args:
+            wave: the hop.
+            state: that of `initial_state`, and the network's own.
+            network: turns the spectrum of one frame ``[B, F, 1]`` and the state into the enhanced one and its own new
+                state.
+        """
+        frame = torch.cat([state["input"], wave], dim=-1)
+        spectrum, new = network(self.analyse(frame)[:, :, None], state)
+        enhanced = self.synthesise(spectrum[:, :, 0]) + F.pad(state["output"], (0, self.hop))
+        return enhanced[:, : self.hop], {"input": frame[:, self.hop :], "output": enhanced[:, self.hop :], **new}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
+from kdse.models.complex_layers import halves
 from kdse.models.stft import Stft
 from kdse.models.uformer_layers import FLOOR, BranchView, ConformerBlock, Dual, band_layer, modulus, wide
 
@@ -150,7 +151,7 @@ class Uformer(SpeechModel):
         Below the power floor both fall to zero as the spectrum does, so that silence has a gradient.
         """
         x = torch.cat([spectrum.real, spectrum.imag])[:, 1:].transpose(1, 2).unsqueeze(1)
-        real, imag = x.chunk(2)
+        real, imag = halves(x)
         power = real.square() + imag.square()
         floored = power.clamp_min(FLOOR)
         gain = floored.pow((self.compression - 1) / 2)
@@ -177,8 +178,8 @@ class Uformer(SpeechModel):
         stacked, magnitude = wide(stacked), wide(magnitude)
         size = modulus(stacked)
         gain = (0.5 * (size.tanh() + magnitude.sigmoid())).pow(1 / self.compression)
-        real, imag = (stacked * torch.cat([gain / size] * 2)).squeeze(1).transpose(1, 2).chunk(2)
-        return F.pad(torch.complex(real.contiguous(), imag.contiguous()), (0, 0, 1, 0))
+        both = (stacked * torch.cat([gain / size] * 2)).squeeze(1).transpose(1, 2)
+        return self.stft.join(*halves(F.pad(both, (0, 0, 1, 0))))
 
     def taps(self) -> dict[str, Tap]:
         """Encoder layers, conformer and decoder layers; the last decoder layer's output is the masks' raw form."""

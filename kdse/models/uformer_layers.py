@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.models.complex_layers import halves
+
 # Power below which a modulus counts as zero for gradients: the authors' constant, the float32 resolution.
 FLOOR = torch.finfo(torch.float32).eps
 
 
 def modulus(stacked: Tensor) -> Tensor:
     """``[2B, ...]`` to its modulus ``[B, ...]``, at least sqrt(FLOOR); computed in float32 at least."""
-    real, imag = wide(stacked).chunk(2)
+    real, imag = halves(wide(stacked))
     return (real.square() + imag.square()).clamp_min(FLOOR).sqrt()
 
 
@@ -52,7 +54,7 @@ class BranchView(nn.Module):
     def forward(self, stacked: Tensor, magnitude: Tensor) -> Tensor:
         if self.branch == "magnitude":
             return magnitude
-        parts = [*stacked.chunk(2), magnitude]
+        parts = [*halves(stacked), magnitude]
         return torch.cat(parts if self.branch == "both" else parts[:2], dim=1)
 
 
@@ -99,8 +101,8 @@ class ComplexMap(nn.Module):
         self.real, self.imag = make(), make()
 
     def forward(self, stacked: Tensor) -> Tensor:
-        a_by_real, b_by_real = self.real(stacked).chunk(2)
-        a_by_imag, b_by_imag = self.imag(stacked).chunk(2)
+        a_by_real, b_by_real = halves(self.real(stacked))
+        a_by_imag, b_by_imag = halves(self.imag(stacked))
         return torch.cat([a_by_real - b_by_imag, b_by_real + a_by_imag])
 
 
@@ -186,7 +188,7 @@ class ComplexAttention(nn.Module):
         )
 
     def forward(self, stacked: Tensor) -> Tensor:
-        parts = stacked.chunk(2)
+        parts = halves(stacked)
         batch, sequences = parts[0].shape[:2]
         query, key, value = (self._project(name, parts, axis) for axis, name in enumerate(self.projections))
         out = F.scaled_dot_product_attention(query, key, value)

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate, SpeechModel, Tap
@@ -193,11 +192,8 @@ class UNet(SpeechModel):
     # --- streaming ---
 
     def initial_state(self, batch: int) -> State:
-        device, margin = self.device, self.stft.n_fft - self.stft.hop
-        state = {
-            "input": torch.zeros(batch, margin, device=device),
-            "output": torch.zeros(batch, margin, device=device),
-        }
+        device = self.device
+        state = self.stft.initial_state(batch, device)
         for i, (encode, decode) in enumerate(zip(self.encoder, self.decoder, strict=True)):
             assert isinstance(encode, Block) and isinstance(decode, Block)
             narrow = self.bands // 2 ** (self.depth - i)
@@ -208,9 +204,11 @@ class UNet(SpeechModel):
         return state
 
     def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
-        frame = torch.cat([state["input"], noisy_hop], dim=-1)
-        spectrum = self.stft.analyse(frame)[:, :, None]
-        new = {"input": frame[:, self.hop_samples :]}
+        return self.stft.step(noisy_hop, state, self.step_spectrum)
+
+    def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame's spectrum ``[B, F, 1]`` in, the enhanced one and the network's new state out."""
+        new: State = {}
         x, outputs = self.features(spectrum), []
         for i, block in enumerate(self.encoder):
             x = advance(block, f"encoder{i}", x, state, new)
@@ -219,7 +217,4 @@ class UNet(SpeechModel):
             x = advance(self.recurrent, "recurrent", x, state, new)
         for i, block in enumerate(self.decoder):
             x = advance(block, f"decoder{i}", self._with_skip(x, outputs, i), state, new)
-        enhanced = self.stft.synthesise((spectrum * self.bin_gain(x))[:, :, 0])
-        enhanced = enhanced + F.pad(state["output"], (0, self.hop_samples))
-        new["output"] = enhanced[:, self.hop_samples :]
-        return enhanced[:, : self.hop_samples], new
+        return spectrum * self.bin_gain(x), new

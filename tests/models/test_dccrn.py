@@ -273,15 +273,18 @@ STREAMED = [
 ]
 
 
+@pytest.mark.parametrize("look_ahead", [True, False])
 @pytest.mark.parametrize("choice", STREAMED, ids=str)
-def test_streaming_hop_by_hop_equals_the_offline_result(choice):
-    model = tiny(look_ahead=False, **choice)
+def test_streaming_hop_by_hop_equals_the_offline_result(choice, look_ahead):
+    model = tiny(look_ahead=look_ahead, **choice)
     hop, count = model.hop_samples, 25
     noisy = torch.randn(2, hop * count)
     state, hops = model.initial_state(2), []
     with torch.no_grad():
         offline = model(noisy).waveform
-        for piece in torch.cat([noisy, torch.zeros(2, 8 * hop)], dim=1).split(hop, dim=1):
+        for i, piece in enumerate(torch.cat([noisy, torch.zeros(2, 8 * hop)], dim=1).split(hop, dim=1)):
+            if i == count and look_ahead:
+                state["ended"] = torch.ones(2, 1)
             out, state = model.step(piece, state)
             hops.append(out)
     assert offline.abs().max() > 1e-3 and can_stream(model)
@@ -290,19 +293,27 @@ def test_streaming_hop_by_hop_equals_the_offline_result(choice):
     torch.testing.assert_close(streamed, offline, atol=2e-6, rtol=0)
 
 
-def test_the_state_has_the_batch_first_and_keeps_its_shapes():
-    model = tiny(look_ahead=False, complex_lstm=True)
+@pytest.mark.parametrize("look_ahead", [True, False])
+def test_the_state_has_the_batch_first_and_keeps_its_shapes(look_ahead):
+    model = tiny(look_ahead=look_ahead, complex_lstm=True)
     state = model.initial_state(3)
     _, after = model.step(torch.randn(3, 100), state)
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in after.items()}
     assert all(v.shape[0] == 3 for v in state.values())
 
 
-def test_the_look_ahead_variant_does_not_stream():
+def test_behind_the_end_stand_zero_frames_and_not_what_silence_gives():
+    """Without `ended` the last samples differ, and only those that the look-ahead reaches."""
     model = tiny()
-    assert not can_stream(model)
-    with pytest.raises(ValueError, match="look_ahead"):
-        model.initial_state(1)
+    noisy = torch.randn(1, 3000)
+    state, hops = model.initial_state(1), []
+    with torch.no_grad():
+        offline = model(noisy).waveform
+        for piece in torch.cat([noisy, torch.zeros(1, 600)], dim=1).split(100, dim=1):
+            out, state = model.step(piece, state)
+            hops.append(out)
+    wrong = (torch.cat(hops, dim=1)[:, 600:] - offline).abs()[0] > 1e-5
+    assert wrong.any() and int(wrong.nonzero().min()) >= 3000 - 300  # three blocks, one hop each
 
 
 # --- the rest of the contract ---

@@ -1,0 +1,166 @@
+"""`kdse export`: a trained student as a file for ONNX Runtime, TorchScript or torch.export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdse.commands.parser import Parser
+
+if TYPE_CHECKING:
+    from kdse.deploy.export.write import Port, Written
+    from kdse.models.base import SpeechModel
+
+EPILOG = """\
+A file holds the student alone: no teacher, no objective, no path of this machine. With --streaming a call takes one
+hop of audio and the states and gives one enhanced hop and the next states; states begin as zeros. With --whole it
+takes whole signals. The default is --streaming where the model can. --stft outside leaves the Fourier transform to the
+host: spectra [1, bins, 2] instead of audio.
+
+Every file is run against PyTorch before it gets its name: hop by hop and over the whole signal, on --parity-audio,
+else on a test mixture of the corpus at $KDSE_CORPUS, else on a fixed probe signal. A difference above 1e-4 (-80 dB of
+full scale) is an error and writes nothing; for a quantised file it is only reported. The metadata entry "kdse" (JSON)
+says what is inside. `kdse enhance`, `evaluate` and `profile` take .onnx files as they take checkpoints.
+
+examples:
+  kdse export cruse-62k --format onnx --streaming --out student.onnx
+  kdse export runs/student/checkpoints/last.ckpt --stft outside --opset 18 --out student.onnx
+  kdse export cruse-62k --quantize int8-dynamic --out student-int8.onnx
+  kdse export cruse-62k --format torchscript --whole --out student.pt
+"""
+
+
+def make_parser() -> Parser:
+    from kdse.deploy.export.onnx_file import DEFAULT_OPSET, OPSETS
+    from kdse.deploy.export.write import QUANTIZE, SUFFIXES
+
+    parser = Parser(
+        prog="kdse export",
+        description="Write a trained student as one file that runs without kdse, checked against PyTorch.",
+        epilog=EPILOG,
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="checkpoint file of kdse fit, or the name of a model in the box (cruse-62k)")
+    add("--format", choices=list(SUFFIXES), default="onnx", help="kind of file (default: onnx)")
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--streaming", action="store_true", help="one hop and the states a call")
+    scope.add_argument("--whole", action="store_true", help="whole signals")
+    add("--stft", choices=["inside", "outside"], default="inside", help="who computes the STFT (default: the graph)")
+    add("--opset", type=int, metavar="N", help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")
+    add("--quantize", choices=list(QUANTIZE), help="8-bit weights; int8 takes activations too and wants --calibration")
+    add("--calibration", metavar="DIR", type=Path, help="folder of noisy audio to calibrate int8 on")
+    add("--parity-audio", metavar="FILE", type=Path, help="audio of 4 s or more to compare with PyTorch on")
+    add("--out", metavar="FILE", type=Path, help="the file (default: named after the checkpoint, in this folder)")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+    add(
+        "--trust-code",
+        action="store_true",
+        help="let the checkpoint name model classes that kdse does not ship, and run them",
+    )
+    add("--json", action="store_true", help="print JSON for machines")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+        ValueError: on a user's mistake.
+    """
+    arguments = make_parser().parse_args(argv)
+    from kdse.checkpoint import load_model
+    from kdse.deploy.export.onnx_file import DEFAULT_OPSET
+    from kdse.deploy.export.write import export_file
+    from kdse.deploy.streaming import can_stream
+    from kdse.pretrained import find
+
+    _check(arguments)
+    checkpoint = find(arguments.checkpoint)
+    if checkpoint.suffix == ".onnx":
+        raise ValueError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
+    target = _target(arguments, checkpoint)
+    model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
+    streaming = arguments.streaming or (not arguments.whole and (arguments.stft == "outside" or can_stream(model)))
+    written = export_file(
+        model,
+        target,
+        arguments.format,
+        streaming,
+        arguments.stft,
+        DEFAULT_OPSET if arguments.opset is None else arguments.opset,
+        arguments.quantize,
+        arguments.calibration,
+        arguments.parity_audio,
+        checkpoint,
+    )
+    print(json.dumps(written.as_dict(), indent=2, ensure_ascii=False) if arguments.json else summary(written))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What argparse cannot: options that exclude each other."""
+    if arguments.whole and arguments.stft == "outside":
+        raise ValueError("--stft outside: is for --streaming; a graph of whole signals has its STFT inside")
+    if arguments.format != "onnx":
+        for flag, value in (("--opset", arguments.opset), ("--quantize", arguments.quantize)):
+            if value is not None:
+                raise ValueError(f"{flag} {value}: is for --format onnx; leave it out")
+    if arguments.quantize and arguments.whole:
+        raise ValueError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
+    if arguments.calibration is not None and arguments.quantize != "int8":
+        raise ValueError("--calibration: is for --quantize int8; leave it out")
+
+
+def _target(arguments: argparse.Namespace, checkpoint: Path) -> Path:
+    from kdse.deploy.export.write import SUFFIXES
+
+    suffixes = SUFFIXES[arguments.format]
+    target: Path = arguments.out or Path(_stem(checkpoint) + suffixes[0])
+    if target.suffix not in suffixes:
+        raise ValueError(f"--out {target}: a {arguments.format} file ends in {' or '.join(suffixes)}")
+    if target.is_dir():
+        raise ValueError(f"--out {target}: is a folder; name the file in it")
+    if target.exists() and checkpoint.exists() and target.samefile(checkpoint):
+        raise ValueError(f"--out {target}: is the checkpoint itself; give another file")
+    if target.exists() and not arguments.overwrite:
+        raise ValueError(f"--out {target}: exists; --overwrite replaces it")
+    return target
+
+
+def _stem(checkpoint: Path) -> str:
+    """The checkpoint's own name, or its run's where that is always the same."""
+    inside = checkpoint.absolute().parent
+    run = inside.parent if inside.name == "checkpoints" else inside
+    return run.name if checkpoint.stem == "last" and run.name else checkpoint.stem
+
+
+def summary(written: Written) -> str:
+    """What was written, for people."""
+    from kdse.deploy.export.write import latency_ms
+
+    about = written.metadata
+    constants = "" if written.initializer_bytes is None else f", {written.initializer_bytes:,} of them weights"
+    latency = latency_ms(about)
+    parity = about["parity"]
+    difference = parity["max_abs_difference"]
+    decibels = f"{20 * math.log10(difference):.0f} dB of full scale" if difference else "none at all"
+    lines = [
+        f"wrote {written.path}: {written.bytes:,} bytes{constants}; {about['parameters']:,} parameters",
+        f"  in    {_listed(written.inputs)}",
+        f"  out   {_listed(written.outputs)}",
+        "  latency "
+        + ("the whole signal" if latency is None else f"{latency:g} ms")
+        + f" at {about['sample_rate_hz']} Hz, hops of {about['hop_samples']} samples",
+        f"  difference to PyTorch {difference:.1e} ({decibels}), on {parity['seconds']:g} s: {parity['signal']}",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(entries: list[Port]) -> str:
+    """The first entry in full, the states by their number."""
+    first, *states = entries
+    text = f"{first.name} {first.dtype} [{', '.join(map(str, first.shape))}]"
+    return f"{text} and {len(states)} states" if states else text

@@ -1,0 +1,1 @@
+"""Students as files for other runtimes: ONNX, TorchScript, torch.export. See `kdse export`."""

@@ -1,0 +1,103 @@
+"""What an exported file says of itself: one JSON object, the same in every format."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import kdse
+from kdse.deploy.export.graphs import Step
+from kdse.deploy.export.whole import WholeSignal
+from kdse.models.base import UNBOUNDED, SpeechModel
+from kdse.models.exported import FORMAT_VERSION
+from kdse.models.stft import Stft
+
+
+def describe_export(model: SpeechModel, graph: Step | None, stft: str, checkpoint: Path | None) -> dict[str, Any]:
+    """The metadata of a file that holds ``model``; `parity` and `quantized` are null until they are known.
+
+    Args:
+        model: the student.
+        graph: its step graph; None for whole signals.
+        stft: "inside" or "outside".
+        checkpoint: where the student came from: its run folder knows its config and validation scores.
+    """
+    from kdse.checkpoint import describe
+    from kdse.models.budget import count_parameters
+    from kdse.teacher import fingerprint
+
+    states = {} if graph is None else graph.first_states(1)
+    origin = _origin(checkpoint)
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "whole" if graph is None else "step",
+        "stft": stft,
+        "kdse_version": kdse.__version__,
+        "sample_rate_hz": int(model.sample_rate_hz),
+        "hop_samples": int(model.hop_samples),
+        "latency_samples": None if model.latency_samples >= UNBOUNDED else int(model.latency_samples),
+        "lookahead_samples": None if model.lookahead_samples >= UNBOUNDED else int(model.lookahead_samples),
+        "causal": bool(model.causal),
+        "minimum_samples": WholeSignal(model).minimum_samples if graph is None else None,
+        "states": [
+            {"name": name, "shape": list(state.shape), "dtype": str(state.dtype).removeprefix("torch.")}
+            for name, state in states.items()
+        ],
+        "front_end": _front_end(model),
+        "model": describe(model)["model"],
+        "parameters": count_parameters(model),
+        "weights_sha256": fingerprint(model),
+        "config_sha256": origin["config_sha256"],
+        "scores": origin["scores"],
+        "quantized": None,
+        "parity": None,
+    }
+
+
+def _front_end(model: SpeechModel) -> dict[str, Any] | None:
+    """The STFT that a host has to compute; `limit` is the clipping of the waveform that comes after it."""
+    stft = getattr(model, "stft", None)
+    if not isinstance(stft, Stft):
+        return None
+    return {
+        "n_fft": stft.n_fft,
+        "hop_samples": stft.hop,
+        "window_samples": stft.window_samples,
+        "window_offset": stft.window_offset,
+        "window": stft.window_name,
+        "limit": 1.0 if getattr(model, "clip", False) else None,
+    }
+
+
+def _origin(checkpoint: Path | None) -> dict[str, Any]:
+    """SHA-256 of the run's config and the last validation scores up to the checkpoint; null where unknown."""
+    from kdse.checkpoint import read_checkpoint
+    from kdse.report.run_folder import run_folder_of
+
+    if checkpoint is None:
+        return {"config_sha256": None, "scores": None}
+    content = read_checkpoint(checkpoint)
+    told = content.get("kdse") or {}
+    run = run_folder_of(checkpoint)
+    if run is None:
+        return {"config_sha256": told.get("config_sha256"), "scores": told.get("scores")}
+    digest = hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()
+    return {"config_sha256": digest, "scores": _validation_scores(run, content.get("global_step"))}
+
+
+def _validation_scores(run: Path, step: Any) -> dict[str, float] | None:
+    """The last row of validation scores that the run logged up to ``step``, with the step; None without one."""
+    table = run / "csv" / "metrics.csv"
+    if not isinstance(step, int) or not table.is_file():
+        return None
+    with table.open(encoding="utf-8", newline="") as file:
+        wanted = ("val/", "step")
+        rows = [{k: v for k, v in row.items() if k and k.startswith(wanted) and v} for row in csv.DictReader(file)]
+    kept = [row for row in rows if len(row) > 1 and row.get("step", "").isdigit() and int(row["step"]) <= step]
+    if not kept:
+        return None
+    parts = ("_failed", "_snr")
+    scores = {k: float(v) for k, v in kept[-1].items() if not any(part in k for part in parts)}
+    return {k: v for k, v in scores.items() if v == v and abs(v) != float("inf")}

@@ -1,0 +1,148 @@
+"""Students in exported files: what the files say of themselves, and one hop of them as a `SpeechModel`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
+from kdse.models.stft import Stft
+
+FORMAT_VERSION = 1
+
+
+class ExportedStudent(SpeechModel):
+    """A file that `kdse export --streaming` wrote, run hop by hop. Its formats differ in `run` alone.
+
+    It has no parameters, gradients or taps and runs on the CPU. A file without the STFT is framed, overlapped and
+    added here, with the front end that its metadata states. Files hold one stream each; the items of a batch follow
+    one another.
+
+    Args:
+        about: the file's metadata, checked.
+        source: the file, for messages.
+    """
+
+    def __init__(self, about: dict[str, Any], source: str) -> None:
+        super().__init__()
+        if about["kind"] != "step":
+            raise ValueError(f"{source}: holds a graph for whole signals; a student that streams is wanted")
+        self.about = about
+        self.sample_rate_hz, self.hop_samples = about["sample_rate_hz"], about["hop_samples"]
+        self.causal = about["causal"]
+        self.latency_samples = _or_unbounded(about["latency_samples"])
+        self.lookahead_samples = _or_unbounded(about["lookahead_samples"])
+        self.stft: Stft | None = None
+        if about["stft"] == "outside":
+            self.stft, self._limit = _front_end(about["front_end"], source)
+
+    @property
+    def parameter_count(self) -> int | None:
+        """Parameters of the student in the file."""
+        return self.about.get("parameters")
+
+    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One hop of one stream: audio ``[1, hop]`` (or a frame ``[1, F, 2]``) and all states in, the same out."""
+        raise NotImplementedError
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        from kdse.deploy.streaming import Streamer
+
+        streamer = Streamer(self, noisy.shape[0])
+        waves = [streamer.push(noisy.detach()), streamer.flush()]
+        return Estimate(torch.cat(waves, dim=1).to(noisy))
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        host = {} if self.stft is None else self.stft.initial_state(batch, torch.device("cpu"))
+        return host | {
+            entry["name"]: torch.zeros(batch, *entry["shape"][1:], dtype=getattr(torch, entry["dtype"]))
+            for entry in self.about["states"]
+        }
+
+    @torch.no_grad()
+    def step(self, noisy_hop: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        hop = noisy_hop.to("cpu", torch.float32)
+        if self.stft is None:
+            return self._rows(hop, state)
+        wave, new = self.stft.step(hop, state, self._step_spectrum)
+        return (wave if self._limit is None else wave.clamp(-self._limit, self._limit)), new
+
+    def _step_spectrum(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        enhanced, new = self._rows(torch.view_as_real(spectrum[:, :, 0]), state)
+        return torch.view_as_complex(enhanced.contiguous())[:, :, None], new
+
+    def _rows(self, first: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        names = [entry["name"] for entry in self.about["states"]]
+        rows = [self.run(first[i : i + 1], {n: state[n][i : i + 1] for n in names}) for i in range(first.shape[0])]
+        if len(rows) == 1:
+            return rows[0]
+        return torch.cat([row[0] for row in rows]), {n: torch.cat([row[1][n] for row in rows]) for n in names}
+
+
+def _or_unbounded(samples: int | None) -> int:
+    return UNBOUNDED if samples is None else samples
+
+
+def _front_end(about: dict[str, Any], source: str) -> tuple[Stft, float | None]:
+    names = ("n_fft", "hop_samples", "window", "window_samples", "window_offset")
+    try:
+        return Stft(*(about[name] for name in names)), about.get("limit")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source}: its kdse metadata is damaged (front_end: {error}); export it again") from None
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """Checks the JSON of a file and returns it.
+
+    Raises:
+        ValueError: one line naming the file, if it is damaged or of another version.
+    """
+    try:
+        about = json.loads(text)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(f"{source}: its kdse metadata is damaged (not a JSON object); export it again")
+    if about.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{source}: its kdse metadata has format {about.get('format_version')}, this kdse reads {FORMAT_VERSION}; "
+            "update kdse or export it again"
+        )
+    wrong = [name for name, fits in _RULES.items() if not fits(about.get(name))]
+    if not wrong and about["stft"] == "outside" and about["front_end"] is None:
+        wrong = ["front_end"]
+    if wrong:
+        raise ValueError(f"{source}: its kdse metadata is damaged ({', '.join(wrong)}); export it again")
+    return about
+
+
+def _positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_state(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and entry.get("dtype") in ("float32", "float64")
+        and isinstance(entry.get("shape"), list)
+        and bool(entry["shape"])
+        and all(_positive(size) for size in entry["shape"])
+    )
+
+
+_RULES = {
+    "kind": lambda v: v in ("step", "whole"),
+    "stft": lambda v: v in ("inside", "outside"),
+    "sample_rate_hz": _positive,
+    "hop_samples": _positive,
+    "latency_samples": lambda v: v is None or (type(v) is int and v >= 0),
+    "lookahead_samples": lambda v: v is None or (type(v) is int and v >= 0),
+    "minimum_samples": lambda v: v is None or _positive(v),
+    "causal": lambda v: isinstance(v, bool),
+    "states": lambda v: isinstance(v, list) and all(_is_state(entry) for entry in v),
+    "front_end": lambda v: v is None or isinstance(v, dict),
+}

@@ -1,0 +1,81 @@
+"""`OnnxStudent`: a student from an ONNX file of `kdse export`, run hop by hop by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdse.models.exported import ExportedStudent, parse
+from kdse.models.foreign import file_identity
+from kdse.models.onnx import open_session
+
+KEY = "kdse"
+
+
+class OnnxStudent(ExportedStudent):
+    """A step graph (``audio`` and ``state.*`` in, ``enhanced`` and ``next.*`` out) as a model that streams.
+
+    Equal to the PyTorch student it came from to float32 rounding, with the STFT inside or outside the graph. Needs
+    the package onnxruntime (tested with 1.31), and nothing of the student's own code.
+
+    Args:
+        path: the file.
+        threads: threads of onnxruntime; 1 is fastest for graphs this small.
+    """
+
+    imports_code = True
+    brings_weights = True
+    file_sha256: Tensor
+
+    def __init__(self, path: str, threads: int = 1) -> None:
+        source = f"OnnxStudent: path {path}"
+        session = open_session(path, threads, "OnnxStudent")
+        about = session_metadata(session, source)
+        if about is None:
+            raise ValueError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
+        super().__init__(about, source)
+        self._session = session
+        outside = about["stft"] == "outside"
+        self._first, answer = ("spectrum", "enhanced_spectrum") if outside else ("audio", "enhanced")
+        self._names = [entry["name"] for entry in about["states"]]
+        self._outputs = [answer, *(f"next.{name}" for name in self._names)]
+        _check(session, [self._first, *(f"state.{name}" for name in self._names)], self._outputs, source)
+        # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
+        self.register_buffer("file_sha256", file_identity(Path(path)))
+
+    @torch.compiler.disable
+    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        feeds = {f"state.{name}": states[name].numpy() for name in self._names}
+        answer, *after = self._session.run(self._outputs, {self._first: first.numpy(), **feeds})
+        return torch.from_numpy(answer), dict(zip(self._names, map(torch.from_numpy, after), strict=True))
+
+
+def session_metadata(session: Any, source: str) -> dict[str, Any] | None:
+    """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing.
+
+    Raises:
+        ValueError: if it is damaged or of another version.
+    """
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    return None if text is None else parse(text, source)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any] | None:
+    """What kdse wrote into an ONNX file; None if it wrote nothing.
+
+    Raises:
+        ValueError: if the file cannot be run, or its metadata is damaged.
+    """
+    return session_metadata(open_session(str(path), 1, "OnnxStudent"), str(path))
+
+
+def _check(session: Any, inputs: list[str], outputs: list[str], source: str) -> None:
+    for what, wanted, entries in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
+        differing = sorted(set(wanted).symmetric_difference(entry.name for entry in entries))
+        if differing:
+            raise ValueError(
+                f"{source}: its graph and its kdse metadata disagree on the {what} {differing[0]!r}; export it again"
+            )

@@ -1,0 +1,152 @@
+"""A student from an ONNX file is a model as any other: it streams, equals PyTorch, and refuses what is not one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kdse.checkpoint import load_model
+from kdse.deploy.export import onnx_file
+from kdse.deploy.files import enhance_file
+from kdse.deploy.streaming import Streamer, can_stream
+from kdse.evaluation.systems import model_system
+from kdse.models import Onnx, OnnxStudent
+from kdse.teacher import fingerprint
+from tests.data.corpus import put
+from tests.deploy.export.students import step_bytes, step_file, student
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+CASES = [
+    ("cruse-62k", "inside", 20),
+    ("tiny", "outside", 18),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)  # exports of some seconds each
+        for case in (("cruse-30k", "outside", 18), ("unet", "inside", 18), ("dccrn", "outside", 18))
+    ),
+]
+
+
+def noise(batch: int, samples: int) -> torch.Tensor:
+    return 0.1 * torch.randn(batch, samples, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("name", "stft", "opset"), CASES)
+def test_any_chunking_through_the_file_equals_the_torch_model_over_the_whole_signal(tmp_path, name, stft, opset):
+    model, loaded = student(name), load_model(step_file(tmp_path, name, stft, opset))
+    assert isinstance(loaded, OnnxStudent) and can_stream(loaded)
+    assert (loaded.latency_samples, loaded.hop_samples) == (model.latency_samples, model.hop_samples)
+    noisy = noise(1, 16000 + 77)
+    wanted = model(noisy).waveform.detach()
+    cuts = torch.randint(0, 700, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    streamer, pieces, at = Streamer(loaded), [], 0
+    for cut in [*cuts, noisy.shape[1]]:
+        pieces.append(streamer.push(noisy[:, at : at + cut]))
+        at += cut
+    torch.testing.assert_close(torch.cat([*pieces, streamer.flush()], dim=1), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded(noisy).waveform, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_rows_of_a_batch_are_streams_of_their_own(tmp_path):
+    loaded, noisy = load_model(step_file(tmp_path, "tiny")), noise(3, 4000)
+    rows = torch.cat([loaded(row[None]).waveform for row in noisy])
+    torch.testing.assert_close(loaded(noisy).waveform, rows, atol=0, rtol=0)
+    torch.testing.assert_close(rows, student("tiny")(noisy).waveform.detach(), atol=1e-5, rtol=0)
+
+
+def test_a_stereo_file_is_enhanced_hop_by_hop(tmp_path):
+    import soundfile
+
+    loaded, noisy = load_model(step_file(tmp_path, "tiny")), noise(2, 24000).clamp(-1, 1)
+    put(tmp_path / "in.wav", noisy.T.numpy(), subtype="FLOAT")
+    done = enhance_file(loaded, tmp_path / "in.wav", tmp_path / "out.wav", chunk_seconds=0.5)
+    assert (done.method, done.channels) == ("streamed", 2)
+    found = torch.from_numpy(soundfile.read(tmp_path / "out.wav", dtype="float32")[0].T.copy())
+    torch.testing.assert_close(found, student("tiny")(noisy).waveform.detach(), atol=1e-5, rtol=0)
+
+
+def test_evaluation_knows_the_file_by_its_bytes_and_what_it_costs(tmp_path):
+    path = step_file(tmp_path, "cruse-62k", "inside", 20)
+    system = model_system(path, 16000, "cpu", False)
+    assert system.about["model"] == "OnnxStudent" and system.about["parameters"] == 62313
+    cost = system.about["cost"]
+    assert (cost["model_bytes"], cost["latency_ms"], cost["parameters"]) == (path.stat().st_size, 32, 62313)
+    assert cost["streaming_real_time_factor"] > 0
+    again = model_system(path, 16000, "cpu", False, cost=False)
+    proto = onnx.load_model_from_string(path.read_bytes())
+    proto.producer_name = "another"
+    path.write_bytes(proto.SerializeToString())
+    other = model_system(path, 16000, "cpu", False, cost=False)
+    assert system.identity == again.identity != other.identity
+    assert fingerprint(load_model(path)) == other.about["weights_sha256"]
+    with pytest.raises(ValueError, match="works at 16000 Hz"):
+        model_system(path, 8000, "cpu", False)
+
+
+def changed(folder, **entries):
+    """The tiny student's step file with other metadata; None takes the whole entry out."""
+    content = step_bytes("tiny")
+    proto = onnx.load_model_from_string(content)
+    about = json.loads(proto.metadata_props[0].value) | entries
+    path = folder / "changed.onnx"
+    path.write_bytes(onnx_file.with_metadata(content, about))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"format_version": 2}, "metadata has format 2, this kdse reads 1"),
+        ({"hop_samples": 0}, r"metadata is damaged \(hop_samples\)"),
+        ({"states": [{"name": "input"}]}, r"metadata is damaged \(states\)"),
+        ({"states": []}, "disagree on the input 'state.decoder0.depthwise.past'"),
+        ({"stft": "outside", "front_end": None}, r"metadata is damaged \(front_end\)"),
+        ({"stft": "outside", "front_end": {"n_fft": 4}}, "metadata is damaged .front_end"),
+    ],
+)
+def test_metadata_that_is_wrong_is_one_line_that_names_the_file(tmp_path, entries, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_model(changed(tmp_path, **entries))
+    assert "changed.onnx" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_metadata_that_is_no_json_is_refused(tmp_path):
+    proto = onnx.load_model_from_string(step_bytes("tiny"))
+    proto.metadata_props[0].value = "{"
+    (tmp_path / "broken.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"broken.onnx: its kdse metadata is damaged \(not a JSON object\)"):
+        load_model(tmp_path / "broken.onnx")
+
+
+def test_files_of_others_are_no_students(tmp_path):
+    proto = onnx.load_model_from_string(step_bytes("tiny"))
+    del proto.metadata_props[:]
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match="foreign.onnx: was not written by kdse export"):
+        OnnxStudent(str(path))
+    with pytest.raises(ValueError, match="foreign.onnx: has 7 inputs"):
+        load_model(path)
+    with pytest.raises(ValueError, match="none.onnx: no such file"):
+        load_model(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("not a graph")
+    with pytest.raises(ValueError, match="text.onnx cannot be run by onnxruntime"):
+        load_model(tmp_path / "text.onnx")
+
+
+def test_a_graph_of_whole_signals_keeps_its_sample_rate(tmp_path):
+    from tests.models.test_onnx import graph
+
+    path = tmp_path / graph(tmp_path, ["b", "n"]).rsplit("/", 1)[-1]
+    assert isinstance(load_model(path), Onnx)
+    about = json.loads(onnx.load_model_from_string(step_bytes("tiny")).metadata_props[0].value)
+    about |= {"kind": "whole", "states": [], "sample_rate_hz": 8000, "latency_samples": None, "lookahead_samples": None}
+    path.write_bytes(onnx_file.with_metadata(path.read_bytes(), about))
+    loaded = load_model(path)
+    assert isinstance(loaded, Onnx) and loaded.sample_rate_hz == 8000 and not can_stream(loaded)
+    with pytest.raises(ValueError, match="holds a graph for whole signals"):
+        OnnxStudent(str(path))
