@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo figures test test-slow check lint types bench env try-configs clean
+.PHONY: help demo figures page test test-slow check lint types bench env try-configs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -22,6 +22,15 @@ demo: env        ## train, distil, evaluate and compare on the embedded corpus (
 
 figures: env     ## the pictures of README.md, from what `make demo` left (needs Chromium)
 	$(BIN)/python experiments/figures.py runs/demo/report experiments/figures/demo --figures improvement_by_snr similarity_two_step --listening
+
+# the version that kdse.web.runtime names; nothing of it is committed
+build/node_modules/onnxruntime-web/package.json: kdse/web/runtime.py
+	npm install --prefix build --no-save --no-audit --no-fund --ignore-scripts --loglevel error \
+	  onnxruntime-web@$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' kdse/web/runtime.py)
+	@touch $@
+
+page: env build/node_modules/onnxruntime-web/package.json   ## a static page that runs the student in a browser (needs npm once)
+	$(BIN)/kdse web --out build/page --overwrite $(PAGE_FLAGS)
 
 test: env        ## the tests (about 10 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"

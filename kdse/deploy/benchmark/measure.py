@@ -1,0 +1,176 @@
+"""Times several systems on the same audio in turns, so that what else the machine does falls on all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one system costs, hop by hop.
+
+    Latencies are milliseconds of computing per hop over all rounds; the real-time factor is computing time over audio
+    time: the median of the rounds, with the fastest and slowest. peak_bytes is the largest resident memory of the
+    process, Python and the runtime included; python_bytes of it were there before the runtime was loaded.
+    weight_bytes: the initializers of a graph or the tensors of a checkpoint; None where unknown.
+    """
+
+    label: str
+    runtime: str
+    hop_ms: float
+    latency_ms: float
+    median_ms: float
+    p99_ms: float
+    worst_ms: float
+    real_time_factor: float
+    fastest: float
+    slowest: float
+    hops: int
+    load_seconds: float
+    peak_bytes: int
+    python_bytes: int
+    file_bytes: int | None
+    weight_bytes: int | None
+
+
+def measure(
+    systems: dict[str, str],
+    audio: np.ndarray,
+    sample_rate_hz: int,
+    rounds: int = 3,
+    threads: int = 1,
+    tell: Callable[[str], Any] = lambda text: None,
+) -> list[Measured]:
+    """Runs every system once a round, each time in a fresh process.
+
+    Args:
+        systems: label to source (`kdse.deploy.benchmark.runners.open_runner`).
+        audio: mono float32 ``[N]``; each system hears it at its own rate.
+        sample_rate_hz: of the audio.
+        rounds: times each system hears it.
+        threads: of each runtime.
+        tell: called with a line of progress.
+
+    Raises:
+        ValueError: if a system does not run, or returns NaN or infinite samples.
+    """
+    times: dict[str, list[np.ndarray]] = {label: [] for label in systems}
+    reports: dict[str, list[dict[str, Any]]] = {label: [] for label in systems}
+    with tempfile.TemporaryDirectory() as folder:
+        heard = _Audio(audio, sample_rate_hz, Path(folder))
+        for number in range(rounds):
+            for label, source in systems.items():
+                tell(f"round {number + 1} of {rounds}: {label}")
+                report, seconds = _run(label, source, heard, threads, Path(folder))
+                reports[label].append(report)
+                times[label].append(seconds)
+    return [_summary(label, source, reports[label], times[label]) for label, source in systems.items()]
+
+
+class _Audio:
+    """The same audio at the rates that are asked for, each made once."""
+
+    def __init__(self, audio: np.ndarray, sample_rate_hz: int, folder: Path) -> None:
+        self.audio, self.sample_rate_hz, self.folder = np.asarray(audio, np.float32), sample_rate_hz, folder
+
+    def at(self, rate: int) -> Path:
+        path = self.folder / f"audio_{rate}.npy"
+        if not path.exists():
+            from math import gcd
+
+            from scipy.signal import resample_poly
+
+            divisor = gcd(rate, self.sample_rate_hz)
+            up, down = rate // divisor, self.sample_rate_hz // divisor
+            wave = self.audio if up == down else resample_poly(self.audio, up, down)
+            np.save(path, np.clip(wave, -1, 1).astype(np.float32))
+        return path
+
+
+def _run(label: str, source: str, heard: _Audio, threads: int, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+    job, times = folder / "job.json", folder / "times.npy"
+    rate = _rate_of(source)
+    job.write_text(
+        json.dumps({"source": source, "threads": threads, "audio": str(heard.at(rate)), "times": str(times)})
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(f"{label}: did not run ({last})")
+    report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if "error" in report:
+        raise ValueError(f"{label}: {report['error']}")
+    if report["sample_rate_hz"] != rate:
+        raise ValueError(f"{label}: works at {report['sample_rate_hz']} Hz and heard audio of {rate} Hz")
+    if not report["finite"]:
+        raise ValueError(f"{label}: returned NaN or infinite samples; its timing would mean nothing")
+    if not report["hops"]:
+        raise ValueError(f"{label}: the audio is shorter than one of its hops; give a longer --audio or --seconds")
+    return report, np.load(times)
+
+
+def _rate_of(source: str) -> int:
+    """The sample rate a system works at, read without starting its runtime."""
+    from kdse.deploy.benchmark.runners import RNNOISE
+
+    if source == RNNOISE:
+        return 48000
+    if source.endswith(".onnx"):
+        from kdse.models.onnx_student import read_metadata
+
+        about = read_metadata(source)
+        if about is None:
+            raise ValueError(f"{source}: was not written by kdse export; make one: kdse export CKPT --streaming")
+        return int(about["sample_rate_hz"])
+    from kdse.checkpoint import read_checkpoint
+
+    return int(read_checkpoint(source).get("kdse", {}).get("sample_rate_hz", 16000))
+
+
+def _summary(label: str, source: str, reports: list[dict[str, Any]], times: list[np.ndarray]) -> Measured:
+    first, all_times = reports[0], 1000 * np.concatenate(times)
+    hop_seconds = first["hop_samples"] / first["sample_rate_hz"]
+    factors = [float(part.mean()) / hop_seconds for part in times]
+    path = Path(source)
+    return Measured(
+        label=label,
+        runtime=first["runtime"],
+        hop_ms=1000 * hop_seconds,
+        latency_ms=1000 * first["latency_samples"] / first["sample_rate_hz"],
+        median_ms=float(np.median(all_times)),
+        p99_ms=float(np.percentile(all_times, 99)),
+        worst_ms=float(all_times.max()),
+        real_time_factor=float(np.median(factors)),
+        fastest=min(factors),
+        slowest=max(factors),
+        hops=len(all_times),
+        load_seconds=min(report["load_seconds"] for report in reports),
+        peak_bytes=max(report["peak_bytes"] for report in reports),
+        python_bytes=min(report["python_bytes"] for report in reports),
+        file_bytes=path.stat().st_size if path.is_file() else None,
+        weight_bytes=weight_bytes(path) if path.is_file() else None,
+    )
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of a graph's initializers, or of a checkpoint's model tensors."""
+    if path.suffix == ".onnx":
+        from kdse.deploy.export.onnx_file import initializer_bytes
+
+        return initializer_bytes(path.read_bytes())
+    from kdse.checkpoint import MODEL_PREFIX, read_checkpoint
+
+    state = read_checkpoint(path)["state_dict"]
+    return sum(t.numel() * t.element_size() for name, t in state.items() if name.startswith(MODEL_PREFIX))
