@@ -28,9 +28,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="torch",
-        help="what runs a checkpoint: torch (default), or onnx (ONNX Runtime on the CPU, for models that stream; the "
-        "checkpoint is exported first, which takes seconds: kdse export does that once, and its .onnx file always runs "
-        "there)",
+        help="what runs a checkpoint: torch (default), or onnx (ONNX Runtime on the CPU, for models that stream; a "
+        "checkpoint of yours is exported first, which takes seconds: kdse export does that once, and its .onnx file "
+        "always runs there)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
     parser.add_argument(
@@ -58,6 +58,8 @@ def open_model(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
         return load_model(path, trust_code=arguments.trust_code), f"{name} in ONNX Runtime"
     if arguments.backend == "onnx":
         _check_cpu(arguments.device, "--backend onnx runs")
+        if boxed := pretrained.exported(path):
+            return load_model(boxed), f"{name} in ONNX Runtime"
         model = load_model(path, trust_code=arguments.trust_code)
         return to_onnx(model, path), f"{name} in ONNX Runtime"
     return to_device(load_model(path, trust_code=arguments.trust_code), arguments.device), name

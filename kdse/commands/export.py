@@ -1,4 +1,4 @@
-"""`kdse export`: a trained student as a file for ONNX Runtime, TorchScript or torch.export."""
+"""`kdse export`: a trained student as a file for ONNX Runtime, TorchScript, torch.export or ExecuTorch."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ examples:
   kdse export runs/student/checkpoints/last.ckpt --stft outside --opset 18 --out student.onnx
   kdse export cruse-62k --quantize int8-dynamic --out student-int8.onnx
   kdse export cruse-62k --format torchscript --whole --out student.pt
+  kdse export cruse-62k --format executorch --stft outside --delegate xnnpack --out student.pte
 """
 
 
@@ -51,6 +52,7 @@ def make_parser() -> Parser:
     add("--stft", choices=["inside", "outside"], default="inside", help="who computes the STFT (default: the graph)")
     add("--opset", type=int, metavar="N", help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")
     add("--quantize", choices=list(QUANTIZE), help="8-bit weights; int8 takes activations too and wants --calibration")
+    add("--delegate", choices=["portable", "xnnpack"], help="of --format executorch: who computes (default: portable)")
     add("--calibration", metavar="DIR", type=Path, help="folder of noisy audio to calibrate int8 on")
     add("--parity-audio", metavar="FILE", type=Path, help="audio of 4 s or more to compare with PyTorch on")
     add("--out", metavar="FILE", type=Path, help="the file (default: named after the checkpoint, in this folder)")
@@ -95,6 +97,7 @@ def main(argv: list[str]) -> int:
         arguments.calibration,
         arguments.parity_audio,
         checkpoint,
+        arguments.delegate or "portable",
     )
     print(json.dumps(written.as_dict(), indent=2, ensure_ascii=False) if arguments.json else summary(written))
     return 0
@@ -108,6 +111,10 @@ def _check(arguments: argparse.Namespace) -> None:
         for flag, value in (("--opset", arguments.opset), ("--quantize", arguments.quantize)):
             if value is not None:
                 raise ValueError(f"{flag} {value}: is for --format onnx; leave it out")
+    if arguments.delegate is not None and arguments.format != "executorch":
+        raise ValueError(f"--delegate {arguments.delegate}: is for --format executorch; leave it out")
+    if arguments.format == "executorch" and arguments.stft != "outside":
+        raise ValueError("--format executorch: has no Fourier transform; add --stft outside")
     if arguments.quantize and arguments.whole:
         raise ValueError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
     if arguments.calibration is not None and arguments.quantize != "int8":

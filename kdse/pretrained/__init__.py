@@ -28,3 +28,9 @@ def find(model: str | Path) -> Path:
     if boxed.is_file():
         return boxed
     raise ValueError(f"{model}: neither a checkpoint file nor a model in the box ({', '.join(names())})")
+
+
+def exported(checkpoint: Path) -> Path | None:
+    """The ONNX streaming graph of a model in the box, made from it by `kdse export`; None for any other checkpoint."""
+    graph = FOLDER / f"{checkpoint.stem}.onnx"
+    return graph if checkpoint.parent == FOLDER and graph.is_file() else None

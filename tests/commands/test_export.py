@@ -73,8 +73,8 @@ def test_the_run_a_checkpoint_lies_in_says_its_config_and_scores(tmp_path, ready
     run = tmp_path / "runs" / "two"
     checkpoint = save(student("tiny"), run / "checkpoints" / "last.ckpt", global_step=200)
     (run / "config.yaml").write_text("seed_everything: 1\n")
-    (run / "csv").mkdir()
-    (run / "csv" / "metrics.csv").write_text(
+    (run / "csv" / "version_0").mkdir(parents=True)
+    (run / "csv" / "version_0" / "metrics.csv").write_text(
         "epoch,step,train/loss,val/si_sdr,val/si_sdr_snr5,val/noisy_si_sdr,val/pesq_wb\n"
         "0,99,,5.5,1.0,4.0,\n0,150,0.25,,,,\n1,199,,6.5,2.0,4.0,nan\n2,299,,9.5,3.0,4.0,2.0\n"
     )

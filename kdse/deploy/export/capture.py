@@ -58,8 +58,10 @@ def with_plain_names(graph: nn.Module) -> nn.Module:
     The source that PyTorch writes for a graph could not spell ``views.global.weight``; it becomes ``views.global_``.
     """
     for name, part in graph.named_children():
-        escape = isinstance(part, nn.ModuleDict) and any(keyword.iskeyword(key) for key in part)
-        setattr(graph, name, _Escaped(part) if escape else with_plain_names(part))
+        if isinstance(part, nn.ModuleDict) and any(keyword.iskeyword(key) for key in part):
+            setattr(graph, name, _Escaped(part))
+        else:
+            with_plain_names(part)
     return graph
 
 

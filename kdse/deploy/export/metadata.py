@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,15 @@ def _origin(checkpoint: Path | None) -> dict[str, Any]:
 
 def _validation_scores(run: Path, step: Any) -> dict[str, float] | None:
     """The last row of validation scores that the run logged up to ``step``, with the step; None without one."""
-    table = run / "csv" / "metrics.csv"
-    if not isinstance(step, int) or not table.is_file():
-        return None
-    with table.open(encoding="utf-8", newline="") as file:
-        wanted = ("val/", "step")
-        rows = [{k: v for k, v in row.items() if k and k.startswith(wanted) and v} for row in csv.DictReader(file)]
-    kept = [row for row in rows if len(row) > 1 and row.get("step", "").isdigit() and int(row["step"]) <= step]
-    if not kept:
-        return None
+    from kdse.report.figures.curves import training_log
+
+    log = training_log(run)
     parts = ("_failed", "_snr")
-    scores = {k: float(v) for k, v in kept[-1].items() if not any(part in k for part in parts)}
-    return {k: v for k, v in scores.items() if v == v and abs(v) != float("inf")}
+    scores = [name for name in log.columns if name.startswith("val/") and not any(part in name for part in parts)]
+    if not isinstance(step, int) or not scores:
+        return None
+    kept = log[log["step"] <= step].dropna(subset=scores, how="all")
+    if kept.empty:
+        return None
+    last = {name: float(kept.iloc[-1][name]) for name in ["step", *scores]}
+    return {name: value for name, value in last.items() if math.isfinite(value)}

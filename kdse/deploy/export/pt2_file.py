@@ -48,9 +48,7 @@ def write_pt2(model: SpeechModel, path: str | Path, streaming: bool, stft: str, 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(
-            program, buffer, extra_files={ENTRY: json.dumps(metadata, sort_keys=True, allow_nan=False)}
-        )
+        torch.export.save(program, buffer, extra_files={ENTRY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
     write_bytes(path, buffer.getvalue())
 
 

@@ -24,7 +24,9 @@ from kdse.models.base import SpeechModel
 ENTRY = "kdse.json"
 
 
-def write_torchscript(model: SpeechModel, path: str | Path, streaming: bool, stft: str, metadata: dict[str, Any]) -> None:
+def write_torchscript(
+    model: SpeechModel, path: str | Path, streaming: bool, stft: str, metadata: dict[str, Any]
+) -> None:
     """Writes a traced graph, complete with weights and metadata.
 
     A step file takes one hop and the states, one tensor each in the order of ``metadata["states"]``, and returns the
@@ -44,7 +46,9 @@ def write_torchscript(model: SpeechModel, path: str | Path, streaming: bool, stf
     graph: Any = step_graph(model, stft) if streaming else WholeSignal(model)
     program = trace(graph, graph.example(2) if streaming else graph.example())
     buffer = io.BytesIO()
-    torch.jit.save(program, buffer, _extra_files={ENTRY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (that torch.export is the newer way)
+        torch.jit.save(program, buffer, _extra_files={ENTRY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
     write_bytes(path, _without_debug_entries(buffer.getvalue()))
 
 

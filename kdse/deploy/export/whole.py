@@ -15,8 +15,8 @@ from kdse.models.manner import Manner
 class WholeSignal(nn.Module):
     """The forward pass of a model, without complex tensors, for files of whole signals of any length.
 
-    Batch and samples are open in every format and for every family of kdse; the shortest signal that a file takes is
-    `minimum_samples`.
+    Batch and samples are open in every format and for every family of kdse; the shortest signal that a file must take
+    is `minimum_samples`.
 
     Args:
         model: the model; it is put in eval mode.
@@ -35,7 +35,7 @@ class WholeSignal(nn.Module):
         """Length that a graph needs at least; the host fills shorter signals with zeros behind their end.
 
         Two for most: exporters take a size of one for a constant. Manner's graph has no case for signals that do not
-        fill its deepest layer, where the model itself adds zeros (597 samples or more, 37 ms, with the published strides).
+        fill its deepest layer, where the model itself adds zeros (597 samples or more, 37 ms, with published strides).
         """
         return self.model.padded_samples(1) + 1 if isinstance(self.model, Manner) else 2
 

@@ -23,9 +23,9 @@ from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent
 
 #: Formats and the endings their files may have; the first is the usual one.
-SUFFIXES = {"onnx": (".onnx",), "torchscript": (".pt", ".ts"), "pt2": (".pt2",)}
+SUFFIXES = {"onnx": (".onnx",), "torchscript": (".pt", ".ts"), "pt2": (".pt2",), "executorch": (".pte",)}
 #: Ways to quantise and what `kdse.deploy.quantise` calls them.
-QUANTIZE = {"int8": "static", "int8-dynamic": "dynamic"}
+QUANTIZE = {"int8": "static", "int8-dynamic": "dynamic", "int8-weights": "weights"}
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,24 @@ def export_file(
     calibration: Path | None = None,
     parity_audio: Path | None = None,
     checkpoint: Path | None = None,
+    delegate: str = "portable",
 ) -> Written:
     """Writes the student to ``target`` once the file has given PyTorch's results.
 
     Args:
         model: the student; on the CPU.
         target: the file; one that exists is replaced.
-        file_format: "onnx", "torchscript" or "pt2".
+        file_format: "onnx", "torchscript", "pt2" or "executorch".
         streaming: one hop and the states a call; False takes and gives whole signals.
         stft: "inside" the graph or "outside" of it (streaming only).
         opset: of ONNX.
-        quantize: "int8" or "int8-dynamic" (ONNX only); then the difference to PyTorch is reported, not limited.
+        quantize: "int8", "int8-dynamic" or "int8-weights" (ONNX only); then the difference to PyTorch is reported, not
+            limited.
         calibration: folder of audio for "int8".
         parity_audio: what to compare on; None as in `kdse.deploy.export.parity.probe`.
         checkpoint: where the model came from, for the metadata.
+        delegate: who computes in an ExecuTorch file; see `write_executorch`. Such a file is lowered once, which takes
+            a minute, so its metadata lacks the parity.
 
     Raises:
         ValueError: if the model cannot be written that way, or the file is further than 1e-4 from PyTorch; then
@@ -99,12 +103,13 @@ def export_file(
             finish = lambda: draft.write_bytes(onnx_file.with_metadata(draft.read_bytes(), about))  # noqa: E731
             finish()
         else:
-            finish = lambda: _writer(file_format)(model, draft, streaming, stft, about)  # noqa: E731
+            finish = lambda: _write(file_format, model, draft, streaming, stft, about, delegate)  # noqa: E731
             finish()
         measured = _compare(draft, file_format, about, model, noisy, signal)
         parity.require(measured, str(target), sys.float_info.max if quantize else parity.TOLERANCE)
         about["parity"] = measured.as_metadata()
-        finish()
+        if file_format != "executorch":
+            finish()
         content = draft.read_bytes()
     write_bytes(target, content)
     constants = onnx_file.initializer_bytes(content) if file_format == "onnx" else None
@@ -145,14 +150,23 @@ def _quantise(draft: Path, quantize: str, calibration: Path | None) -> dict[str,
         return quantise_file(source, draft, QUANTIZE[quantize], calibration)
 
 
-def _writer(file_format: str) -> Callable[..., None]:
+def _write(
+    file_format: str, model: SpeechModel, draft: Path, streaming: bool, stft: str, about: dict[str, Any], delegate: str
+) -> None:
     if file_format == "torchscript":
         from kdse.deploy.export.torchscript_file import write_torchscript
 
-        return write_torchscript
-    from kdse.deploy.export.pt2_file import write_pt2
+        write_torchscript(model, draft, streaming, stft, about)
+    elif file_format == "pt2":
+        from kdse.deploy.export.pt2_file import write_pt2
 
-    return write_pt2
+        write_pt2(model, draft, streaming, stft, about)
+    else:
+        from kdse.deploy.export.executorch_file import write_executorch
+
+        if not streaming:
+            raise ValueError("--whole: an ExecuTorch file holds one hop; leave it out")
+        write_executorch(model, draft, stft, about, delegate)
 
 
 def _compare(
@@ -176,9 +190,13 @@ def _compare(
 
 
 def _load(draft: Path, file_format: str) -> Callable[..., Any]:
-    if file_format == "torchscript":
-        return torch.jit.load(str(draft))
-    return torch.export.load(str(draft)).module()
+    if file_format == "executorch":
+        from kdse.deploy.export.executorch_file import load_executorch
+
+        program: Callable[..., Any] = load_executorch(draft)[0]
+        return program
+    with onnx_file.quiet():
+        return torch.jit.load(str(draft)) if file_format == "torchscript" else torch.export.load(str(draft)).module()
 
 
 class _Program(ExportedStudent):
@@ -186,10 +204,10 @@ class _Program(ExportedStudent):
 
     def __init__(self, program: Callable[..., Any], about: dict[str, Any], source: str) -> None:
         super().__init__(about, source)
-        self._program = program
+        self._program = (program,)  # (no submodule: a torch.export program has no eval())
 
     def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        answer, *after = self._program(first, *states.values())
+        answer, *after = self._program[0](first, *states.values())
         return answer, dict(zip(states, after, strict=True))
 
 
