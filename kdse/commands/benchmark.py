@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     audio, rate = _audio(arguments.audio, arguments.seconds)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="kdse-benchmark-") as folder:
-        systems = {}
+        systems: dict[str, str] = {}
         for name, path in models.items():
             systems |= _forms(name, path, Path(folder), audio, rate, arguments)
         if not arguments.no_rnnoise:
