@@ -151,13 +151,13 @@ def levels(model: SpeechModel, voices: list[Any], noises: list[Any]) -> dict[str
 
 
 def by_gender(model: SpeechModel, voices: list[Any], noises: list[Any]) -> dict[str, dict[str, float]]:
-    """SI-SDR and PESQ improvement at 5 dB SNR by the readers' recorded gender."""
-    groups = defaultdict(list)
-    for index, (row, voice) in enumerate(voices):
-        noisy, target = mix(voice, noises[index % len(noises)][1], 5.0)
+    """SI-SDR and PESQ improvement at 5 dB SNR by the readers' recorded gender, each group in the same noises."""
+    groups: dict[str, list[list[float]]] = defaultdict(list)
+    for row, voice in voices:
+        group = groups[row["gender"] or "unknown"]
+        noisy, target = mix(voice, noises[len(group) % len(noises)][1], 5.0)
         out = run(model, noisy)
-        gain = [score(m, out, target) - score(m, noisy, target) for m in ("si_sdr", "pesq_wb")]
-        groups[row["gender"] or "unknown"].append(gain)
+        group.append([score(m, out, target) - score(m, noisy, target) for m in ("si_sdr", "pesq_wb")])
     return {
         group: {"si_sdr_db": mean([g[0] for g in gains]), "pesq_wb": mean([g[1] for g in gains]), "files": len(gains)}
         for group, gains in sorted(groups.items())

@@ -52,7 +52,8 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     """Noisy audio ``[1, N]`` of at least 4 s to compare on, and what it is.
 
     ``file`` if one is given, else speech and noise of the test split of the corpus at KDSE_CORPUS (mixed at 5 dB), else
-    kdse's own probe signal with noise, the same on every call.
+    kdse's own probe signal with noise, the same on every call. Half a second of the last two is digital silence, where
+    what guards a logarithm or a division shows if an exporter has lost it.
 
     Raises:
         ValueError: for a file that cannot be read, or is shorter than 4 s.
@@ -72,10 +73,17 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     if speech is None or noise is None:
         from kdse.models.probe_speech import speech_like, with_noise
 
-        return with_noise(speech_like(sample_rate_hz, SECONDS)), "kdse probe signal"
+        return _with_silence(with_noise(speech_like(sample_rate_hz, SECONDS)), sample_rate_hz), "kdse probe signal"
     gain = speech[0].square().mean().sqrt() / noise[0].square().mean().sqrt().clamp_min(1e-9) * 10 ** (-SNR_DB / 20)
     mixed = speech[0] + gain * noise[0]
-    return (mixed / mixed.abs().max().clamp_min(1.0))[None], f"{speech[1]} + {noise[1]} at {SNR_DB:g} dB"
+    quiet = _with_silence((mixed / mixed.abs().max().clamp_min(1.0))[None], sample_rate_hz)
+    return quiet, f"{speech[1]} + {noise[1]} at {SNR_DB:g} dB"
+
+
+def _with_silence(wave: Tensor, sample_rate_hz: int) -> Tensor:
+    wave = wave.clone()
+    wave[:, 2 * sample_rate_hz : 5 * sample_rate_hz // 2] = 0
+    return wave
 
 
 _PARTS = ("speech", "noise")

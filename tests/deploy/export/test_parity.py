@@ -82,6 +82,7 @@ def test_speech_and_noise_of_the_corpus_are_taken_where_they_are(tmp_path, monke
     monkeypatch.setenv("KDSE_CORPUS", str(root))
     noisy, signal = parity.probe(16000)
     assert noisy.shape == (1, 64000) and signal == "voice0.flac + noise0.flac at 5 dB"
+    assert not noisy[:, 32000:40000].any() and noisy[:, :32000].any() and noisy[:, 40000:].any()
     monkeypatch.setenv("KDSE_CORPUS", str(tmp_path / "absent"))
     fixed, signal = parity.probe(8000)
     assert fixed.shape == (1, 32000) and signal == "kdse probe signal"
