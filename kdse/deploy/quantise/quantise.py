@@ -30,14 +30,15 @@ def quantise_file(
 ) -> dict[str, Any]:
     """Writes ``source`` with 8-bit weights to ``target``, which appears only once it is complete.
 
-    All modes store each weight as int8 with one scale per output channel. States and layer norms stay float. Figures:
-    CRUSE with 62,313 parameters, STFT outside; SI-SDR lost to float, in dB, on 48 mixtures of the test split / 110
+    All modes store each weight as int8 with one scale per output channel. States and layer norms stay float. Figures
+    by which this layout was chosen: CRUSE with 62,313 parameters (earlier weights than the shipped ones, whose figures
+    are in experiments/README.md), STFT outside; SI-SDR lost to float, in dB, on 48 mixtures of the test split / 110
     VoiceBank pairs; SI-SDR of the output against the float file's on the mixtures; weight bytes of float's.
 
     - "static": activations of all weighted operators in 8 bits, their ranges fixed by calibration. Operators that get
-      the signal first keep float activations (see `first_weighted`): quantised too, they cost 0.26 / 0.46 dB.
-      0.000 / 0.034 dB lost, 39.4 dB, 30 %. Results of products stay float, for they are normalised or summed next:
-      in 8 bits as well it was 0.013 / 0.040 dB and 36.7 dB (calibrated on 20 s).
+      the signal first keep float activations (see `first_weighted`): quantised too, with the results of products,
+      they cost 0.26 / 0.46 dB. 0.000 / 0.034 dB lost, 39.4 dB, 30 %. Results of products stay float, for they are
+      normalised or summed next: in 8 bits as well it was 0.013 / 0.040 dB and 36.7 dB (calibrated on 20 s).
     - "dynamic": activations of matrix products (the GRUs) in 8 bits, scaled anew every hop, no calibration.
       0.007 / 0.005 dB lost, 48.0 dB, 28 %. With convolutions as well: 42.5 dB.
     - "weights": activations stay float, no calibration. 0.007 / 0.006 dB lost, 47.4 dB, 28 %.
