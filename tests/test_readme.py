@@ -33,6 +33,7 @@ FEWER = {
                 "--data.batch_size=4", "--metrics", "si_sdr", "--workers", "0"],
     "report": ["--listen", "1", "--similarity-items", "1"],
     "profile": ["--seconds", "1", "--runs", "1"],
+    "benchmark": ["--seconds", "1", "--rounds", "1"],
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
 
@@ -122,7 +123,8 @@ def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
     fewer = FEWER_NOISY if "no_labels" in command else FEWER.get(arguments[0], [])
     assert main([*arguments, *fewer]) == 0
     if arguments[0] == "enhance":
-        assert soundfile.info(folder / "enhanced" / "talk.wav").frames == 30000
+        out = arguments[arguments.index("--out") + 1] if "--out" in arguments else "enhanced"
+        assert soundfile.info(folder / out / "talk.wav").frames == 30000
 
 
 def test_the_readmes_python_runs(newcomer, monkeypatch):

@@ -105,6 +105,8 @@ def _descriptor(stream: object, which: str) -> int:
         import msvcrt
 
         msvcrt.setmode(number, os.O_BINARY)
+    else:
+        os.set_blocking(number, True)  # some programs hand over pipes that answer "try again" instead of waiting
     return number
 
 
@@ -116,4 +118,5 @@ def _one_thread() -> None:
 
 
 def _say(text: str) -> None:
-    print(f"kdse enhance: {text}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # (print would take standard output instead, which carries the audio)
+        print(f"kdse enhance: {text}", file=sys.stderr, flush=True)

@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
 def step_graph(model: str | None, folder: Path, trust_code: bool = False) -> Path:
     """The model as an exported file: itself, or a checkpoint exported into ``folder``."""
     path = pretrained.find(model or pretrained.DEFAULT)
-    if path.suffix == ".onnx":
-        return path
+    boxed = pretrained.exported(path)
+    if path.suffix == ".onnx" or boxed is not None:
+        return boxed or path
     from kdse.checkpoint import load_model
     from kdse.deploy.export.write import export_file
 

@@ -205,6 +205,8 @@ class _Reader:
             return b"" if self._stop.asked else os.read(self._source, size)
         except KeyboardInterrupt:
             return b""
+        except OSError as error:
+            raise ValueError(f"the input could not be read ({error.strerror or error})") from None
         finally:
             self._stop.waiting = False
 

@@ -24,9 +24,14 @@ export class Recorder {
     // What the browser would do to the sound itself would be heard in “before”.
     const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     try {
+      this.stopped = false;
       this.stream = await navigator.mediaDevices.getUserMedia({ audio });
     } catch (error) {
       throw new NoMicrophone(REASONS[error.name] ?? `The microphone cannot be used (${error.message}).`);
+    }
+    if (this.stopped) {
+      this.release();
+      throw new NoMicrophone('The recording was ended before the microphone was allowed.');
     }
     try {
       return await this.connect(listening);
@@ -66,7 +71,8 @@ export class Recorder {
   }
 
   stop() {
-    this.tap.port.postMessage('end');
+    this.tap?.port.postMessage('end');
+    this.stopped = true;
     this.release();
   }
 

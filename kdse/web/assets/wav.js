@@ -34,7 +34,8 @@ export const wavLayout = (buffer) => {
     } else if (name === 'data') {
       if (!format) return null;
       // Writers to a pipe put 0 or the largest number there instead of a length.
-      const unknown = size === 0 || size >= 0x7fff0000;
+      const whole = view.getUint32(4, true);
+      const unknown = size >= 0x7fff0000 || (size === 0 && (whole === 0 || whole >= 0x7fff0000));
       const bytes = unknown ? view.byteLength - body : size;
       if (body + bytes > view.byteLength) {
         throw new BadFile(`This WAV file is cut short: its header promises ${bytes} bytes of audio, ${view.byteLength - body} are there.`);
