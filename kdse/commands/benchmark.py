@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -48,7 +49,7 @@ def make_parser() -> Parser:
         "models", nargs="*", metavar="MODEL", help="checkpoint, exported .onnx, or a model in the box (default: all)"
     )
     parser.add_argument("--audio", metavar="FILE", help="audio to run on (default: a speech-like signal in noise)")
-    parser.add_argument("--seconds", type=positive, default=20.0, help="of the audio; it is repeated (default: 20)")
+    parser.add_argument("--seconds", type=_seconds, default=20.0, help="of the audio; it is repeated (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="times every system hears it (default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="of each runtime (default: 1)")
     parser.add_argument("--no-export", action="store_true", help="time checkpoints in torch alone")
@@ -57,6 +58,12 @@ def make_parser() -> Parser:
     parser.add_argument("--out", metavar="FILE", help="also write the figures to this JSON file")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     return parser
+
+
+def _seconds(text: str) -> float:
+    if positive(text) < 0.1:
+        raise argparse.ArgumentTypeError(f"{text}: give 0.1 or more")
+    return float(text)
 
 
 def main(argv: list[str]) -> int:
@@ -114,8 +121,11 @@ def _forms(name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, ar
 
     from kdse.checkpoint import load_model
     from kdse.deploy.export.write import export_file
+    from kdse.deploy.streaming import can_stream
 
     model, stem = load_model(path), len(list(folder.iterdir()))
+    if not can_stream(model):
+        raise ValueError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     exported = folder / f"{stem}.onnx"
     _tell(f"exporting {name}")
     export_file(model, exported, checkpoint=path)
@@ -148,7 +158,7 @@ def _audio(file: str | None, seconds: float) -> tuple[np.ndarray, int]:
     mono = wave.mean(axis=1)
     if not len(mono) or not np.isfinite(mono).all():
         raise ValueError(f"--audio {file}: holds no samples, or NaN or infinite ones")
-    return np.resize(mono, round(seconds * rate)), rate
+    return np.resize(mono, max(1, round(seconds * rate))), rate
 
 
 def describe(measured: list[Measured], about: dict[str, Any]) -> str:

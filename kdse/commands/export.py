@@ -86,6 +86,8 @@ def main(argv: list[str]) -> int:
     target = _target(arguments, checkpoint)
     model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
     streaming = arguments.streaming or (not arguments.whole and (arguments.stft == "outside" or can_stream(model)))
+    if arguments.quantize and not streaming:
+        raise ValueError(f"--quantize {arguments.quantize}: {type(model).__name__} cannot run hop by hop; leave it out")
     written = export_file(
         model,
         target,
@@ -117,6 +119,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--format executorch: has no Fourier transform; add --stft outside")
     if arguments.quantize and arguments.whole:
         raise ValueError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
+    if arguments.quantize == "int8" and arguments.calibration is None:
+        raise ValueError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
     if arguments.calibration is not None and arguments.quantize != "int8":
         raise ValueError("--calibration: is for --quantize int8; leave it out")
 
@@ -163,6 +167,13 @@ def summary(written: Written) -> str:
         + f" at {about['sample_rate_hz']} Hz, hops of {about['hop_samples']} samples",
         f"  difference to PyTorch {difference:.1e} ({decibels}), on {parity['seconds']:g} s: {parity['signal']}",
     ]
+    quantized = about["quantized"]
+    if quantized is not None:
+        left = f"; left in float: {', '.join(quantized['operators_left'])}" if quantized["operators_left"] else ""
+        lines.append(
+            f"  8 bits, {quantized['mode']}: {quantized['weight_share']:.1%} of the float weights' bytes, output "
+            f"{quantized['si_sdr_to_float_db']:g} dB SI-SDR to the float file's{left}"
+        )
     return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +89,9 @@ def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
 def _code_of(cls: type) -> str:
     """What runs a model, as far as the version of kdse does not say it: its source, or the version of a runtime."""
     if cls.__name__ in ("Onnx", "OnnxStudent"):
-        return f"onnxruntime {metadata.version('onnxruntime')}"
+        import onnxruntime  # (of whichever distribution)
+
+        return f"onnxruntime {onnxruntime.__version__}"
     if cls.__module__.split(".")[0] == "kdse":
         return ""
     try:

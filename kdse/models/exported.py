@@ -35,9 +35,16 @@ class ExportedStudent(SpeechModel):
         self.causal = about["causal"]
         self.latency_samples = _or_unbounded(about["latency_samples"])
         self.lookahead_samples = _or_unbounded(about["lookahead_samples"])
-        self.stft: Stft | None = None
+        self._limit: float | None = None
+        front_end: Stft | None = None
         if about["stft"] == "outside":
-            self.stft, self._limit = _front_end(about["front_end"], source)
+            front_end, self._limit = _front_end(about["front_end"], source)
+        self._front_end = (front_end,)  # (no submodule: it stays on the CPU, where the file runs)
+
+    @property
+    def stft(self) -> Stft | None:
+        """The STFT that is left to this side."""
+        return self._front_end[0]
 
     @property
     def parameter_count(self) -> int | None:

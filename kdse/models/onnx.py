@@ -31,7 +31,7 @@ class Onnx(SpeechModel):
         output_name: which output is the enhanced wave; None takes the first.
         minimum_samples: shorter audio is filled with zeros to this length.
         threads: threads of onnxruntime; 0 lets it choose.
-        causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
+        causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks in either case.
         lookahead_samples: largest m - n such that output n depends on input m.
         latency_samples: algorithmic latency.
     """

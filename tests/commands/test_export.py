@@ -110,9 +110,11 @@ def test_a_checkpoint_outside_a_run_claims_no_scores(tmp_path, ready_made, monke
         (["small.ckpt", "--format", "torchscript", "--quantize", "int8"], "--quantize int8: is for --format onnx"),
         (["small.ckpt", "--calibration", "."], "--calibration: is for --quantize int8"),
         (["small.ckpt", "--out", "a.pt"], "--out a.pt: a onnx file ends in .onnx"),
-        (["small.ckpt", "--parity-audio", "none.wav"], "none.wav"),
+        (["small.ckpt", "--parity-audio", "none.wav"], "--parity-audio none.wav"),
         (["uformer.ckpt", "--streaming"], "--streaming: Uformer cannot run hop by hop"),
-        (["uformer.ckpt", "--stft", "outside"], "--streaming: Uformer cannot run hop by hop"),
+        (["uformer.ckpt", "--stft", "outside"], "--stft outside: Uformer cannot run hop by hop"),
+        (["uformer.ckpt", "--quantize", "int8-weights"], "--quantize int8-weights: Uformer cannot run hop by hop"),
+        (["small.ckpt", "--quantize", "int8"], "give --calibration FOLDER"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -154,3 +156,25 @@ def test_a_graph_of_whole_signals_enhances_any_length(tmp_path, monkeypatch, cap
     for batch, samples in ((1, 300), (3, 9001)):
         noisy = 0.1 * torch.randn(batch, samples)
         torch.testing.assert_close(loaded(noisy).waveform, model(noisy).waveform.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "mode"), [("int8", "static"), ("int8-dynamic", "dynamic"), ("int8-weights", "weights")]
+)
+def test_a_quantised_file_streams_and_says_what_it_is(tmp_path, monkeypatch, capsys, flag, mode):
+    monkeypatch.delenv("KDSE_CORPUS", raising=False)
+    checkpoint = save(Cruse([2, 2, 2, 4]), tmp_path / "small.ckpt")
+    noisy = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    arguments = ["export", str(checkpoint), "--quantize", flag, "--out", str(tmp_path / "q.onnx")]
+    if flag == "int8":
+        (tmp_path / "heard").mkdir()
+        soundfile.write(tmp_path / "heard" / "a.wav", noisy[0].numpy(), 16000)
+        arguments += ["--calibration", str(tmp_path / "heard")]
+    assert main(arguments) == 0
+    assert f"8 bits, {mode}: " in capsys.readouterr().out
+    about = read_metadata(tmp_path / "q.onnx")
+    assert about is not None and about["quantized"]["mode"] == mode and about["quantized"]["weight_share"] < 0.6
+    with torch.no_grad():
+        expected, got = (load_model(path)(noisy).waveform for path in (checkpoint, tmp_path / "q.onnx"))
+    error = (got - expected).square().mean() / expected.square().mean()
+    assert 0 < error < 0.01

@@ -80,8 +80,8 @@ def step_graph(model: SpeechModel, stft: str) -> Step:
     """
     if not can_stream(model):
         raise ValueError(
-            f"--streaming: {type(model).__name__} cannot run hop by hop: {_obstacle(model)}; --whole exports it for "
-            "whole signals"
+            f"{'--streaming' if stft == 'inside' else '--stft outside'}: {type(model).__name__} cannot run hop by hop: "
+            f"{_obstacle(model)}; --whole, with the STFT inside, exports it for whole signals"
         )
     if stft == "inside":
         return Step(model)

@@ -67,7 +67,10 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     from kdse.data.audio import read
 
     if file is not None:
-        wave = read(file, sample_rate_hz)
+        try:
+            wave = read(file, sample_rate_hz)
+        except ValueError as error:
+            raise ValueError(f"--parity-audio {error}") from None
         if wave.numel() < SECONDS * sample_rate_hz:
             raise ValueError(f"--parity-audio {file}: is {wave.numel() / sample_rate_hz:.1f} s long; give 4 s or more")
         return wave[None], Path(file).name

@@ -42,7 +42,10 @@ def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = CLIPS) -> 
             f"--calibration {folder}: no folder with audio files; give a corpus or a folder of noisy audio"
         )
     spread = [paths[i * len(paths) // clips] for i in range(clips)] if len(paths) > clips else paths
-    return [read(path, sample_rate_hz)[:samples].numpy() for path in spread]
+    try:
+        return [read(path, sample_rate_hz)[:samples].numpy() for path in spread]
+    except ValueError as error:
+        raise ValueError(f"--calibration {error}") from None
 
 
 class _Listener(OnnxStudent):
