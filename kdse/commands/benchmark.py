@@ -90,8 +90,10 @@ def main(argv: list[str]) -> int:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="kdse-benchmark-") as folder:
         systems: dict[str, str] = {}
+        names = [Path(name).name for name in models]
         for name, path in models.items():
-            systems |= _forms(name, path, Path(folder), audio, rate, arguments)
+            label = Path(name).name if names.count(Path(name).name) == 1 else name  # (paths make wide tables)
+            systems |= _forms(label, path, Path(folder), audio, rate, arguments)
         if not arguments.no_rnnoise:
             systems["RNNoise"] = RNNOISE
         measured = measure(systems, audio, rate, arguments.rounds, arguments.threads, _tell)
