@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,17 +106,27 @@ def test_samples_far_beyond_full_scale_are_refused_with_their_place(capsys):
 
 def test_the_onnx_backend_runs_the_student_that_the_checkpoint_holds(monkeypatch, capsys):
     record(Path("talk.wav"), 700)
+    mine = Path(shutil.copy(pretrained.find(pretrained.DEFAULT), "mine.ckpt"))
     asked = []
     monkeypatch.setattr(enhance_model, "to_onnx", lambda model, path: asked.append((type(model), path)) or model)
+    assert main(["enhance", "talk.wav", "--backend", "onnx", "--checkpoint", "mine.ckpt"]) == 0
+    assert asked == [(Cruse, mine)]
+    assert "mine.ckpt in ONNX Runtime" in capsys.readouterr().out
+
+
+def test_a_model_in_the_box_brings_its_graph_and_is_not_exported(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    record(Path("talk.wav"), 700)
+    monkeypatch.setattr(enhance_model, "to_onnx", lambda model, path: pytest.fail("exported"))
     assert main(["enhance", "talk.wav", "--backend", "onnx"]) == 0
-    assert asked == [(Cruse, pretrained.find(pretrained.DEFAULT))]
     assert f"{pretrained.DEFAULT} in ONNX Runtime" in capsys.readouterr().out
 
 
 def test_a_model_without_steps_has_no_onnx_backend(monkeypatch, capsys):
     record(Path("talk.wav"), 700)
+    shutil.copy(pretrained.find(pretrained.DEFAULT), "mine.ckpt")
     monkeypatch.setattr(Cruse, "lookahead_samples", UNBOUNDED)
-    assert main(["enhance", "talk.wav", "--backend", "onnx"]) == 2
+    assert main(["enhance", "talk.wav", "--backend", "onnx", "--checkpoint", "mine.ckpt"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "--backend onnx" in lines[0] and "--backend torch" in lines[0]
 

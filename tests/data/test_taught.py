@@ -185,7 +185,7 @@ def test_files_that_kdse_enhance_wrote_can_teach(folder, monkeypatch):
     from kdse.cli import main
     from kdse.models import Wrapped
 
-    monkeypatch.setattr("kdse.commands.enhance.load_model", lambda *_, **__: Wrapped(f"{__name__}.Halving").eval())
+    monkeypatch.setattr("kdse.checkpoint.load_model", lambda *_, **__: Wrapped(f"{__name__}.Halving").eval())
     out = folder / "enhanced"
     assert main(["enhance", str(folder / "noisy"), "--checkpoint", "any.ckpt", "--out", str(out)]) == 0
     for batch in make(NoisyFolder, folder, teacher_folder=str(out)).train_dataloader():
