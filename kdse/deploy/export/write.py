@@ -94,24 +94,21 @@ def export_file(
     noisy, signal = parity.probe(model.sample_rate_hz, parity_audio)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         draft = Path(folder) / target.name
-        finish: Callable[[], Any]
         if file_format == "onnx":
             content = _onnx_bytes(model, graph, opset, quantize is not None)
             draft.write_bytes(onnx_file.with_metadata(content, about))
             if quantize is not None:
                 about["quantized"] = _quantise(draft, quantize, calibration)
-            finish = lambda: draft.write_bytes(onnx_file.with_metadata(draft.read_bytes(), about))  # noqa: E731
-            finish()
         else:
-            finish = lambda: _write(file_format, model, draft, streaming, stft, about, delegate)  # noqa: E731
-            finish()
+            _write(file_format, model, draft, streaming, stft, about, delegate)
         measured = _compare(draft, file_format, about, model, noisy, signal)
         parity.require(measured, str(target), sys.float_info.max if quantize else parity.TOLERANCE)
         about["parity"] = measured.as_metadata()
         if file_format == "onnx":
-            finish()
+            draft.write_bytes(onnx_file.with_metadata(draft.read_bytes(), about))
         elif file_format != "executorch":
-            finish()  # (traced anew, so that it can say what was found, and so compared anew)
+            # traced anew, so that it can say what was found, and so compared anew
+            _write(file_format, model, draft, streaming, stft, about, delegate)
             again = _compare(draft, file_format, about, model, noisy, signal)
             parity.require(again, str(target), parity.TOLERANCE)
         content = draft.read_bytes()
