@@ -25,6 +25,8 @@ from kdse.models.base import UNBOUNDED, SpeechModel
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
+#: Files of a run's checkpoints folder: where it goes on, and the one before in case that one is damaged.
+LAST, PREVIOUS = "last.ckpt", "last.previous.ckpt"
 TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -20,6 +21,8 @@ TOOLS = {
     "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders, a pipe or the microphone"),
     "benchmark": ("kdse.commands.benchmark", "per-hop latency, memory and bytes of students, beside RNNoise"),
     "web": ("kdse.commands.web", "build a static page that runs a student in the browser"),
+    "sweep": ("kdse.commands.sweep", "run a W&B sweep file here, without an account, with any number of workers"),
+    "submit": ("kdse.commands.submit", "send a fit or the workers of a sweep to a SLURM cluster"),
     "corpus": ("kdse.commands.corpus", "build the embedded corpus of synthetic speech, noises and rooms"),
 }
 LIGHTNING = {
@@ -69,9 +72,10 @@ def run_lightning(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     _talk_plainly()
-    from kdse.training_cli import KdseCLI
+    from kdse.training_cli import AlreadyFinished, KdseCLI
 
-    KdseCLI(args=arguments)
+    with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
+        KdseCLI(arguments, cleanup)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +12,9 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from kdse.checkpoint import LAST
 from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
@@ -20,8 +23,18 @@ from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
 from kdse.report.training.run_logger import RunLogger, last_step
 from kdse.report.training.timing import StepTimes
+from kdse.run_identity import identity
+from kdse.run_result import RunResult, result
+from kdse.run_resume import check_same_run, hold, last_good
+from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
+
+CHECKPOINTS = "checkpoints"
+
+
+class AlreadyFinished(Exception):
+    """There is nothing left to train, which is no mistake."""
 
 
 class Parser(LightningArgumentParser):
@@ -64,13 +77,26 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if trainer.global_step > self._last_global_step_saved:
-            trainer.save_checkpoint(self._folder / "last.ckpt")
+            trainer.save_checkpoint(self._folder / LAST)
 
 
 class KdseCLI(LightningCLI):
-    """fit, validate, test, predict. Every component is a key of the config and a dotted flag."""
+    """fit, validate, test, predict. Every component is a key of the config and a dotted flag.
 
-    def __init__(self, args: list[str]) -> None:
+    Args:
+        args: the command line.
+        cleanup: what `fit` takes hold of (the run folder, signals) is given back when this ends.
+
+    Raises:
+        AlreadyFinished: by ``--resume=true`` for a run that has ended.
+    """
+
+    def __init__(self, args: list[str], cleanup: ExitStack) -> None:
+        self.cleanup = cleanup
+        self.stop = StopSignals()
+        self.identity = ""
+        self.named_by_settings = False
+        self.resume_from: Path | None = None
         super().__init__(
             model_class=Enhancer,
             subclass_mode_model=True,
@@ -95,6 +121,19 @@ class KdseCLI(LightningCLI):
             "--schedule", type=Schedule | None, default=None, help="Weights of the terms over optimizer steps."
         )
         parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
+        parser.add_argument(
+            "--run_root",
+            type=str | None,
+            default=None,
+            help="Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also "
+            "the W&B id, so that the same settings find the same run. Where a run is kept does not count.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is.",
+        )
         parser.add_argument(
             "--wandb",
             type=str,
@@ -126,11 +165,50 @@ class KdseCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Explicit flags win: nothing in a checkpoint overrides the command line."""
 
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            return
+        config = self.config["fit"]
+        settings = self._plain_settings()
+        self.identity = identity(settings)
+        if config.run_root is not None:
+            if config.seed_everything is False:
+                raise ValueError("--run_root: needs a seed to name the folder by; give --seed_everything a number")
+            config.run_dir, config.run_root = str(Path(config.run_root) / self.identity), None
+            self.named_by_settings = True
+            self._say(f"run folder: {config.run_dir}")
+        if config.resume:
+            if config.ckpt_path is not None:
+                raise ValueError("--resume and --ckpt_path: give one of them")
+            check_same_run(config.run_dir, settings)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            hold(config.run_dir, self.cleanup)
+        if config.resume:
+            known = result(config.run_dir)
+            if known is not None and known.get("identity") == self.identity:
+                self._say(f"{config.run_dir}: finished before at step {known['step']}; nothing to do")
+                raise AlreadyFinished
+            self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS)
+            self._say(f"resume: {self.resume_from or 'no checkpoint yet, a new run'}")
+        self.stop.install()
+        self.cleanup.callback(self.stop.restore)
+
+    def _plain_settings(self) -> dict[str, Any]:
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        settings: dict[str, Any] = yaml.safe_load(text)
+        return settings
+
+    @rank_zero_only
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["weights_only"] = True
         path = kwargs.get("ckpt_path")
-        if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
+        if self.resume_from is not None:  # (not in the stored config: the file is what this start found)
+            kwargs["ckpt_path"] = str(self.resume_from)
+        elif path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
             raise ValueError(f"--ckpt_path {path}: no such file")
         return kwargs
 
@@ -158,8 +236,8 @@ class KdseCLI(LightningCLI):
             every = self._get(self.config_init, "example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
-            callbacks += [LogScores(run_dir), StepTimes(run_dir)]
-            callbacks += self._checkpointing(run_dir)
+            callbacks += [LogScores(run_dir), StepTimes(run_dir), RunResult(run_dir, self.identity)]
+            callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
         elif self.subcommand in ("validate", "test") and self._get(self.config_init, "wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
         elif self.subcommand == "predict":
@@ -173,7 +251,7 @@ class KdseCLI(LightningCLI):
         return callbacks
 
     def _checkpointing(self, run_dir: Path) -> list[Callback]:
-        folder = run_dir / "checkpoints"
+        folder = run_dir / CHECKPOINTS
         best = ModelCheckpoint(
             dirpath=folder,
             filename="best",
@@ -200,7 +278,7 @@ class KdseCLI(LightningCLI):
         if mode not in ("off", "online", "offline"):
             raise ValueError(f"--wandb {mode}: use off, online or offline")
         if mode != "off" and self.subcommand != "predict":
-            checkpoint = self._get(self.config_init, "ckpt_path")
+            checkpoint = self.resume_from or self._get(self.config_init, "ckpt_path")
             loggers.append(
                 RunLogger(
                     run_dir,
@@ -208,6 +286,7 @@ class KdseCLI(LightningCLI):
                     project=self._get(self.config_init, "wandb_project"),
                     go_on=not fitting or checkpoint is not None,
                     at_step=None if fitting else last_step(checkpoint),
+                    run_id=self.identity if self.named_by_settings else None,
                 )
             )
         return loggers

@@ -32,6 +32,7 @@ class RunLogger(WandbLogger):
         project: W&B project; None means the remembered one, else WANDB_PROJECT, else "kdse".
         go_on: whether to go on with the remembered W&B run.
         at_step: the step of everything that Lightning logs, if it is not that of training: a checkpoint's.
+        run_id: id of the W&B run where neither the environment nor the folder has one; None lets W&B draw one.
 
     Raises:
         ValueError: if the package wandb is missing; when logging starts, if W&B cannot be reached or refuses.
@@ -44,6 +45,7 @@ class RunLogger(WandbLogger):
         project: str | None = None,
         go_on: bool = False,
         at_step: int | None = None,
+        run_id: str | None = None,
     ) -> None:
         check_installed(f"--wandb {mode}")
         self.run_dir, self.at_step, self.mode = Path(run_dir), at_step, mode
@@ -53,7 +55,7 @@ class RunLogger(WandbLogger):
         super().__init__(
             project=project or known.get("project") or os.environ.get("WANDB_PROJECT") or PROJECT,
             name=os.environ.get("WANDB_NAME") or self.run_dir.resolve().name,
-            id=os.environ.get("WANDB_RUN_ID") or known.get("id"),
+            id=os.environ.get("WANDB_RUN_ID") or known.get("id") or run_id,
             save_dir=os.environ.get("WANDB_DIR") or str(run_dir),
             mode=mode,
             log_model=False,

@@ -1,0 +1,61 @@
+"""Which run a config is: a name that two starts of the same settings share, whatever machine they are on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+DIGITS = 12
+#: Top-level settings that say where and how a run is kept, not what it computes. (The seed stands beside the digest.)
+_WHERE = {
+    "config", "run_dir", "run_root", "resume", "ckpt_path", "weights_only", "wandb", "wandb_project",
+    "save_every_n_steps", "example_every_n_validations", "seed_everything",
+}  # fmt: skip
+#: The same of the trainer. The number of devices and nodes and the precision change results: they are not among them.
+_TRAINER = {
+    "accelerator", "strategy", "logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
+    "inference_mode", "num_sanity_val_steps",
+}  # fmt: skip
+_WORKERS = {"data": "num_workers", "model": "metric_workers"}
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """``<12 hexadecimal digits>-seed<seed>``: the digest of what a resolved config computes, and its seed.
+
+    Two starts with one identity train the same run: the same files, flags or sweep point, in any order, with any number
+    of data workers, from any working directory. Paths count as they are written, not by what they hold.
+
+    Args:
+        config: all settings of `kdse fit` with their defaults, as ``config.yaml`` in a run folder has them.
+    """
+    text = json.dumps(_computed(config), sort_keys=True, default=str)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}-seed{config.get('seed_everything')}"
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings in which two configs are not the same run, sorted."""
+    one, other = (dict(_leaves({**_computed(c), "seed_everything": c.get("seed_everything")})) for c in (a, b))
+    missing = object()
+    names = sorted(one.keys() | other.keys())
+    return [name.replace(".init_args.", ".") for name in names if one.get(name, missing) != other.get(name, missing)]
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in config.items() if name not in _WHERE}
+    kept["trainer"] = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
+    for part, workers in _WORKERS.items():
+        value = kept.get(part)
+        if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
+            kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k != workers}}
+    return kept
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
