@@ -13,9 +13,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.checkpoint import describe, load_weights, read_checkpoint
+from kdse.data.shared import check_shared
 from kdse.losses import PhaseSensitive, WeightedSum
+from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, SpeechModel
+from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
 
@@ -87,6 +90,7 @@ class Enhancer(L.LightningModule):
         self.scores = ValidationScores(tuple(metrics), workers=metric_workers, sample_rate_hz=self.model.sample_rate_hz)
         if weights is not None:
             load_weights(self.model, read_checkpoint(weights)["state_dict"], source=f"--model.weights {weights}")
+        self._losses = ItemLosses()  # of this epoch's validation or test
         self._terms: dict[str, Tensor | float] = {}
         self._logged_step = -1
         describe(self.model)  # a model that no checkpoint could describe is refused now, not after hours of training
@@ -125,6 +129,9 @@ class Enhancer(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.check_labels([SUPERVISED])
+
+    def on_train_start(self) -> None:
+        check_shared(self.trainer, self.trainer.train_dataloader, "training")
 
     def check_labels(self, terms: list[str]) -> None:
         """Refuses to train terms that need clean speech on data that has none, before the first step.
@@ -196,18 +203,35 @@ class Enhancer(L.LightningModule):
 
     # --- validation, test, prediction ---
 
+    def on_validation_start(self) -> None:
+        take_buffers_of_rank_zero(self)  # what is measured is what is saved
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        if len(batch["noisy"]):  # (a process without a share of the items gets a batch of none)
+            self._evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        if len(batch["noisy"]):
+            self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         estimate = self.model(batch["noisy"])
         if batch.get("clean") is not None:
-            loss = self.supervised_loss(estimate, batch)
-            self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch["noisy"]), sync_dist=True)
+            self._losses.add(*self._item_losses(estimate, batch))
             self.scores.add(batch, estimate.waveform)
+
+    def _item_losses(self, estimate: Estimate, batch: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
+        """Names and losses of the labelled items of a batch, each item as a batch of its own."""
+        names, known = item_names(batch), batch.get("labelled")
+        rows = [row for row in range(len(names)) if known is None or bool(known[row])]
+        clean, noisy = batch["clean"], batch["noisy"]
+        losses = [
+            self.loss(
+                rows_of(estimate, torch.tensor([row], device=noisy.device)), clean[row : row + 1], noisy[row : row + 1]
+            )
+            for row in rows
+        ]
+        return [names[row] for row in rows], losses
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
@@ -216,13 +240,17 @@ class Enhancer(L.LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        values = self.scores.compute()
+        loss = self._losses.compute()
+        values = {**({} if loss is None else {"loss": loss}), **self.scores.compute()}
         shown = {"si_sdr", "pesq_wb"}
         for name, value in values.items():
             self.log(f"{stage}/{name}", float(value), prog_bar=name in shown, rank_zero_only=False, sync_dist=False)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return self.model(batch["noisy"]).waveform
+        return self.model(batch["noisy"]).waveform if len(batch["noisy"]) else batch["noisy"]
+
+    def on_predict_start(self) -> None:
+        check_shared(self.trainer, self.trainer.predict_dataloaders, "predict")
 
     def teardown(self, stage: str) -> None:
         self.scores.close()

@@ -280,14 +280,13 @@ class Mixtures(ResumableData):
 
     def val_dataloader(self) -> DataLoader[Any]:
         samples = round(self.validation_seconds * self.sample_rate_hz)
-        return self.loader(
-            self.mixture_set("valid", self.snr_db, samples, self.validation_items, False), batch_size=self.batch_size
-        )
+        items = self.mixture_set("valid", self.snr_db, samples, self.validation_items, False)
+        return self.shared_loader(items, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
         samples = round(self.validation_seconds * self.sample_rate_hz)
-        items = self.test_items * len(self.test_snr_db)
-        return self.loader(self.mixture_set("test", self.test_snr_db, samples, items, True), batch_size=self.batch_size)
+        count = self.test_items * len(self.test_snr_db)
+        return self.shared_loader(self.mixture_set("test", self.test_snr_db, samples, count, True), self.batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()

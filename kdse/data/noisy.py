@@ -149,7 +149,7 @@ class NoisyFolder(ResumableData):
 
     def test_dataloader(self) -> DataLoader[Any]:
         items = PairSet(self._pairs(), self.sample_rate_hz)
-        return self.loader(items, batch_size=self.batch_size, collate_fn=pad_batch)
+        return self.shared_loader(items, self.batch_size, pad_batch)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()

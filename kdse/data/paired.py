@@ -202,7 +202,7 @@ class PairedFolders(ResumableData):
 
     def _whole(self, pairs: list[Pair], taught: Taught | None = None) -> DataLoader[Any]:
         items = PairSet(pairs, self.sample_rate_hz, taught)
-        return self.loader(items, batch_size=self.batch_size, collate_fn=pad_batch)
+        return self.shared_loader(items, self.batch_size, pad_batch)
 
     def _taught(self, pairs: list[Pair], required: bool) -> Taught | None:
         if self.teacher_folder is None:

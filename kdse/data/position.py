@@ -1,4 +1,4 @@
-"""Which items each batch holds, and going on in the middle of an epoch.
+"""Which items each training batch holds, and going on in the middle of an epoch.
 
 Lightning restarts an epoch's loader from its beginning after a mid-epoch resume; here the position is part of the
 data module's state and counts consumed batches, not prefetched ones.
@@ -13,6 +13,8 @@ from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
 
 Key = tuple[int, int]
 
@@ -57,7 +59,8 @@ def move_to(batches: Batches, state: dict[str, int]) -> None:
 
 
 class ResumableData(L.LightningDataModule):
-    """A data module whose training loader goes on where a checkpoint was written."""
+    """A data module that shares all items among the processes of a run, and whose training loader goes on where a
+    checkpoint was written."""
 
     num_workers: int = 0
     labelled_share: float = 1.0  # of the training items that have clean speech
@@ -65,6 +68,15 @@ class ResumableData(L.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self._restored: dict[str, int] | None = None
+
+    def setup(self, stage: str) -> None:
+        if self.trainer is None or self.trainer.world_size == 1:
+            return
+        if self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "--trainer.use_distributed_sampler=true: this data shares its items among the processes itself; leave "
+                "the flag at false"
+            )
 
     def rank_and_world(self) -> tuple[int, int]:
         """This process among how many."""
@@ -79,6 +91,17 @@ class ResumableData(L.LightningDataModule):
         elif self.trainer is not None:
             batches.epoch = self.trainer.current_epoch
         return batches
+
+    def shared_loader(self, items: Any, batch_size: int, collate: Collate | None = None) -> DataLoader[Any]:
+        """A loader of validation, test or predict items that gives each process its share of the batches, in order.
+
+        Raises:
+            ValueError: as `limit_of`.
+        """
+        limit = limit_of(self.trainer) if self.trainer is not None else None
+        batches = SharedBatches(len(items), batch_size, *self.rank_and_world(), limit)
+        warnings.filterwarnings("ignore", message="You are using a custom batch sampler `SharedBatches` for prediction")
+        return self.loader(items, batch_sampler=batches, collate_fn=CollateOrNothing(collate))
 
     def loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
         """A loader with `num_workers` processes.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from kdse.metrics.gathering import gather_rows, item_names
 from kdse.metrics.intrusive import Scores
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
@@ -58,18 +59,18 @@ class ValidationScores:
             return
         clean_bn, noisy_bn, estimate_bn = (_numpy(x) for x in (batch["clean"], batch["noisy"], estimates))
         size = len(noisy_bn)
-        names = batch.get("name") or [f"{zlib.crc32(noisy.tobytes()):08x}" for noisy in noisy_bn]
+        names = item_names(batch)
         lengths = batch["samples"].tolist() if batch.get("samples") is not None else [noisy_bn.shape[-1]] * size
         snrs_db = batch["snr_db"].tolist() if batch.get("snr_db") is not None else [math.nan] * size
         for i in range(size):
             clean, noisy, estimate = (x[i, : int(lengths[i])] for x in (clean_bn, noisy_bn, estimate_bn))
-            key = (str(names[i]), zlib.crc32(clean.tobytes()), zlib.crc32(noisy.tobytes()))
+            key = (names[i], zlib.crc32(clean.tobytes()), zlib.crc32(noisy.tobytes()))
             signals = {system: estimate}
             if system != NOISY and key not in self._noisy and key not in self._queued:
                 self._queued.add(key)
                 signals[NOISY] = noisy
-            self._pending.append((str(names[i]), float(snrs_db[i]), key))
-            self._pool.submit(str(names[i]), clean, signals)
+            self._pending.append((names[i], float(snrs_db[i]), key))
+            self._pool.submit(names[i], clean, signals)
 
     def compute(self) -> dict[str, float]:
         """Ends the epoch: the numbers to log, the same on every rank; empty if nothing was added anywhere.
@@ -129,17 +130,6 @@ class ValidationScores:
         self.__dict__.update(state)
         self._pending, self._queued = [], set()
         self._pool = ScorePool(self.metrics, sample_rate_hz, workers, timeout_s)
-
-
-def gather_rows(rows: list[Row]) -> list[Row]:
-    """The rows of all ranks in rank order (just ``rows`` without a process group); the same list on every rank."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    gathered: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, rows)
-    return sorted((row for part in gathered for row in part), key=lambda row: (row.system, row.name))
 
 
 def _numpy(wave: Tensor) -> np.ndarray:
