@@ -34,6 +34,7 @@ class RunResult(L.Callback):
     def __init__(self, folder: str | Path, identity: str) -> None:
         super().__init__()
         self.folder, self.identity = Path(folder), identity
+        self._before: dict[str, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -41,10 +42,15 @@ class RunResult(L.Callback):
             if trainer.global_step == 0:
                 (self.folder / VALIDATIONS).unlink(missing_ok=True)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before = dict(trainer.callback_metrics)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        # (Lightning keeps what was logged in earlier validations: a teacher is scored once)
+        new = {k: v for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        values = {k: float(v) for k, v in new.items() if k.startswith("val/")}
         line = {"step": trainer.global_step, "metrics": {k: v for k, v in values.items() if math.isfinite(v)}}
         self.folder.mkdir(parents=True, exist_ok=True)
         try:

@@ -24,6 +24,7 @@ from kdse.report.training.predictions import WritePredictions
 from kdse.report.training.run_logger import RunLogger, last_step
 from kdse.report.training.timing import StepTimes
 from kdse.run_identity import identity
+from kdse.run_missed_validation import MissedValidation
 from kdse.run_result import RunResult, result
 from kdse.run_resume import check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
@@ -236,7 +237,7 @@ class KdseCLI(LightningCLI):
             every = self._get(self.config_init, "example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
-            callbacks += [LogScores(run_dir), StepTimes(run_dir), RunResult(run_dir, self.identity)]
+            callbacks += [MissedValidation(), LogScores(run_dir), StepTimes(run_dir), RunResult(run_dir, self.identity)]
             callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
         elif self.subcommand in ("validate", "test") and self._get(self.config_init, "wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
@@ -259,6 +260,7 @@ class KdseCLI(LightningCLI):
             mode="max",
             save_top_k=1,
             enable_version_counter=False,
+            save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
         )
         last = LastCheckpoint(folder, self._get(self.config_init, "save_every_n_steps"))
         schedule: Schedule | None = self._get(self.config_init, "schedule")

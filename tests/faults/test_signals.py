@@ -1,0 +1,47 @@
+"""A run that is stopped by a signal ends with exit code 75 and, started again, reaches the undisturbed weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdse.checkpoint import LAST
+from kdse.run_result import result
+from kdse.run_stopping import STOPPED
+from tests.faults.runs import assert_same_end, fit, make_config
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    return make_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = fit(config, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("harm", "step"),
+    [
+        ("sigterm after step 2", 2),  # in the middle of an epoch
+        ("sigusr1 after step 3", 3),  # its last step: validation and the learning rate's next value are still to come
+        ("sigterm after step 4", 4),  # the switch
+        ("sigterm during validation 3", 6),  # (two batches each)
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_undisturbed_weights(harm, step, config, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    stopped = fit(config, run, harm=harm)
+    assert stopped.returncode == STOPPED, stopped.stderr
+    assert "--resume=true" in stopped.stderr and result(run) is None
+    assert torch.load(run / "checkpoints" / LAST, weights_only=True)["global_step"] == step
+    assert fit(config, run).returncode == 0
+    assert_same_end(run, undisturbed)
