@@ -1,0 +1,193 @@
+"""`kdse sweep`: run a sweep file in W&B's format on this machine, without an account."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdse.commands.parser import Parser
+from kdse.sweeps.command import check_extra, fit_flags, value_of
+from kdse.sweeps.definition import ELSEWHERE, Sweep, read_sweep
+
+DESCRIPTION = """\
+Trains every point of a sweep file in W&B's format (grid, random or bayes; Hyperband), each in a process and a run
+folder of its own, and puts them in one table with heat map and Pareto plot. The same FILE goes to W&B's server with
+`wandb sweep FILE` and `wandb agent ID`; here nothing leaves the machine unless a flag says --wandb=online.
+
+  kdse fit COMMAND_OF_FILE VALUES_OF_POINT --run_root=OUT/runs --resume=true --wandb=off [flags]
+
+Each flag written as --name=VALUE that is none of those below goes to every point, after its values.
+
+Run it again after an interruption: finished points are kept, the others go on from their last checkpoint. Start the
+same command in other terminals or on other machines that share OUT: they join, and no point is trained twice. A worker
+that is killed leaves its point to the next that asks. A point that fails is marked, with the last thing it said, and
+the others go on.
+"""
+EPILOG = """\
+Ctrl-C or SIGTERM stops the runs at their next step, with a checkpoint; Ctrl-C again kills them.
+
+Exit code: 0 all points ended well, 1 some failed, 75 stopped (run it again to go on), 2 a mistake.
+
+Writes to OUT: runs/ (a folder each), logs/, sweep.csv, sweep.json, sweep.md, heat_map.png and pareto.png where the
+sweep has what they show, and its storage: study.journal and locks/.
+
+examples:
+  kdse sweep experiments/sweeps/compression_x_snr.yaml --dry-run
+  kdse sweep experiments/sweeps/compression_x_snr.yaml --workers 2
+  kdse sweep experiments/sweeps/objective_weight.yaml --seed 1 --max-points 5
+  kdse sweep experiments/sweeps/compression_x_snr.yaml --report-only
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns its exit code.
+
+    Raises:
+        ValueError: for a user's mistake.
+    """
+    arguments, extra = _parser().parse_known_args(argv)
+    check_extra(extra)
+    sweep = read_sweep(arguments.file)
+    out = arguments.out or _folder(sweep)
+    program = tuple(shlex.split(arguments.program)) if arguments.program else (sys.executable, "-m", "kdse.cli")
+    try:
+        flags = fit_flags(sweep.command, sweep.arguments(_example(sweep)))
+    except ValueError as error:
+        raise ValueError(f"{sweep.path}: {error}") from None
+    if arguments.workers < 1 or (arguments.max_points is not None and arguments.max_points < 1):
+        raise ValueError("--workers, --max-points: must be at least 1")
+
+    from kdse.sweeps.runner import Runner, Settings
+
+    if arguments.dry_run:
+        return _show(sweep, Settings(out, program, tuple(extra)), arguments.seed)
+    if not arguments.report_only and sweep.points() is None and arguments.max_points is None:
+        raise ValueError(f"{sweep.path}: method {sweep.method} has no end; set run_cap in it, or give --max-points")
+    if arguments.report_only and not (out / "study_name").is_file():
+        raise ValueError(f"--report-only: {out} holds no sweep")
+
+    from kdse.sweeps.progress import LiveProgress, Progress
+    from kdse.sweeps.store import RUNS, Store
+
+    store = Store(sweep, out, arguments.storage, arguments.seed, _definition(sweep, flags, extra, arguments.seed))
+    if arguments.report_only:
+        return _report(sweep, store, out, arguments.json)
+    if arguments.retry_failed:
+        store.retry_failed()
+    settings = Settings(
+        out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
+        _gpus(arguments.workers),
+    )  # fmt: skip
+    stream = sys.stderr if arguments.json else sys.stdout
+    shown = (LiveProgress if stream.isatty() else Progress)(sweep, out / RUNS, stream)
+    runner = Runner(sweep, store, settings, shown)
+    with shown:
+        runner.run()
+    if runner.stopping:
+        again = shlex.join(["kdse", "sweep", *argv])
+        print(f"stopped; go on with the same command:\n  {again}", file=sys.stderr)
+        return 75
+    code = _report(sweep, store, out, arguments.json)
+    return 75 if code == 0 and runner.tally.interrupted else code
+
+
+def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:
+    from kdse.sweeps.report import write_report
+
+    content = write_report(sweep, store.points(), out)
+    failed = [point for point in content["points"] if point["state"] == "failed"]
+    if as_json:
+        print(json.dumps(content))
+    else:
+        print(content["text"])
+    return 1 if failed else 0
+
+
+def _show(sweep: Sweep, settings: Any, seed: int) -> int:
+    """Prints the command lines of the points, as far as they can be told before there are results."""
+    import optuna
+
+    from kdse.sweeps.runner import fit_command
+    from kdse.sweeps.store import sampler
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    total = sweep.points()
+    if sweep.method == "grid":
+        points = list(sweep.grid())
+    else:
+        study = optuna.create_study()
+        points = []
+        for number in range(min(5, total or 5)):
+            study.sampler = sampler(sweep.method, seed, number)
+            points.append(sweep.draw(study.ask()))
+    for values in points:
+        print(shlex.join(["kdse", *fit_command(sweep, settings, values)[len(settings.program) :]]))
+    if len(points) != total:
+        print(f"# and so on, {'until stopped' if total is None else f'{total} points'}", file=sys.stderr)
+    return 0
+
+
+def _definition(sweep: Sweep, flags: list[str], extra: list[str], seed: int) -> dict[str, Any]:
+    """What must not change while a sweep goes on: the file but for its names and cap, its configs, flags, the seed."""
+    kept = {key: value for key, value in sweep.content.items() if key not in (*ELSEWHERE, "run_cap")}
+    configs = [word.partition("=")[2] for word in flags if word.startswith("--config=")]
+    for parameter in sweep.parameters:
+        if parameter.name == "config":
+            configs += map(str, parameter.settings.get("values", [parameter.settings.get("value")]))
+    return {
+        "file": kept,
+        "configs": {path: _digest(Path(path)) for path in dict.fromkeys(configs)},
+        "flags": extra,
+        "seed": None if sweep.method == "grid" else seed,
+    }
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise ValueError(f"{path}: named by the sweep's command, cannot be read ({error.strerror})") from None
+
+
+def _example(sweep: Sweep) -> Mapping[str, Any]:
+    """Some point, to look at a command line with."""
+    return {p.name: p.settings.get("value", p.settings.get("values", [0])[0]) for p in sweep.parameters}
+
+
+def _folder(sweep: Sweep) -> Path:
+    return Path(value_of(sweep.command, "--run_root") or f"runs/sweeps/{sweep.path.stem}")
+
+
+def _gpus(workers: int) -> int:
+    """GPUs to share out among workers; 0 if the user has chosen, or there is nothing to share."""
+    if workers < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="kdse sweep", description=DESCRIPTION, epilog=EPILOG)
+    parser.allow_abbrev = False  # a fit flag must not pass for one of ours
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="sweep in W&B's format, such as those in experiments/sweeps")
+    add("--out", type=Path, metavar="OUT", help="folder of the sweep (default: --run_root in FILE's command)")
+    add("--workers", type=int, default=1, metavar="N", help="runs at once (default 1); with GPUs, each gets one")
+    add("--max-points", type=int, metavar="N", help="begin or go on with so many points at most, then end")
+    add("--seed", type=int, default=0, metavar="N", help="of the draws of random and bayes (default 0)")
+    add("--storage", metavar="URL", help="database for Optuna instead of a file in OUT, such as sqlite:///sweep.db")
+    add("--retry-failed", action="store_true", help="train failed points again (otherwise they stay failed)")
+    add("--no-wait", action="store_true", help="end when nothing is left to begin, though others still train")
+    add("--program", metavar="WORDS", help="what runs in place of kdse, such as 'srun --ntasks=1 kdse'")
+    add("--dry-run", action="store_true", help="print the commands and stop")
+    add("--report-only", action="store_true", help="make the tables and pictures again and stop")
+    add("--json", action="store_true", help="print sweep.json instead of the table, everything else on stderr")
+    return parser

@@ -1,0 +1,106 @@
+"""One training process of a sweep: started with its claim, watched through its log, stopped by signal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from kdse.sweeps.store import Claim
+
+FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
+#: Control sequences of terminals, which progress bars leave in logs.
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LONGEST = 300
+PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A running `kdse fit`.
+
+    It shares the claim's lock, so that its point is taken as long as it lives, and gets SIGTERM if the sweep dies
+    (Linux). It is in a process group of its own: Ctrl-C in a terminal reaches the sweep alone, which passes it on.
+
+    Args:
+        claim: what it trains.
+        command: whole command line.
+        log: file that its output is added to.
+        environment: of the process.
+    """
+
+    def __init__(self, claim: Claim, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.claim, self.log = claim, log
+        self.started = time.monotonic()
+        self.identity: str | None = None
+        self.told_to_stop = self.stopped_early = False
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as file:
+            file.write(f"$ {shlex.join(command)}\n".encode())
+            file.flush()
+            self._begin = file.tell()
+            die_with_parent = _die_with_parent()
+            self.process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                pass_fds=(claim.lock,),
+                process_group=0,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 (this process has one thread)
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Sends the process a signal, once; SIGKILL goes to all that it started, and always."""
+        if self.process.poll() is not None:
+            return
+        if number == signal.SIGKILL:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        elif not self.told_to_stop:
+            self.process.send_signal(number)
+        self.told_to_stop = True
+
+    def find_identity(self) -> str | None:
+        """The name of its run folder, once its log says it for the first time; None at any other time."""
+        if self.identity is not None:
+            return None
+        found = FOLDER.search(self._output())
+        if found is not None:
+            self.identity = PurePath(found[1].strip()).name
+        return self.identity
+
+    def last_line(self) -> str:
+        """The last thing it said; of progress bars, what they showed last."""
+        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output()))]
+        return next((line[:LONGEST] for line in reversed(lines) if line), "")
+
+    def _output(self) -> str:
+        with open(self.log, "rb") as file:
+            file.seek(self._begin)
+            return file.read().decode("utf-8", errors="replace")
+
+
+def _die_with_parent():  # type: ignore[no-untyped-def]
+    """What a child runs before it becomes its program, so that it does not outlive a killed sweep; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(75)
+
+    return ask

@@ -1,0 +1,98 @@
+"""The command line of a point: the file's ``command`` with its macros filled in as W&B's agent does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ENVIRONMENT = re.compile(r"\$\{envvar\:([A-Z0-9_]*)\}")
+MACRO = re.compile(r"^\$\{(.*)\}$")
+#: Flags of `kdse fit` that belong to the runner: it says where runs are, and that they go on.
+OURS = ("--run_root", "--run_dir", "--resume", "--ckpt_path")
+REPLACED = ("--run_root", "--resume", "--wandb")
+
+
+def fill(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
+    """The words of a command with its macros filled in.
+
+    Args:
+        command: of a sweep file.
+        arguments: parameter to value.
+
+    Raises:
+        ValueError: for a macro that W&B's agent does not have, or that needs its server.
+    """
+    words: list[str] = []
+    forms = _forms(arguments)
+    for word in command:
+        word = ENVIRONMENT.sub(lambda found: os.environ.get(found[1], found[1]), word)
+        macro = MACRO.match(word)
+        if macro is None:
+            words.append(word)
+        elif macro[1] in forms:
+            words += forms[macro[1]]
+        else:
+            raise ValueError(
+                f"command: {word} is not supported here; there are {', '.join(f'${{{f}}}' for f in forms)}"
+            )
+    return words
+
+
+def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
+    """What follows ``kdse fit`` in a point's command, without the flags that the local runner sets.
+
+    Args:
+        command: of a sweep file.
+        arguments: parameter to value.
+
+    Raises:
+        ValueError: if the command runs something else, or does not pass the values on.
+    """
+    words = fill(command, arguments)
+    if words[:1] == ["/usr/bin/env"]:
+        words = words[1:]
+    if words[:2] != ["kdse", "fit"]:
+        raise ValueError("command: kdse sweep runs `kdse fit`; begin with kdse and fit, one a line")
+    if not any(word.startswith("${args") for word in command):
+        raise ValueError("command: has no ${args}, so that no run would get its values")
+    return [word for word in words[2:] if word.partition("=")[0] not in REPLACED]
+
+
+def check_extra(flags: Sequence[str]) -> None:
+    """Refuses extra flags that would be lost or would undo a point's values.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for flag in flags:
+        name, equals, _ = flag.partition("=")
+        if not name.startswith("--") or not equals:
+            raise ValueError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
+        if name in OURS:
+            raise ValueError(f"{name}: kdse sweep sets it for every point; leave it out")
+        if name == "--config":
+            raise ValueError("--config: would come after the points' values and undo them; name it in FILE's command")
+
+
+def value_of(command: Sequence[str], flag: str) -> str | None:
+    """The value that a flag has in a command, the last one."""
+    values = [word.partition("=")[2] for word in command if word.startswith(f"{flag}=")]
+    return values[-1] if values else None
+
+
+def _forms(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    plain = [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in arguments.items() if value is not False
+    ]
+    return {
+        "env": ["/usr/bin/env"],
+        "args": flags,
+        "args_no_hyphens": [flag[2:] for flag in flags],
+        "args_no_boolean_flags": plain,
+        "args_no_equals": [word for name, value in arguments.items() for word in (f"--{name}", str(value))],
+        "args_json": [json.dumps(dict(arguments))],
+    }

@@ -1,0 +1,243 @@
+"""One swept parameter: what W&B's sweep format says of it, as values of a grid and as draws of an optimiser.
+
+Distributions and their rounding are those of W&B's own optimiser (its ``sweeps`` package): a quantised value is the
+nearest multiple of ``q``. What Optuna has no distribution for is drawn as a quantile, and mapped to the value here.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+#: Settings that go with each distribution beside ``distribution``: needed ones, then others with their defaults.
+DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "constant": (("value",), {}),
+    "categorical": (("values",), {}),
+    "categorical_w_probabilities": (("values", "probabilities"), {}),
+    "int_uniform": (("min", "max"), {}),
+    "uniform": (("min", "max"), {}),
+    "q_uniform": (("min", "max"), {"q": 1.0}),
+    "log_uniform": (("min", "max"), {}),
+    "log_uniform_values": (("min", "max"), {}),
+    "q_log_uniform": (("min", "max"), {"q": 1.0}),
+    "q_log_uniform_values": (("min", "max"), {"q": 1.0}),
+    "inv_log_uniform": (("min", "max"), {}),
+    "inv_log_uniform_values": (("min", "max"), {}),
+    "normal": ((), {"mu": 0.0, "sigma": 1.0}),
+    "q_normal": ((), {"mu": 0.0, "sigma": 1.0, "q": 1.0}),
+    "log_normal": ((), {"mu": 0.0, "sigma": 1.0}),
+    "q_log_normal": ((), {"mu": 0.0, "sigma": 1.0, "q": 1.0}),
+    "beta": ((), {"a": 1.0, "b": 1.0}),
+    "q_beta": ((), {"a": 1.0, "b": 1.0, "q": 1.0}),
+}
+#: Distributions that a grid can list, as W&B's can.
+LISTABLE = ("constant", "categorical", "int_uniform", "q_uniform")
+#: Quantiles beyond which an unbounded distribution is cut off.
+TAIL = 1e-6
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter at the end of its path.
+
+    path: names from the top of ``parameters``; more than one if it is nested. distribution: one of `DISTRIBUTIONS`.
+    settings: of the distribution, complete.
+    """
+
+    path: tuple[str, ...]
+    distribution: str
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The path with dots."""
+        return ".".join(self.path)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has more than one value."""
+        return self.distribution != "constant" and len(self.settings.get("values", (0, 0))) > 1
+
+    @property
+    def listed(self) -> list[Any]:
+        """The values of one that is constant or categorical."""
+        return [self.settings["value"]] if self.distribution == "constant" else list(self.settings["values"])
+
+    def as_listed(self) -> Parameter:
+        """The same for a grid: every distribution a list. Like W&B's grids, ``q_uniform`` leaves out its maximum.
+
+        Raises:
+            ValueError: if no grid can list it.
+        """
+        if self.distribution in ("constant", "categorical"):
+            return self
+        if self.distribution not in LISTABLE:
+            raise ValueError(
+                f"parameters: {self.name}: a grid cannot list distribution {self.distribution}; give values, or use "
+                "method: random or bayes"
+            )
+        low, high = self.settings["min"], self.settings["max"]
+        if self.distribution == "int_uniform":
+            values: list[Any] = list(range(low, high + 1))
+        else:
+            values = [low + i * self.settings["q"] for i in range(math.ceil((high - low) / self.settings["q"]))]
+        return Parameter(self.path, "categorical", {"values": values})
+
+    def draw(self, trial: Trial) -> Any:
+        """Its value in a trial, drawn if the trial has none yet."""
+        kind, of = self.distribution, self.settings
+        if kind == "constant":
+            return of["value"]
+        if kind == "categorical":
+            texts = [str(value) for value in of["values"]]
+            return of["values"][texts.index(trial.suggest_categorical(self.name, texts))]
+        if kind == "int_uniform":
+            return trial.suggest_int(self.name, of["min"], of["max"])
+        if kind == "categorical_w_probabilities":
+            ends = list(accumulate(of["probabilities"]))
+            place = bisect_right(ends, trial.suggest_float(self.name, 0.0, 1.0) * ends[-1])
+            likely = [i for i, probability in enumerate(of["probabilities"]) if probability > 0]
+            return of["values"][min(place, likely[-1])]
+        if kind in ("uniform", "q_uniform"):
+            value = trial.suggest_float(self.name, of["min"], of["max"])
+        elif "log_uniform" in kind:
+            low, high = of["min"], of["max"]
+            if kind == "inv_log_uniform":
+                low, high = math.exp(-high), math.exp(-low)
+            elif not kind.endswith("_values"):
+                low, high = math.exp(low), math.exp(high)
+            value = trial.suggest_float(self.name, low, high, log=True)
+        else:
+            value = _quantile(kind, of, trial.suggest_float(self.name, TAIL, 1.0 - TAIL))
+        return _rounded(value, of["q"]) if "q" in of else value
+
+
+def read_parameters(content: Any, path: tuple[str, ...] = ()) -> list[Parameter]:
+    """The parameters of a sweep file, in its order, nested ones at their place.
+
+    Args:
+        content: what follows ``parameters:``.
+        path: where that is.
+
+    Raises:
+        ValueError: naming the parameter and what is wrong.
+    """
+    where = ": ".join(("parameters", *path))
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{where}: must be a mapping of names to values, distributions or parameters")
+    found: list[Parameter] = []
+    for name, about in content.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: {name!r}: a name must be a word; put it in quotes")
+        if isinstance(about, Mapping) and set(about) == {"parameters"}:
+            found += read_parameters(about["parameters"], (*path, name))
+        else:
+            found.append(_leaf((*path, name), about))
+    return found
+
+
+def _leaf(path: tuple[str, ...], about: Any) -> Parameter:
+    where = f"parameters: {'.'.join(path)}"
+    if not isinstance(about, Mapping):
+        raise ValueError(f"{where}: must be a mapping such as {{values: [1, 2]}} or {{value: 1}}")
+    kind = about.get("distribution", _implied(about))
+    if kind is None:
+        raise ValueError(f"{where}: needs value, values, min and max, or distribution")
+    if kind == "categorical" and "probabilities" in about:
+        kind = "categorical_w_probabilities"
+    if kind not in DISTRIBUTIONS:
+        raise ValueError(f"{where}: distribution {kind!r} is unknown; use one of {', '.join(DISTRIBUTIONS)}")
+    needed, defaults = DISTRIBUTIONS[kind]
+    for key in about:
+        if key not in ("distribution", *needed, *defaults):
+            raise ValueError(f"{where}: {key} does not go with distribution {kind}")
+    for key in needed:
+        if key not in about:
+            raise ValueError(f"{where}: distribution {kind} needs {key}")
+    settings = {**defaults, **{key: value for key, value in about.items() if key != "distribution"}}
+    _check(where, kind, settings)
+    return Parameter(path, kind, settings)
+
+
+def _implied(about: Mapping[str, Any]) -> str | None:
+    """The distribution that W&B takes where none is named."""
+    if "value" in about:
+        return "constant"
+    if "values" in about:
+        return "categorical"
+    if "min" in about and "max" in about:
+        return "int_uniform" if type(about["min"]) is int and type(about["max"]) is int else "uniform"
+    return None
+
+
+def _check(where: str, kind: str, settings: Mapping[str, Any]) -> None:
+    if "values" in settings:
+        values = settings["values"]
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{where}: values must be a list of one or more")
+        texts = [str(value) for value in values]
+        twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+        if twice is not None:
+            raise ValueError(f"{where}: values has {twice} twice")
+    for value in [*settings.get("values", []), settings.get("value", 0)]:
+        if _has_null(value):
+            raise ValueError(
+                f"{where}: null is written as None by W&B's agent, which is read as a word; leave the flag out instead"
+            )
+    probabilities = settings.get("probabilities")
+    if probabilities is not None and not (
+        isinstance(probabilities, list)
+        and len(probabilities) == len(settings["values"])
+        and all(_number(p) and p >= 0 for p in probabilities)
+        and math.isclose(sum(probabilities), 1.0, abs_tol=1e-6)
+    ):
+        raise ValueError(f"{where}: probabilities must be as many numbers as values, zero or more, and add up to 1")
+    for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
+        if key in settings and not _number(settings[key]):
+            raise ValueError(f"{where}: {key} must be a number, not {settings[key]!r}")
+    for key in ("q", "sigma", "a", "b"):
+        if key in settings and not settings[key] > 0:
+            raise ValueError(f"{where}: {key} must be more than zero")
+    if "min" in settings:
+        low, high = settings["min"], settings["max"]
+        if kind == "int_uniform" and not (type(low) is int and type(high) is int):
+            raise ValueError(f"{where}: int_uniform needs whole numbers as min and max")
+        if not low < high:
+            raise ValueError(f"{where}: min {low} must be less than max {high}")
+        if kind.endswith("_values") and not low > 0:
+            raise ValueError(f"{where}: {kind} needs a min above zero (min and max are limits of the value)")
+        if kind in ("log_uniform", "q_log_uniform", "inv_log_uniform") and max(abs(low), abs(high)) > 100:
+            raise ValueError(
+                f"{where}: min and max of {kind} are exponents of e; use {kind}_values to give limits of the value"
+            )
+
+
+def _quantile(kind: str, of: Mapping[str, Any], share: float) -> float:
+    from scipy import stats
+
+    if kind.endswith("beta"):
+        return float(stats.beta.ppf(share, of["a"], of["b"]))
+    value = float(stats.norm.ppf(share, of["mu"], of["sigma"]))
+    return math.exp(value) if kind.endswith("log_normal") else value
+
+
+def _rounded(value: float, q: float) -> float:
+    # round() goes to the even one where it is in the middle, as numpy's does
+    return round(value / q) * q
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_null, value.values()))
+    return any(map(_has_null, value)) if isinstance(value, list) else value is None

@@ -1,0 +1,235 @@
+"""The local runner: trains the points of a sweep in as many processes as it has places, and hands their ends on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdse.sweeps.child import Child
+from kdse.sweeps.command import fit_flags
+from kdse.sweeps.definition import Sweep
+from kdse.sweeps.locks import held
+from kdse.sweeps.outcome import history, result
+from kdse.sweeps.progress import Progress
+from kdse.sweeps.store import RUNS, Claim, Store
+
+#: "Stopped, run me again": exit code of `kdse fit` and of a sweep that was stopped.
+STOPPED = 75
+#: Seconds between two looks at the children, and between two looks at what others leave to do.
+LOOK, ASK = 0.2, 2.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How points are run.
+
+    out: the sweep's folder. program: what `kdse` is on this machine. extra: flags after each point's own.
+    workers: processes at once. max_points: how many to begin at most. wait: stay while others train, to take over what
+    they leave. gpus: how many there are to share out, 0 to leave that alone.
+    """
+
+    out: Path
+    program: tuple[str, ...] = (sys.executable, "-m", "kdse.cli")
+    extra: tuple[str, ...] = ()
+    workers: int = 1
+    max_points: int | None = None
+    wait: bool = True
+    gpus: int = 0
+
+
+@dataclass
+class Tally:
+    """What a runner did: numbers of the points by end."""
+
+    finished: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    stopped_early: list[int] = field(default_factory=list)
+    interrupted: list[int] = field(default_factory=list)
+
+
+class Runner:
+    """Trains points until none is left.
+
+    Args:
+        sweep: what is swept.
+        store: its points.
+        settings: how they are run.
+        progress: who is told.
+    """
+
+    def __init__(self, sweep: Sweep, store: Store, settings: Settings, progress: Progress) -> None:
+        self.sweep, self.store, self.settings, self.progress = sweep, store, settings, progress
+        self.tally = Tally()
+        self.stopping = self.killing = False
+        self._children: dict[int, Child] = {}
+        self._begun = 0
+        self._compared: dict[int, int] = {}
+
+    def run(self) -> Tally:
+        """Works until there is nothing left to do, or a signal stops it."""
+        before = {number: signal.signal(number, self._signalled) for number in _signals()}
+        try:
+            asked = 0.0
+            while True:
+                idle = len(self._children) < self.settings.workers and not self.stopping and not self._enough()
+                if idle and time.monotonic() - asked >= ASK:
+                    while idle and (claim := self.store.claim(self.tally.interrupted)) is not None:
+                        self._start(claim)
+                        idle = len(self._children) < self.settings.workers and not self._enough()
+                    asked = time.monotonic()
+                    if not self._children and not self._worth_waiting():
+                        return self.tally
+                if not self._children and (self.stopping or self._enough()):
+                    return self.tally
+                if self._look():
+                    asked = 0.0
+                self.progress.show(self._children.values())
+                time.sleep(LOOK)
+        finally:
+            for child in self._children.values():  # (only if something went wrong here)
+                child.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _look(self) -> bool:
+        """Looks after every child; whether one has ended."""
+        ended = False
+        for place, child in list(self._children.items()):
+            code = child.process.poll()
+            identity = child.find_identity()
+            if identity is not None:
+                self.store.note_identity(child.claim, identity)
+            if code is not None:
+                del self._children[place]
+                self._settle(child, code)
+                ended = True
+            elif self.stopping:
+                child.stop(signal.SIGKILL if self.killing else signal.SIGTERM)
+            elif self._falls_behind(child):
+                child.stopped_early = True
+                child.stop()
+        return ended
+
+    def _settle(self, child: Child, code: int) -> None:
+        """Keeps how a child ended."""
+        claim = child.claim
+        folder = self._folder(child.identity)
+        # (a signal before `kdse fit` listens to it kills: nothing is lost by then)
+        stopped = code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR1) or (self.killing and code == -signal.SIGKILL)
+        if code == 0:
+            found = result(folder) if folder else None
+            value = None if found is None else found.get("metrics", {}).get(self.sweep.metric)
+            if isinstance(value, (int, float)):
+                self.store.finish(claim, float(value))
+                self.tally.finished.append(claim.number)
+                self.progress.finished(child, float(value), folder)
+            else:
+                self._fail(child, self._no_value(folder, found))
+        elif stopped and child.stopped_early and folder is not None:
+            self.store.stop_early(claim, history(folder, self.sweep.metric))
+            self.tally.stopped_early.append(claim.number)
+            self.progress.stopped_early(child, folder)
+        elif stopped:
+            self.store.release(claim)
+            self.tally.interrupted.append(claim.number)
+            self.progress.interrupted(child)
+        elif folder is not None and held(folder / "run.lock"):  # another point or process trains this very run
+            self.store.release(claim)
+            self._begun -= 1
+            self.progress.busy(child, folder)
+        else:
+            self._fail(child, child.last_line() if code > 0 else f"killed by {_name(-code)}")
+
+    def _fail(self, child: Child, why: str) -> None:
+        self.store.fail(child.claim, why)
+        self.tally.failed.append(child.claim.number)
+        self.progress.failed(child, why)
+
+    def _no_value(self, folder: Path | None, found: Mapping[str, Any] | None) -> str:
+        if folder is None or found is None:
+            return "ended with exit code 0, but left no result"
+        known = ", ".join(sorted(found.get("metrics", {}))) or "none"
+        return f"logged no {self.sweep.metric}, the sweep's metric; it has {known}"
+
+    def _start(self, claim: Claim) -> None:
+        place = next(i for i in range(self.settings.workers) if i not in self._children)
+        command = fit_command(self.sweep, self.settings, claim.values)
+        log = self.settings.out / "logs" / f"point-{claim.number + 1:04d}.log"
+        try:
+            child = Child(claim, command, log, self._environment(place))
+        except OSError as error:
+            self.store.release(claim)
+            raise ValueError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
+        self._children[place] = child
+        self._begun += 1
+        self.progress.started(child)
+
+    def _environment(self, place: int) -> dict[str, str]:
+        environment = dict(os.environ)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.settings.workers)))
+        if self.settings.gpus > 1 and self.settings.workers > 1:
+            environment.setdefault("CUDA_VISIBLE_DEVICES", str(place % self.settings.gpus))
+        return environment
+
+    def _falls_behind(self, child: Child) -> bool:
+        """Whether the rule for early termination stops a run now; asked once for every new value that it has."""
+        folder = self._folder(child.identity)
+        if self.sweep.hyperband is None or child.stopped_early or folder is None:
+            return False
+        own = history(folder, self.sweep.metric)
+        if len(own) == self._compared.get(child.process.pid):
+            return False
+        self._compared[child.process.pid] = len(own)
+        if len(own) < self.sweep.hyperband.brackets[0]:
+            return False
+        identities = {point.identity for point in self.store.points() if point.identity is not None}
+        everyone = [history(self.settings.out / RUNS / identity, self.sweep.metric) for identity in sorted(identities)]
+        return self.sweep.hyperband.stops(own, everyone)
+
+    def _folder(self, identity: str | None) -> Path | None:
+        return None if identity is None else self.settings.out / RUNS / identity
+
+    def _enough(self) -> bool:
+        return self.settings.max_points is not None and self._begun >= self.settings.max_points
+
+    def _worth_waiting(self) -> bool:
+        """Whether others train points that we could take over if they are killed."""
+        if not self.settings.wait or self.stopping:
+            return False
+        theirs = [point.number for point in self.store.points() if point.state == "running"]
+        self.progress.waiting(theirs)
+        return bool(theirs)
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
+        again = self.stopping
+        self.killing = self.killing or (again and number == signal.SIGINT)
+        self.stopping = True
+        if not again or self.killing:
+            self.progress.stopping(signal.Signals(number).name, len(self._children), self.killing)
+
+
+def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:
+    """The command line that trains a point."""
+    flags = fit_flags(sweep.command, sweep.arguments(values))
+    ours = [f"--run_root={settings.out / RUNS}", "--resume=true", "--wandb=off"]
+    return [*settings.program, "fit", *flags, *ours, *settings.extra]
+
+
+def _signals() -> Sequence[int]:
+    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+def _name(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (out of memory?)" if number == signal.SIGKILL else name

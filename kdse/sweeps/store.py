@@ -1,0 +1,294 @@
+"""The points of a sweep in one storage that workers of any machine share: which there are, whose they are, their ends.
+
+A point is an Optuna trial. Storage alone cannot say whether the worker of a running trial is alive; a lock in the
+sweep's folder can, because the kernel frees it (`kdse.sweeps.locks`). So a point is somebody's if its lock is held, and
+one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdse.files import write_text
+from kdse.sweeps.definition import Sweep
+from kdse.sweeps.locks import JournalLock, Lock, held, take
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+JOURNAL = "study.journal"
+DEFINITION = "definition"
+RUNS = "runs"
+#: Attributes of a trial.
+IDENTITY, ERROR, RETRY_OF = "identity", "error", "retry_of"
+STATES = {"WAITING": "waiting", "COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A point that is ours until `Store.release`.
+
+    number: of the point, from 0. trial: of the optimiser. values: by parameter name. lock: the open file that holds it.
+    again: whether it was begun before.
+    """
+
+    number: int
+    trial: Trial
+    values: dict[str, Any]
+    lock: int
+    again: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point as it stands.
+
+    number: from 0. values: by parameter name. state: "waiting", "running", "interrupted", "finished", "stopped early"
+    or "failed". identity: of its run (the name of its run folder), once known. value: of the metric, if it has one.
+    error: what ended it, if it failed. attempts: how often it was begun anew after a failure, plus one.
+    """
+
+    number: int
+    values: dict[str, Any]
+    state: str
+    identity: str | None
+    value: float | None
+    error: str | None
+    attempts: int
+
+
+class Store:
+    """The points of one sweep.
+
+    Args:
+        sweep: what is swept.
+        out: the sweep's folder.
+        storage: URL of a database that Optuna knows; None is a file in the folder.
+        seed: of random and bayes. The draw of a point depends on the seed and its number, not on who draws it.
+        definition: plain data that must be the same whenever the sweep goes on.
+
+    Raises:
+        ValueError: if the folder holds another sweep, saying what differs, or the storage cannot be used.
+    """
+
+    def __init__(self, sweep: Sweep, out: Path, storage: str | None, seed: int, definition: Mapping[str, Any]) -> None:
+        self.sweep, self.out, self.seed = sweep, out, seed
+        (out / "locks").mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(out / "locks" / "sweep.lock")
+        with self._lock:
+            self.study = self._open(storage)
+            known = self.study.user_attrs.get(DEFINITION)
+            plain = json.loads(json.dumps(definition, default=str))
+            if known is None:
+                self.study.set_user_attr(DEFINITION, plain)
+            elif known != plain:
+                raise ValueError(
+                    f"--out {out}: holds another sweep, {_difference(known, plain)}; give another --out, or what it "
+                    "was begun with"
+                )
+            if sweep.method == "grid":
+                for values in list(sweep.grid())[len(_latest(self._trials())) :]:
+                    drawn = [p.name for p in sweep.parameters if p.distribution != "constant"]
+                    self.study.enqueue_trial({name: str(values[name]) for name in drawn})
+
+    def claim(self, passed_over: Container[int] = ()) -> Claim | None:
+        """The next point to train: an interrupted one, else a new one. None if none is left or all are somebody's.
+
+        Args:
+            passed_over: points to leave alone.
+        """
+        with self._lock:
+            trials = self._trials()
+            numbers = _numbers(trials)
+            for trial in trials:
+                if trial.state.name == "RUNNING" and numbers[trial.number] not in passed_over:
+                    claim = self._take(trial, numbers[trial.number])
+                    if claim is not None:
+                        return claim
+            waiting = any(trial.state.name == "WAITING" for trial in trials)
+            if not waiting and not self._may_draw(len(set(numbers.values()))):
+                return None
+            self.study.sampler = sampler(self.sweep.method, self.seed, len(trials))
+            asked = self.study.ask()
+            values = self.sweep.draw(asked)
+            lock = take(self._lock_of(asked.number))
+            assert lock is not None, f"trial {asked.number} is new and somebody has it"
+            return Claim(_numbers(self._trials())[asked.number], asked, values, lock, RETRY_OF in asked.user_attrs)
+
+    def _take(self, trial: FrozenTrial, number: int) -> Claim | None:
+        """An interrupted trial, unless somebody has it or trains in its run folder."""
+        from optuna.trial import Trial
+
+        lock = take(self._lock_of(trial.number))
+        if lock is None:
+            return None
+        if self._trains(trial):
+            os.close(lock)
+            return None
+        self.study.sampler = sampler(self.sweep.method, self.seed, trial.number)
+        taken = Trial(self.study, trial._trial_id)
+        return Claim(number, taken, self.sweep.draw(taken), lock, again=True)  # (draws what a kill left undrawn)
+
+    def note_identity(self, claim: Claim, identity: str) -> None:
+        """Keeps which run a point is."""
+        with self._lock:
+            claim.trial.set_user_attr(IDENTITY, identity)
+
+    def finish(self, claim: Claim, value: float) -> None:
+        """Ends a point with the value of its metric, and gives it back."""
+        with self._lock:
+            self.study.tell(claim.trial, value)
+        self.release(claim)
+
+    def stop_early(self, claim: Claim, values: Sequence[float]) -> None:
+        """Ends a point that did not make it, with the values that its metric had, and gives it back."""
+        from optuna.trial import TrialState
+
+        with self._lock:
+            for iteration, value in enumerate(values, 1):
+                claim.trial.report(value, iteration)
+            self.study.tell(claim.trial, state=TrialState.PRUNED)
+        self.release(claim)
+
+    def fail(self, claim: Claim, error: str) -> None:
+        """Ends a point that failed, and gives it back."""
+        from optuna.trial import TrialState
+
+        with self._lock:
+            claim.trial.set_user_attr(ERROR, error)
+            self.study.tell(claim.trial, state=TrialState.FAIL)
+        self.release(claim)
+
+    def release(self, claim: Claim) -> None:
+        """Gives a point back; one that was not ended is interrupted."""
+        os.close(claim.lock)
+
+    def retry_failed(self) -> int:
+        """Queues failed points again, and says how many."""
+        with self._lock:
+            failed = {n: t for n, t in _latest(self._trials()).items() if t.state.name == "FAIL"}
+            for number, trial in failed.items():
+                self.study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: number})
+            return len(failed)
+
+    def points(self) -> list[Point]:
+        """All points that there are yet, by number."""
+        with self._lock:
+            trials = self._trials()
+        attempts = Counter(_numbers(trials).values())
+        return [self._point(number, trial, attempts[number]) for number, trial in sorted(_latest(trials).items())]
+
+    def _point(self, number: int, trial: FrozenTrial, attempts: int) -> Point:
+        state = STATES.get(trial.state.name) or ("running" if self._alive(trial) else "interrupted")
+        drawn = trial.params or trial.system_attrs.get("fixed_params", {})
+        complete = all(p.name in drawn for p in self.sweep.parameters if p.distribution != "constant")
+        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]
+        value = trial.value if state in ("finished", "stopped early") else None
+        error = trial.user_attrs.get(ERROR) if state == "failed" else None
+        return Point(number, values, state, trial.user_attrs.get(IDENTITY), value, error, attempts)
+
+    def _alive(self, trial: FrozenTrial) -> bool:
+        return held(self._lock_of(trial.number)) or self._trains(trial)
+
+    def _trains(self, trial: FrozenTrial) -> bool:
+        """Whether a process is in the run folder of a trial, on its behalf or on that of another of the same settings."""
+        identity = trial.user_attrs.get(IDENTITY)
+        return identity is not None and held(self.out / RUNS / identity / "run.lock")
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _lock_of(self, trial: int) -> Path:
+        return self.out / "locks" / f"{trial:05d}.lock"
+
+    def _may_draw(self, points: int) -> bool:
+        return self.sweep.method != "grid" and (self.sweep.run_cap is None or points < self.sweep.run_cap)
+
+    def _open(self, storage: str | None) -> Study:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        name = self.out / "study_name"
+        if not name.is_file():
+            write_text(name, f"{self.out.name}-{uuid.uuid4().hex[:8]}\n")
+        opened: Any = storage
+        if storage is None:
+            journal = self.out / JOURNAL
+            opened = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))  # type: ignore[arg-type]
+        try:
+            return optuna.create_study(
+                study_name=name.read_text(encoding="utf-8").strip(),
+                storage=opened,
+                direction="maximize" if self.sweep.maximize else "minimize",
+                load_if_exists=True,
+            )
+        except Exception as error:  # (whatever a database's driver raises)
+            where = self.out / JOURNAL if storage is None else f"--storage {storage}"
+            raise ValueError(f"{where}: cannot be used ({type(error).__name__}: {error})") from error
+
+
+def _numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The point of every trial: a retry is the point it retries, any other the next one."""
+    found: dict[int, int] = {}
+    new = itertools.count()
+    for trial in trials:
+        retried = trial.user_attrs.get(RETRY_OF)
+        found[trial.number] = next(new) if retried is None else retried
+    return found
+
+
+def _latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Every point's latest trial, by the point's number."""
+    numbers = _numbers(trials)
+    return {numbers[trial.number]: trial for trial in trials}
+
+
+class _Drawn:
+    """A trial that has its values already."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def suggest_float(self, name: str, *_: Any, **__: Any) -> Any:
+        return self._values[name]
+
+    suggest_int = suggest_categorical = suggest_float
+
+
+def sampler(method: str, seed: int, drawn: int) -> BaseSampler:
+    """A sampler whose randomness is a function of the seed and the number of points before: a restart repeats none."""
+    import numpy as np
+    from optuna.samplers import RandomSampler, TPESampler
+
+    own = int(np.random.SeedSequence([seed, drawn]).generate_state(1)[0])
+    return TPESampler(seed=own) if method == "bayes" else RandomSampler(seed=own)
+
+
+def _difference(known: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """The first place where two definitions differ."""
+    for key in [*known, *(key for key in now if key not in known)]:
+        a, b = known.get(key), now.get(key)
+        if a == b:
+            continue
+        where = f"{path}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            return _difference(a, b, f"{where}: ")
+        return f"whose {where} is {_short(a)} and not {_short(b)}"
+    return "which differs"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
