@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.ddp_launch import torchrun
+
 pytestmark = pytest.mark.timeout(900)
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(folder: Path, processes: int, batch: int, gather: bool = True) -> dict:
     folder.mkdir()
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*launcher, "tests/ddp_run.py", str(folder), str(batch), "gather" if gather else "local"]
-    # (a run of the command line in this process leaves its seed in the environment, and DDP would set it again)
-    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(processes, "tests/ddp_run.py", folder, batch, "gather" if gather else "local")
     return torch.load(folder / "weights.pt", weights_only=True)
 
 
