@@ -1,4 +1,4 @@
-"""`kdse corpus`: generate the embedded corpus of synthetic speech, noises and rooms."""
+"""`kdse corpus`: generate the embedded corpus (build), list a corpus (index), put it into shards (pack)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdse.commands import corpus_index, corpus_pack
+from kdse.commands.parser import Parser
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code.
@@ -18,10 +21,19 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: a wrong setting, or a folder that cannot be used.
     """
+    arguments = _parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    """Generates the embedded corpus; returns the exit code.
+
+    Raises:
+        ValueError: as `kdse.data.synthesis.build.build`.
+    """
     from kdse.data.synthesis.build import build, cache_folder
     from kdse.data.synthesis.plan import Settings
 
-    arguments = _parser().parse_args(argv)
     settings = Settings(minutes=arguments.minutes, seed=arguments.seed)
     # Absolute: a working directory given as "." is replaced by the finished folder.
     folder = Path(os.path.abspath(arguments.out.expanduser() if arguments.out is not None else cache_folder(settings)))
@@ -56,18 +68,21 @@ def summary(folder: Path) -> dict[str, dict[str, dict]]:
     return {"parts": parts}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="kdse corpus",
-        description="The embedded corpus: speech from espeak-ng, procedural noises and simulated rooms, all made on "
-        "this machine. Training and `--data=kdse.data.SyntheticCorpus` build it by themselves when it is missing.",
+        description="Corpora: generate the embedded one, list your own once, put it into shards.",
+        epilog="`kdse corpus COMMAND --help` explains each.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | index | pack")
     command = commands.add_parser(
         "build",
-        help="generate the corpus, or say where it is",
-        description="Generates the corpus once. Safe to interrupt and to run again: it goes on where it stopped. "
-        "The same settings give the same audio, whatever the number of workers.",
+        help="generate the embedded corpus, or say where it is",
+        description="Generates the embedded corpus once: espeak-ng speech, procedural noises and simulated rooms,\n"
+        "all made on this machine. Training and `--data=kdse.data.SyntheticCorpus` build it by themselves when it is\n"
+        "missing. Safe to interrupt and to run again: it goes on where it stopped. The same settings give the same\n"
+        "audio, whatever the number of workers.",
+        epilog="",
     )
     command.add_argument(
         "--out", type=Path, metavar="FOLDER", help="corpus folder (default: in $KDSE_CACHE, else in ~/.cache/kdse)"
@@ -78,4 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; 0: none)")
     command.add_argument("--seed", type=int, default=0, help="another seed gives another corpus (default: 0)")
     command.add_argument("--json", action="store_true", help="print the result as JSON, show no progress")
+    command.set_defaults(run=run_build)
+    for name, module in (("index", corpus_index), ("pack", corpus_pack)):
+        command = commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION, epilog=module.EPILOG)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser

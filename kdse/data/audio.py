@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-EXTENSIONS = (".flac", ".wav", ".ogg")
+from kdse.data.measure import EXTENSIONS
 
+__all__ = ["EXTENSIONS", "AudioError", "AudioInfo", "info", "read", "write"]
 
 #: torchaudio's defaults, stated because the context of a resampled part follows from them.
 FILTER_WIDTH = 6
@@ -48,12 +49,14 @@ def info(path: str | Path) -> AudioInfo:
     return AudioInfo(about.frames, about.samplerate, about.channels)
 
 
-def read(path: str | Path, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
+def read(
+    path: str | Path, sample_rate_hz: int, start: int = 0, stop: int | None = None, content: BinaryIO | None = None
+) -> Tensor:
     """Samples ``[start, stop)`` as mono float32 ``[N]`` at ``sample_rate_hz``.
 
     Several channels are averaged; another rate is resampled (start and stop count samples at ``sample_rate_hz``).
     Only the asked part is decoded, with as much around it as the resampling filter reaches, so that a part equals
-    that part of the whole file.
+    that part of the whole file. With ``content`` the audio comes from there, and ``path`` only names it in errors.
 
     Raises:
         AudioError: naming the file, if it is unreadable, cut short, or holds NaN or infinite samples.
@@ -61,7 +64,7 @@ def read(path: str | Path, sample_rate_hz: int, start: int = 0, stop: int | None
     import soundfile
 
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(str(path) if content is None else content) as file:
             rate = file.samplerate
             first, last, skipped = _span(rate, sample_rate_hz, start, stop)
             last = file.frames if last is None else min(file.frames, last)

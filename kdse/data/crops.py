@@ -21,7 +21,7 @@ class Crop(NamedTuple):
     stop: int
 
 
-def crop_at(key: Key, lengths: Sequence[int], samples: int, seed: int) -> Crop:
+def crop_at(key: Key, lengths: Sequence[int] | np.ndarray, samples: int, seed: int) -> Crop:
     """The crop of item (epoch, index): a pure function of its arguments.
 
     Every epoch goes through all recordings in a new order, then through them again in another if it is longer than
@@ -35,9 +35,9 @@ def crop_at(key: Key, lengths: Sequence[int], samples: int, seed: int) -> Crop:
     """
     epoch, index = key
     lap, position = divmod(index, len(lengths))
-    place = _order(len(lengths), derive_seed(seed, "order", epoch, lap))[position]
+    place = int(_order(len(lengths), derive_seed(seed, "order", epoch, lap))[position])
     rng = np.random.Generator(np.random.Philox(derive_seed(seed, "crop", epoch, index)))
-    length = lengths[place]
+    length = int(lengths[place])
     start = int(rng.integers(length - samples + 1)) if length > samples else 0
     return Crop(place, start, start + min(samples, length))
 
@@ -48,5 +48,5 @@ def fill(wave: Tensor, samples: int) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _order(count: int, seed: int) -> list[int]:
-    return np.random.Generator(np.random.Philox(seed)).permutation(count).tolist()
+def _order(count: int, seed: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).permutation(count)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import AudioError, read
-from kdse.data.corpora import Corpus, corpus_root, scan
+from kdse.data.audio import AudioError
+from kdse.data.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
 from kdse.data.position import Key, ResumableData, check_positive
@@ -125,7 +125,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
             index = int(rng.integers(len(corpus)))
             length = corpus.samples(index, self.sample_rate_hz)
             start = int(rng.integers(length - missing + 1)) if length > missing else 0
-            part = read(corpus.file(index), self.sample_rate_hz, start, start + min(missing, length))
+            part = corpus.read(index, self.sample_rate_hz, start, start + min(missing, length))
             if part.numel() == 0:
                 raise AudioError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
             parts.append(part)
@@ -138,7 +138,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
         from torchaudio.functional import fftconvolve
 
         assert self.rooms is not None
-        response = read(self.rooms.file(int(rng.integers(len(self.rooms)))), self.sample_rate_hz)
+        response = self.rooms.read(int(rng.integers(len(self.rooms))), self.sample_rate_hz)
         direct = int(response.abs().argmax())
         response = response[direct:] / response[direct].abs().clamp_min(1e-6)
         early = response[: 1 + round(self.early_ms * self.sample_rate_hz / 1000)]
@@ -152,8 +152,9 @@ class Mixtures(ResumableData):
     A mixture is a pure function of (files, seed, epoch, index): the same for any rank, worker count and machine.
 
     Args:
-        root: corpus folder with speech/{train,valid,test} and noise/{train,valid,test} (and rir/...); None means the
-            environment variable KDSE_CORPUS.
+        root: corpus folder with speech/{train,valid,test} and noise/{train,valid,test} (and rir/...), or what
+            `kdse corpus pack` made of one: a folder, or a URL (s3://, gs://, azure://, r2://). Mixtures are the same
+            from either. None means the environment variable KDSE_CORPUS.
         snr_db: training SNR in dB: two values are a range, any other number of values a list to draw from.
         snr_definition: what level means for the SNR: "rms", "active" (speech level over its active 20 ms frames) or
             "lufs" (ITU-R BS.1770-4, gated in 0.4 s blocks; the two-step paper's).
@@ -175,6 +176,10 @@ class Mixtures(ResumableData):
             which items are "labelled" (all their speech is from such files), and the clean speech of the others is
             zeros. A smaller share's files are among a larger's; validation and test stay labelled.
         labelled_seed: which files those are. Not the run's seed, so that a teacher and students of any seed agree.
+        manifest: file of `kdse corpus index --out`, for a root that cannot be written to; one that lies in root is
+            found without.
+        shard_cache: folder that keeps whole shards of object storage as they are used, for a disk that holds the
+            corpus; None keeps nothing and asks for one recording at a time.
     """
 
     def __init__(
@@ -198,6 +203,8 @@ class Mixtures(ResumableData):
         seed: int | None = None,
         labelled_share: float = 1.0,
         labelled_seed: int = 0,
+        manifest: str | None = None,
+        shard_cache: str | None = None,
     ) -> None:
         super().__init__()
         check_share(labelled_share)
@@ -223,7 +230,7 @@ class Mixtures(ResumableData):
             raise ValueError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
         if not 0 <= reverb_share <= 1:
             raise ValueError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
-        self.root = root
+        self.root, self.manifest, self.shard_cache = root, manifest, shard_cache
         self.snr_db, self.snr_definition, self.level_dbfs = list(snr_db), snr_definition, list(level_dbfs)
         self.reverb_share, self.early_ms = reverb_share, early_ms
         self.segment_seconds, self.validation_seconds = segment_seconds, validation_seconds
@@ -261,16 +268,16 @@ class Mixtures(ResumableData):
     def _split(self, split: str) -> tuple[Corpus, Corpus, Corpus | None]:
         if split not in self._corpora:
             root = self.corpus_folder()
-            rooms = scan(root / "rir" / split, "--data.root") if self.reverb_share > 0 else None
-            self._corpora[split] = (
-                scan(root / "speech" / split, "--data.root"),
-                scan(root / "noise" / split, "--data.root"),
-                rooms,
-            )
+
+            def corpus(kind: str) -> Corpus:
+                return scan(part_of(root, f"{kind}/{split}"), "--data.root", self.manifest, self.shard_cache)
+
+            rooms = corpus("rir") if self.reverb_share > 0 else None
+            self._corpora[split] = (corpus("speech"), corpus("noise"), rooms)
         return self._corpora[split]
 
-    def corpus_folder(self) -> Path:
-        """The folder that holds speech, noise and rooms."""
+    def corpus_folder(self) -> str | Path:
+        """The folder that holds speech, noise and rooms, or the URL of shards."""
         return corpus_root(self.root)
 
     def train_dataloader(self) -> DataLoader[Any]:

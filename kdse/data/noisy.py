@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import AudioError, read
+from kdse.data.audio import AudioError
 from kdse.data.corpora import Corpus, scan
 from kdse.data.crops import crop_at, fill
 from kdse.data.paired import PairSet, pad_batch
 from kdse.data.pairs import Pair, find_pairs
 from kdse.data.position import Key, ResumableData, check_positive
+from kdse.data.shards import is_remote
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
 from kdse.seeding import derive_seed, run_seed
 
@@ -37,9 +38,9 @@ class NoisySet(Dataset[dict[str, Any]]):
     ) -> None:
         self.corpus, self.sample_rate_hz, self.samples, self.seed = corpus, sample_rate_hz, samples, seed
         self.taught = taught
-        self.lengths = [corpus.samples(place, sample_rate_hz) for place in range(len(corpus))]
-        if 0 in self.lengths:
-            empty = corpus.file(self.lengths.index(0))
+        self.lengths = corpus.lengths(sample_rate_hz)
+        if not self.lengths.all():
+            empty = corpus.file(int(self.lengths.argmin()))
             raise AudioError(f"{empty}: holds no samples at {sample_rate_hz} Hz; remove it")
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class NoisySet(Dataset[dict[str, Any]]):
         epoch, index = key
         place, start, stop = crop_at(key, self.lengths, self.samples, self.seed)
         item = {
-            "noisy": fill(read(self.corpus.file(place), self.sample_rate_hz, start, stop), self.samples),
+            "noisy": fill(self.corpus.read(place, self.sample_rate_hz, start, stop), self.samples),
             "snr_db": torch.tensor(torch.nan),
             "samples": torch.tensor(self.samples),
             "name": f"{epoch}-{index:06d}-{_stem(self.corpus.paths[place])}",
@@ -67,7 +68,7 @@ class NoisyFolder(ResumableData):
     needs clean speech and so its own folders; without them there is none, and no ``best`` checkpoint either.
 
     Args:
-        folder: the recordings, searched with its subfolders.
+        folder: the recordings, searched with its subfolders; or what `kdse corpus pack` made of them, a folder or URL.
         teacher_folder: files that any system made of them, of the same relative names. Training batches then carry
             them as "taught". Up to 0.1 s more or less at the end is cut or filled with zeros.
         valid_noisy: folder of noisy validation files; they are the test files too.
@@ -80,6 +81,9 @@ class NoisyFolder(ResumableData):
         seed: of order and crops; None means the run's seed_everything.
         teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
         teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
+        manifest: file of `kdse corpus index --out`, for a folder that cannot be written to; one that lies in the folder
+            is found without.
+        shard_cache: folder that keeps whole shards of object storage as they are used; None keeps nothing.
     """
 
     labelled_share = 0.0
@@ -98,6 +102,8 @@ class NoisyFolder(ResumableData):
         seed: int | None = None,
         teacher_delay_samples: int | None = None,
         teacher_gain: float | None = None,
+        manifest: str | None = None,
+        shard_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
@@ -106,7 +112,8 @@ class NoisyFolder(ResumableData):
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
         check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
         check_positive(or_zero=True, num_workers=num_workers)
-        self.folder, self.teacher_folder = Path(folder), teacher_folder
+        self.folder, self.teacher_folder = folder if is_remote(folder) else Path(folder), teacher_folder
+        self.manifest, self.shard_cache = manifest, shard_cache
         self.valid_folders = (
             None if valid_noisy is None or valid_clean is None else (Path(valid_noisy), Path(valid_clean))
         )
@@ -122,7 +129,8 @@ class NoisyFolder(ResumableData):
             ValueError: as `scan`.
         """
         if self._corpus is None:
-            self._corpus = scan(self.folder, "--data.folder")
+            files_only = self.teacher_folder is not None
+            self._corpus = scan(self.folder, "--data.folder", self.manifest, self.shard_cache, files_only)
         return self._corpus
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -26,6 +26,7 @@ class PairSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
+        pair.check()
         noisy = read(pair.noisy, self.sample_rate_hz)[: pair.samples]
         clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
         item = pair_item(pair, noisy, clean, pair.name, index)

@@ -57,6 +57,7 @@ class CropSet(Dataset[dict[str, Any]]):
         epoch, index = key
         place, start, stop = crop_at(key, self.lengths, self.samples, self.seed)
         pair = self.pairs[place]
+        pair.check()
         labelled = self.labelled is None or place in self.labelled
         noisy = fill(read(pair.noisy, self.sample_rate_hz, start, stop), self.samples)
         clean = torch.zeros_like(noisy)

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from kdse.data.corpora import Corpus, scan
+from kdse.data.corpora import Corpus, check_listed, scan
 
 #: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
 LENGTH_TOLERANCE_SECONDS = 0.02
@@ -25,6 +25,7 @@ class Pair(NamedTuple):
     noisy, clean: paths of the files.
     samples: length of both at the rate the pairs were looked up for.
     snr_db: from the noisy file's name (``_snr15_``); NaN if it says nothing.
+    sizes: of both files in bytes where a manifest lists them, which they must have when they are read.
     """
 
     name: str
@@ -32,6 +33,13 @@ class Pair(NamedTuple):
     clean: str
     samples: int
     snr_db: float
+    sizes: tuple[int | None, int | None] = (None, None)
+
+    def check(self) -> None:
+        """Raises an AudioError if a file is not the one that its manifest describes."""
+        for file, size in zip((self.noisy, self.clean), self.sizes, strict=True):
+            if size is not None:
+                check_listed(file, size, "the manifest of its folder")
 
 
 def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags: tuple[str, str]) -> list[Pair]:
@@ -49,7 +57,9 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
         ValueError: for a missing or empty folder, an unreadable file, files without a partner or with several, and
             pairs whose lengths differ by more than 0.02 s.
     """
-    noisy_corpus, clean_corpus = scan(noisy, flags[0]), scan(clean, flags[1])
+    noisy_corpus, clean_corpus = (
+        scan(folder, flag, files_only=True) for folder, flag in zip((noisy, clean), flags, strict=True)
+    )
     by_id = all(_CLEAN_ID.search(_stem(path)) for path in clean_corpus.paths)
     noisy_keys, clean_keys = _keys(noisy_corpus, flags[0], by_id), _keys(clean_corpus, flags[1], by_id)
     rule = "DNS file ids" if by_id else "equal relative names"
@@ -77,7 +87,9 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
         if samples == 0:
             raise ValueError(f"{noisy_corpus.file(i)}: holds no samples at {sample_rate_hz} Hz; remove the pair")
         name = _stem(noisy_corpus.paths[i])
-        pairs.append(Pair(name, str(noisy_corpus.file(i)), str(clean_corpus.file(j)), samples, snr_in_name(name)))
+        files = str(noisy_corpus.file(i)), str(clean_corpus.file(j))
+        sizes = noisy_corpus.listed_size(i), clean_corpus.listed_size(j)
+        pairs.append(Pair(name, *files, samples, snr_in_name(name), sizes))
     return pairs
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from kdse.data.audio import read
-from kdse.data.corpora import scan
+from kdse.data.corpora import check_listed, scan
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def find_taught(
             ``sample_rate_hz`` (it would teach to remove the upper band; higher ones are resampled), or one that is
             more than 0.1 s longer or shorter than the recording.
     """
-    corpus = scan(folder, FLAG)
+    corpus = scan(folder, FLAG, files_only=True)
     stems = [path.rsplit(".", 1)[0] for path in corpus.paths]
     places = {stem: place for place, stem in enumerate(stems)}
     missing = [recording.name for recording in recordings if recording.name not in places]
@@ -71,7 +71,7 @@ def find_taught(
     files = []
     for recording in recordings:
         place = places[recording.name]
-        file, rate = corpus.file(place), corpus.rates[place]
+        file, rate = corpus.file(place), int(corpus.rates[place])
         if counts[recording.name] > 1:
             raise ValueError(f"{FLAG} {corpus.root}: holds {counts[recording.name]} files called {recording.name}")
         if rate < sample_rate_hz:
@@ -79,12 +79,14 @@ def find_taught(
                 f"{FLAG} {file}: is at {rate} Hz, below the {sample_rate_hz} Hz of --data.sample_rate_hz, and holds "
                 "nothing of the upper band; enhance at the full rate, or lower --data.sample_rate_hz"
             )
-        seconds, wanted = corpus.frames[place] / rate, recording.samples / sample_rate_hz
+        seconds, wanted = int(corpus.frames[place]) / rate, recording.samples / sample_rate_hz
         if abs(seconds - wanted) > LENGTH_TOLERANCE_SECONDS:
             raise ValueError(
                 f"{FLAG} {file}: lasts {seconds:.3f} s and the noisy file {wanted:.3f} s; they must agree within "
                 f"{LENGTH_TOLERANCE_SECONDS} s"
             )
+        if corpus.manifest is not None:
+            check_listed(file, int(corpus.manifest.sizes[place]), str(corpus.manifest.file))
         files.append(str(file))
     return files
 

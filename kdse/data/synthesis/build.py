@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kdse.cache import cache_root
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.progress import show_progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
@@ -36,13 +37,7 @@ SETTINGS_FILE = "settings.json"
 
 def cache_folder(settings: Settings, cache_dir: str | Path | None = None) -> Path:
     """Where a corpus of these settings lives: ``cache_dir``, else the variable KDSE_CACHE, else ``~/.cache/kdse``."""
-    try:
-        root = Path(cache_dir or os.environ.get("KDSE_CACHE") or Path.home() / ".cache" / "kdse").expanduser()
-    except RuntimeError:
-        raise ValueError(
-            "no home folder to keep the embedded corpus in; set the environment variable KDSE_CACHE"
-        ) from None
-    return root / f"embedded-{settings.key()}"
+    return cache_root(cache_dir) / f"embedded-{settings.key()}"
 
 
 def is_complete(folder: Path) -> bool:
