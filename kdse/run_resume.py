@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 LOCK = "run.lock"
 CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
 SHOWN = 3
 
 
@@ -79,6 +80,8 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
 def hold(folder: str | Path, cleanup: ExitStack) -> None:
     """Keeps a run folder for this process until ``cleanup`` ends; the kernel frees it if the process is killed.
 
+    What a killed process left half written in it is removed.
+
     Raises:
         ValueError: if another process holds it.
     """
@@ -95,3 +98,6 @@ def hold(folder: str | Path, cleanup: ExitStack) -> None:
         log.warning("%s is on a file system without locks: see to it that no other process trains there", folder)
         return
     cleanup.callback(lock.release)
+    for pattern in (".*.partial", f"{CHECKPOINTS}/.*.partial"):
+        for partial in folder.glob(pattern):
+            partial.unlink(missing_ok=True)

@@ -26,12 +26,10 @@ from kdse.report.training.timing import StepTimes
 from kdse.run_identity import identity
 from kdse.run_missed_validation import MissedValidation
 from kdse.run_result import RunResult, result
-from kdse.run_resume import check_same_run, hold, last_good
+from kdse.run_resume import CHECKPOINTS, check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
-
-CHECKPOINTS = "checkpoints"
 
 
 class AlreadyFinished(Exception):

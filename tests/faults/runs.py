@@ -48,6 +48,7 @@ def fit(
     harm: str = "",
     rank: int | None = None,
     prefix: tuple[str, ...] = (),
+    cwd: Path = REPOSITORY,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`kdse fit --resume=true` into ``run_dir`` in a process of its own; ``prefix`` replaces the interpreter."""
@@ -57,16 +58,13 @@ def fit(
         variables[RANK] = str(rank)
     command = [*(prefix or (sys.executable, "-m", "kdse.cli")), "fit", "--config", str(config)]
     command += [f"--run_dir={run_dir}", "--resume=true", *flags]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=variables | environment, capture_output=True, text=True, timeout=240
-    )
+    environment = variables | environment
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def assert_same_end(run_dir: Path, undisturbed: Path) -> None:
     """Weights, optimizer, learning rate, result and every validation are those of the other run, bit for bit."""
-    ours, theirs = (
-        torch.load(folder / "checkpoints" / LAST, weights_only=True) for folder in (run_dir, undisturbed)
-    )
+    ours, theirs = (torch.load(folder / "checkpoints" / LAST, weights_only=True) for folder in (run_dir, undisturbed))
     assert ours["global_step"] == theirs["global_step"]
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_equal(ours[part], theirs[part], part)

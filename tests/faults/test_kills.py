@@ -1,0 +1,74 @@
+"""Killed runs: whatever dies and whenever, the next start reaches the undisturbed weights and repeats nothing twice."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kdse.checkpoint import LAST, read_checkpoint
+from kdse.report.figures.curves import training_log
+from kdse.run_stopping import STOPPED
+from tests.faults.runs import STEPS, assert_same_end, fit, make_config
+
+pytestmark = pytest.mark.timeout(900)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    return make_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert fit(config, folder).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("harm", ["kill after step 5", "kill while writing checkpoint 4", "kill during validation 3"])
+def test_a_killed_run_goes_on_to_the_undisturbed_weights(harm, config, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    assert fit(config, run, harm=harm).returncode == -signal.SIGKILL
+    before = read_checkpoint(run / "checkpoints" / LAST)["global_step"]
+    done = fit(config, run)
+    assert done.returncode == 0, done.stderr
+    assert 0 < before < STEPS and str(run / "checkpoints" / LAST) in done.stdout
+    assert_same_end(run, undisturbed)
+    assert not list((run / "checkpoints").glob(".*"))  # nothing half written is left
+
+
+def test_logged_steps_of_a_killed_run_are_those_of_an_undisturbed_one(config, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    fit(config, run, harm="kill after step 5")
+    assert fit(config, run).returncode == 0
+    column = "train/loss"
+    ours, theirs = (training_log(folder)[column].dropna() for folder in (run, undisturbed))
+    pd.testing.assert_series_equal(ours, theirs)
+
+
+def test_a_killed_rank_ends_the_job_and_torchrun_starts_it_again_to_the_same_weights(config, tmp_path):
+    # (batches of 2 for each of two processes: three steps an epoch as before)
+    data = ("--data.batch_size=2",)
+    module = ("--module", "kdse.cli")
+    undisturbed, run, stopped = (tmp_path / name for name in ("undisturbed", "killed", "stopped"))
+    done = fit(config, undisturbed, *DDP, *data, prefix=(*TORCHRUN, *module))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    once = fit(config, run, *DDP, *data, harm="kill after step 5", rank=1, prefix=(*TORCHRUN, *module))
+    assert once.returncode != 0
+    again = fit(config, run, *DDP, *data, prefix=(*TORCHRUN, *module))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert_same_end(run, undisturbed)
+
+    # a signal to one process only: both stop after the same step
+    signalled = fit(config, stopped, *DDP, *data, harm="sigterm after step 2", rank=1, prefix=(*TORCHRUN, *module))
+    assert f"exitcode: {STOPPED}" in signalled.stderr.replace(" ", "").replace("exitcode:", "exitcode: ")
+    assert read_checkpoint(stopped / "checkpoints" / LAST)["global_step"] == 2
+    assert fit(config, stopped, *DDP, *data, prefix=(*TORCHRUN, *module)).returncode == 0
+    assert_same_end(stopped, undisturbed)
