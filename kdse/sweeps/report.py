@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from kdse.files import write_bytes, write_text
-from kdse.report.tables.shown import shown
 from kdse.report.tables.table import Cell, Column, Table
 from kdse.report.tables.writers import to_markdown
 from kdse.sweeps.definition import Sweep
@@ -19,6 +18,7 @@ from kdse.sweeps.figures import pictures
 from kdse.sweeps.progress import written
 from kdse.sweeps.rows import Row, rows
 from kdse.sweeps.store import Point
+from kdse.sweeps.words import metric_text, metric_title
 
 IMPROVEMENT = "val/si_sdr_improvement"
 
@@ -105,21 +105,6 @@ def to_csv(found: Sequence[Row]) -> str:
             [row.number, *values, *(getattr(row, a) for a in about), *(row.metrics.get(m) for m in metrics)]
         )
     return text.getvalue()
-
-
-def metric_title(name: str) -> str:
-    """A metric of the log for people: ``val/si_sdr_improvement`` is "SI-SDR dB improvement (validation)"."""
-    base = name.removeprefix("val/")
-    metric, gain = base.removesuffix("_improvement"), base.endswith("_improvement")
-    if shown(metric).title == metric:
-        return name
-    return f"{shown(metric).title} improvement" if gain else shown(metric).title
-
-
-def metric_text(name: str, value: float) -> str:
-    """Its value with the decimals of its kind."""
-    metric = name.removeprefix("val/").removesuffix("_improvement")
-    return shown(metric).number(value, sign=name.endswith("_improvement"))
 
 
 def _state(row: Row) -> Cell:

@@ -201,7 +201,7 @@ class Store:
         return held(self._lock_of(trial.number)) or self._trains(trial)
 
     def _trains(self, trial: FrozenTrial) -> bool:
-        """Whether a process is in the run folder of a trial, on its behalf or on that of another of the same settings."""
+        """Whether a process is in the run folder of a trial, for it or for another of the same settings."""
         identity = trial.user_attrs.get(IDENTITY)
         return identity is not None and held(self.out / RUNS / identity / "run.lock")
 

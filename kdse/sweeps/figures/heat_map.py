@@ -1,0 +1,233 @@
+"""Two parameters of a sweep against each other, one panel for every value of the others."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdse.report.contents import Figure
+from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, plain
+from kdse.sweeps.definition import Sweep
+from kdse.sweeps.rows import Row
+from kdse.sweeps.words import (
+    metric_factor,
+    metric_text,
+    metric_title,
+    minus,
+    parameter_title,
+    point_title,
+    value_words,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.image import AxesImage
+
+ACROSS, DOWN, SEED = "data.snr_db", "model.compression", "seed_everything"
+#: More panels than this are a table's work.
+PANELS = 6
+#: Inches of one row of cells, and of everything above and below them.
+ROW, LOW_ROW, AROUND = 0.42, 0.29, 1.25
+Cells = dict[tuple[int, int], float]
+
+
+def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
+    """A metric over two listed parameters: compression down, SNR across, if they are swept.
+
+    Every combination of other parameters has a panel on one colour scale; of exactly two panels there is the
+    difference too. Seeds are averaged. Cells without a finished run say why. None if fewer than two listed parameters
+    vary, or any other does, or there would be too many panels.
+
+    Args:
+        sweep: what was swept.
+        found: its points.
+        metric: name in the log.
+    """
+    varying = [p for p in sweep.parameters if p.varies and p.name != SEED]
+    if len(varying) < 2 or any(p.distribution != "categorical" for p in varying):
+        return None
+    listed = {p.name: p.listed for p in varying}
+    down, across = _axes(list(listed))
+    others = [name for name in listed if name not in (down, across)]
+    groups = list(dict.fromkeys(point_title(row.values, others) for row in found if row.values))
+    if not 1 <= len(groups) <= PANELS:
+        return None
+    panels = {
+        group: _cells([r for r in found if r.values and point_title(r.values, others) == group], listed, down, across)
+        for group in groups
+    }
+    values = {group: _means(cells, metric) for group, cells in panels.items()}
+    known = [value for cells in values.values() for value in cells.values()]
+    if not known:
+        return None
+    shape = (len(listed[down]), len(listed[across]))
+    difference = _difference(*values.values()) if len(groups) == 2 else {}
+    count = len(groups) + bool(difference)
+    per_row = min(count, 3)
+    lines = math.ceil(count / per_row)
+    row = ROW if down == DOWN else LOW_ROW
+    figure = canvas(height=lines * (row * shape[0] + AROUND), width=WIDTH if count > 1 else 0.75 * WIDTH)
+    axes = figure.subplots(lines, per_row, squeeze=False).ravel()
+    image = None
+    scale = {"vmin": min(known), "vmax": max(known) if max(known) > min(known) else min(known) + 1e-9}
+    for place, group in enumerate(groups):
+        image = _draw(axes[place], values[group], shape, "viridis", scale, metric)
+        _say_why(axes[place], panels[group], values[group])
+        axes[place].set_title(group, fontsize=9.5, color=INK)
+    if difference:
+        largest = max((abs(value) for value in difference.values()), default=0) or 1e-9
+        scale = {"vmin": -largest, "vmax": largest}
+        own = _draw(axes[len(groups)], difference, shape, "PuOr", scale, metric, sign=True)
+        axes[len(groups)].set_title("difference (middle − left)", fontsize=9.5, color=INK)
+        _bar(figure.colorbar(own, ax=axes[len(groups)], location="bottom", aspect=14, pad=0.03), "difference")
+    for place, axis in enumerate(axes):
+        if place >= count:
+            axis.set_visible(False)
+            continue
+        first = place % per_row == 0
+        axis.set_xticks(range(shape[1]), [value_words(across, value) for value in listed[across]])
+        axis.set_yticks(range(shape[0]), _names(found, down, listed[down]) if first else [])
+        axis.set_ylabel(_side(found, down) if first else "")
+        axis.set_xlabel(parameter_title(across))
+    assert image is not None
+    _bar(
+        figure.colorbar(image, ax=list(axes[: len(groups)]), location="bottom", aspect=14 * len(groups), pad=0.03),
+        metric_title(metric),
+    )
+    if across == ACROSS:
+        figure.supxlabel("each run is trained and validated at the SNRs of its column", fontsize=7.5, color=GREY)
+    return Figure(
+        key="heat_map",
+        title=f"{metric_title(metric)} by {parameter_title(down)} and {parameter_title(across)}",
+        alt=_alt(values, listed, down, across, metric, found),
+        png=_png(figure),
+    )
+
+
+def _axes(names: list[str]) -> tuple[str, str]:
+    """The parameters that go down and across."""
+    if ACROSS in names:
+        rest = [name for name in names if name != ACROSS]
+        return (DOWN if DOWN in rest else rest[0]), ACROSS
+    if DOWN in names:
+        return next(name for name in names if name != DOWN), DOWN
+    return names[0], names[1]
+
+
+def _cells(
+    rows: Sequence[Row], listed: Mapping[str, list[Any]], down: str, across: str
+) -> dict[tuple[int, int], list[Row]]:
+    found: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        place = (listed[down].index(row.values[down]), listed[across].index(row.values[across]))
+        found.setdefault(place, []).append(row)
+    return found
+
+
+def _means(cells: Mapping[tuple[int, int], Sequence[Row]], metric: str) -> Cells:
+    """The mean over the finished runs of every cell, as it is shown."""
+    found = {}
+    for place, rows in cells.items():
+        values = [r.metrics[metric] for r in rows if r.state == "finished" and metric in r.metrics]
+        if values:
+            found[place] = metric_factor(metric) * math.fsum(values) / len(values)
+    return found
+
+
+def _difference(left: Cells, right: Cells) -> Cells:
+    return {place: right[place] - value for place, value in left.items() if place in right}
+
+
+def _draw(
+    axis: Axes, values: Cells, shape: tuple[int, int], colours: str, scale: dict[str, float], metric: str,
+    sign: bool = False,
+) -> AxesImage:  # fmt: skip
+    import numpy as np
+
+    matrix = np.full(shape, np.nan)
+    for place, value in values.items():
+        matrix[place] = value
+    image = axis.imshow(matrix, cmap=colours, aspect="auto", **scale)  # type: ignore[arg-type]
+    plain(axis)
+    axis.grid(False)
+    axis.set_facecolor("#ececec")
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.tick_params(length=0)
+    for (row, column), value in values.items():
+        red, green, blue, _ = image.to_rgba(np.array(value))  # type: ignore[misc]
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        text = metric_text(metric, value / metric_factor(metric))
+        if sign and value > 0 and not text.startswith("+"):
+            text = f"+{text}"
+        axis.text(
+            column, row, text.replace("-", "−"), ha="center", va="center", fontsize=8.5,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    return image
+
+
+def _say_why(axis: Axes, cells: Mapping[tuple[int, int], Sequence[Row]], values: Cells) -> None:
+    """What became of the cells that have no value."""
+    for (row, column), rows in cells.items():
+        if (row, column) not in values:
+            state = rows[-1].state.replace("stopped early", "stopped\nearly")
+            axis.text(column, row, state, ha="center", va="center", fontsize=7, color=GREY)
+
+
+def _bar(bar: Any, title: str) -> None:
+    bar.set_label(title, fontsize=8.5, color=INK)
+    bar.ax.tick_params(labelsize=7.5, length=2)
+    bar.ax.xaxis.set_major_formatter(lambda value, _: minus(round(value, 6)))
+    bar.outline.set_visible(False)
+
+
+def _sizes(found: Sequence[Row]) -> dict[float, int]:
+    """Compression to parameters of the student, where all students of a compression have one size."""
+    sizes: dict[float, set[int]] = {}
+    for row in found:
+        if row.parameters is not None and row.values:
+            sizes.setdefault(row.values.get(DOWN), set()).add(row.parameters)  # type: ignore[arg-type]
+    return {ratio: next(iter(counts)) for ratio, counts in sizes.items() if len(counts) == 1}
+
+
+def _names(found: Sequence[Row], name: str, values: Sequence[Any]) -> list[str]:
+    sizes = _sizes(found) if name == DOWN else {}
+    return [value_words(name, v) + (f"\n{sizes[v] / 1000:.0f}k" if v in sizes else "") for v in values]
+
+
+def _side(found: Sequence[Row], name: str) -> str:
+    return f"{parameter_title(name)}{', student size' if name == DOWN and _sizes(found) else ''}"
+
+
+def _alt(
+    values: Mapping[str, Cells], listed: Mapping[str, list[Any]], down: str, across: str, metric: str,
+    found: Sequence[Row],
+) -> str:  # fmt: skip
+    parts = []
+    for group, cells in values.items():
+        each = [
+            f"{value_words(down, listed[down][row])} at {value_words(across, listed[across][column])} "
+            f"{metric_text(metric, value / metric_factor(metric))}"
+            for (row, column), value in sorted(cells.items())
+        ]
+        parts.append(f"{group}: {', '.join(each)}" if group else ", ".join(each))
+    seeds = {str(row.values.get(SEED)) for row in found if SEED in row.values}
+    averaged = f" Cells are means over {len(seeds)} seeds." if len(seeds) > 1 else ""
+    where = (
+        " A run is validated at the SNRs it is trained at, so columns have other validation items; compare within one."
+        if across == ACROSS
+        else ""
+    )
+    axes = f"{parameter_title(down)} and {parameter_title(across)}"
+    return f"{metric_title(metric)} of the last validation by {axes}. {'; '.join(parts)}.{averaged}{where}"
+
+
+def _png(figure: Canvas) -> bytes:
+    """With all of its colours: 128, as other figures have, would tint the cells."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    return drawn.getvalue()
