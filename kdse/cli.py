@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"kdse {command}: interrupted", file=sys.stderr)
         return 130

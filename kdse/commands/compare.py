@@ -28,7 +28,7 @@ from kdse.report.tables.writers import to_markdown
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
 METRICS = ["si_sdr", "pesq_wb", "estoi"]
-OURS = ("--config", "--run_dir", "--ckpt_path", "--print_config")
+OURS = ("--config", "--run_dir", "--run_root", "--resume", "--ckpt_path", "--print_config")
 
 DESCRIPTION = """\
 Trains every DELTA over the base config, one after another, and scores all of them and the noisy input on the same

@@ -19,7 +19,7 @@ class Run(NamedTuple):
 
     name: for people.
     folder: its run folder.
-    flags: of `kdse fit`, without --run_dir and --ckpt_path.
+    flags: of `kdse fit`, without --run_dir and --resume.
     settings: plain data that tells this run from another in the same folder.
     """
 
@@ -48,8 +48,7 @@ class Run(NamedTuple):
 
     def command(self) -> list[str]:
         """Arguments of `kdse` that train it, or go on where it was interrupted."""
-        going_on = self.state in ("started", "failed") and self.checkpoint.exists()
-        resume = [f"--ckpt_path={self.checkpoint}"] if going_on else []
+        resume = ["--resume=true"] if self.state in ("started", "failed") else []
         return ["fit", *self.flags, f"--run_dir={self.folder}", *resume]
 
 

@@ -142,8 +142,8 @@ def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(co
 
     assert compare(configs, tmp_path, "small", "same") == 0
     assert fits(commands) == ["small", "same"]
-    assert f"--ckpt_path={tmp_path / 'small' / 'checkpoints' / 'last.ckpt'}" in commands[0]
-    assert not any("--ckpt_path" in flag for flag in commands[1])
+    assert "--resume=true" in commands[0]
+    assert not any("--resume" in flag for flag in commands[1])
     a, b = (load_model(tmp_path / n / "checkpoints" / "last.ckpt").state_dict() for n in ("small", "same"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     rows = table(tmp_path)
