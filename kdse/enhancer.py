@@ -18,6 +18,7 @@ from kdse.losses import PhaseSensitive, WeightedSum
 from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, SpeechModel
+from kdse.precision import check_precision
 from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
@@ -193,6 +194,7 @@ class Enhancer(L.LightningModule):
         return self.model.parameters()
 
     def setup(self, stage: str) -> None:
+        check_precision(self.trainer.precision)
         datamodule = getattr(self.trainer, "datamodule", None)
         rate = getattr(datamodule, "sample_rate_hz", None)
         if rate is not None and rate != self.model.sample_rate_hz:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
+from kdse.precision import exact
 
 FLOOR = 1e-12
 
@@ -60,10 +61,10 @@ class CompressedSpectral(nn.Module):
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with torch.autocast(noisy.device.type, enabled=False):
-            wave, clean = estimate.waveform.float(), clean.float()
+            wave, clean = exact(estimate.waveform), exact(clean)
             if self.normalise:
                 level = clean.square().mean(-1, keepdim=True).sqrt()
-                fallback = noisy.float().square().mean(-1, keepdim=True).sqrt()
+                fallback = exact(noisy).square().mean(-1, keepdim=True).sqrt()
                 level = torch.where(level > 1e-5, level, fallback).clamp_min(1e-5)
                 wave, clean = wave / level, clean / level
             return compressed_spectral_loss(self.stft(wave), self.stft(clean), self.compression, self.complex_weight)

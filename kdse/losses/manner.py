@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdse.losses.multi_resolution import check_resolutions, stft_magnitude
 from kdse.models.base import Estimate
+from kdse.precision import exact
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
@@ -86,5 +87,5 @@ class MannerLoss(nn.Module):
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with torch.autocast(noisy.device.type, enabled=False):
-            waves = (estimate.waveform.float(), clean.float(), noisy.float())
+            waves = (exact(estimate.waveform), exact(clean), exact(noisy))
             return manner_loss(*waves, self.resolutions, self.convergence_weight, self.magnitude_weight)

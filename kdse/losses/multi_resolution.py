@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate
+from kdse.precision import exact
 
 FLOOR = 1e-7
 
@@ -65,11 +66,11 @@ class MultiResolutionStft(nn.Module):
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with torch.autocast(noisy.device.type, enabled=False):
-            total = noisy.new_zeros((), dtype=torch.float32)
+            total = exact(noisy.new_zeros(()))
             for index, (n_fft, hop) in enumerate(zip(self.n_ffts, self.hops, strict=True)):
                 window = getattr(self, f"window{index}")
-                ours = stft_magnitude(estimate.waveform.float(), n_fft, hop, window)
-                target = stft_magnitude(clean.float(), n_fft, hop, window)
+                ours = stft_magnitude(exact(estimate.waveform), n_fft, hop, window)
+                target = stft_magnitude(exact(clean), n_fft, hop, window)
                 total = total + self.convergence_weight * spectral_convergence(ours, target)
                 total = total + self.magnitude_weight * log_magnitude_distance(ours, target)
             return total / len(self.n_ffts)

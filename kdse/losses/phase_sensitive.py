@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
+from kdse.precision import exact
 
 
 def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False) -> Tensor:
@@ -37,6 +38,9 @@ class PhaseSensitive(nn.Module):
             on is our choice.
         n_fft: frame length in samples.
         hop: samples between frames.
+
+    Raises:
+        ValueError: in `forward`, for a model whose spectrum has other bins or frames.
     """
 
     def __init__(self, truncate: bool = False, normalise: bool = True, n_fft: int = 512, hop: int = 256) -> None:
@@ -47,11 +51,16 @@ class PhaseSensitive(nn.Module):
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with torch.autocast(noisy.device.type, enabled=False):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
+            noisy_bft = self.stft(noisy)
+            if spectrum.shape != noisy_bft.shape:
+                raise ValueError(
+                    f"model.loss: PhaseSensitive's STFT gives {[*noisy_bft.shape[1:]]} bins and frames, the model's "
+                    f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
+                    "(kdse.losses.SiSdr, CompressedSpectral)"
+                )
             level: Tensor | float = 1.0
             if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
-                power = noisy.float().square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
+                power = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
                 level = power.sqrt()[:, None, None]
             magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-20).sqrt()
-            return phase_sensitive_loss(
-                magnitude / level, self.stft(clean) / level, self.stft(noisy) / level, self.truncate
-            )
+            return phase_sensitive_loss(magnitude / level, self.stft(clean) / level, noisy_bft / level, self.truncate)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate
+from kdse.precision import exact
 
 
 def si_sdr(estimate: Tensor, clean: Tensor, eps: float = 1e-8) -> Tensor:
@@ -27,4 +28,4 @@ class SiSdr(nn.Module):
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with torch.autocast(noisy.device.type, enabled=False):
-            return -si_sdr(estimate.waveform.float(), clean.float()).mean()
+            return -si_sdr(exact(estimate.waveform), exact(clean)).mean()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
 from kdse.models.stft import Stft
+from kdse.precision import exact
 
 DEPTH = 4
 
@@ -133,7 +134,7 @@ class Cruse(SpeechModel):
 
     def bin_gain(self, mask: Tensor) -> Tensor:
         """Mel mask ``[B, 1, T, 80]`` to a gain per bin ``[B, F, T]``; ones give ones."""
-        gain = mask.float().squeeze(1) @ self.expand
+        gain = exact(mask).squeeze(1) @ self.expand
         return gain.clamp_min(self.mask_floor).transpose(1, 2) if self.mask_floor > 0 else gain.transpose(1, 2)
 
     def taps(self) -> dict[str, Tap]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, require_equal, resample
+from kdse.objectives.shapes import require_equal, resample
+from kdse.precision import exact
 
 BLOCKS = "blocks"
 

@@ -19,7 +19,8 @@ from kdse.objectives.compression import split_pairs
 from kdse.objectives.gather import gather_batch
 from kdse.objectives.review_fusion import FusionBlock, ReviewFusion
 from kdse.objectives.semantic import require_batch
-from kdse.objectives.shapes import exact, resample
+from kdse.objectives.shapes import resample
+from kdse.precision import exact
 
 # Squared norm added under the root of cosines, and floor of similarities. The authors add 1e-6 to the norm and have
 # no floor: the first passes a gradient of 1e6 through a silent frame, the second is log 0 for opposite vectors.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, resample
+from kdse.objectives.shapes import resample
+from kdse.precision import exact
 
 # Variance below which a channel counts as constant. Far under any active layer, far above float32 rounding.
 FLOOR = 1e-8

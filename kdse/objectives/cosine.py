@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, require_equal, resample
+from kdse.objectives.shapes import require_equal, resample
+from kdse.precision import exact
 
 VECTORS = ("frame", "channel", "flattened")
 HEADS = ("inverted", "linear", None)

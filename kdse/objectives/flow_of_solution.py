@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange
 from kdse.objectives.layerwise import Layerwise, project
-from kdse.objectives.shapes import exact, resample
+from kdse.objectives.shapes import resample
+from kdse.precision import exact
 
 
 class FlowOfSolution(Layerwise):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, require_equal, resample
+from kdse.objectives.shapes import require_equal, resample
+from kdse.precision import exact
 from kdse.seeding import derive_seed, run_seed
 
 

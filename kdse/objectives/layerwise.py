@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, require_equal
+from kdse.objectives.shapes import require_equal
+from kdse.precision import exact
 
 SILENCE = 1e-5
 """Activations whose rms (or peak, where stated) lies below this count as silence where an objective divides by a norm:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact, require_equal, resample
+from kdse.objectives.shapes import require_equal, resample
+from kdse.precision import exact
 
 NAMED_VIEW = re.compile(r".+_(channel|global|local)")
 LARGEST_CROP = 0.1  # padding differs by less; models whose hops differ, by more

@@ -8,7 +8,7 @@ from torch import Tensor
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact
+from kdse.precision import exact
 
 
 class OutputDistillation(Objective):

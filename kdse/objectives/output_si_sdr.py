@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdse.losses.si_sdr import si_sdr
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import exact
+from kdse.precision import exact
 
 
 class SiSdrDistillation(Objective):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdse.objectives.review_fusion import ReviewObjective
-from kdse.objectives.shapes import exact, require_equal
+from kdse.objectives.shapes import require_equal
+from kdse.precision import exact
 
 
 class KnowledgeReview(ReviewObjective):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.compression import split_pairs
 from kdse.objectives.gather import gather_batch
-from kdse.objectives.shapes import exact, resample
+from kdse.objectives.shapes import resample
+from kdse.precision import exact
 
 
 class SemanticCalibration(Objective):

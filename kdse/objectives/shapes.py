@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -51,8 +50,3 @@ def resample(x: Tensor, frames: int | None = None, frequencies: int | None = Non
     if wanted != shrunk:
         x = F.interpolate(x, size=wanted, mode="bilinear", align_corners=False)
     return x
-
-
-def exact(x: Tensor) -> Tensor:
-    """Float32, or float64 if it is already: what comparisons are computed in."""
-    return x if x.dtype == torch.float64 else x.float()

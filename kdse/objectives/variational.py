@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from kdse.objectives.base import Exchange
 from kdse.objectives.layerwise import Layerwise
-from kdse.objectives.shapes import exact, require_equal
+from kdse.objectives.shapes import require_equal
+from kdse.precision import exact
 
 
 class VariationalInformation(Layerwise):
