@@ -44,7 +44,7 @@ def manifest_of(folder: Path, out: Path | None) -> Path:
 def build(
     folder: Path,
     out: Path | None = None,
-    workers: int = 1,
+    workers: int = 0,
     check: str = "header",
     update: bool = False,
     leave_out_bad: bool = False,
@@ -158,7 +158,7 @@ def _measured(root: str, paths: list[str], check: str, workers: int) -> Iterator
     todo = iter(paths)
     jobs = ((root, batch, check) for batch in iter(lambda: list(islice(todo, BATCH)), []))
     few = len(paths) <= BATCH
-    return as_they_come(_measure_all, jobs, 0 if few else workers, "kdse.data.measure")
+    return as_they_come(_measure_all, jobs, 0 if few else workers)
 
 
 def _measure_all(root: str, paths: list[str], check: str) -> list[Measured]:

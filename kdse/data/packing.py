@@ -54,7 +54,7 @@ def pack(
     folder: Path,
     out: Path,
     shard_mb: float = 64.0,
-    workers: int = 1,
+    workers: int = 0,
     manifest: str | Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
@@ -125,7 +125,7 @@ def _pack(
             jobs.append((shard, corpus.root, rows[shard.part][shard.first : shard.last], into))
     kept = len(shards) - len(jobs)
     progress(kept, len(shards))
-    for done, _ in enumerate(as_they_come(write_shard, jobs, workers, "kdse.data.packing"), kept + 1):
+    for done, _ in enumerate(as_they_come(write_shard, jobs, workers), kept + 1):
         progress(done, len(shards))
     for part in rows:
         _finish(partial / part, corpora[part], rows[part], [shard for shard in shards if shard.part == part])

@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-def as_they_come(
-    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int, preload: str
-) -> Iterator[Result]:
+def as_they_come(function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
     """Yields ``function(*job)`` of every job, in the order in which they end.
+
+    The processes are started afresh: forks of one with threads could deadlock, and the fork server of this process is
+    that of the data loaders, with what they need loaded.
 
     Args:
         function: of a module, so that other processes find it.
         jobs: arguments; taken as they are needed.
         workers: processes; 0 means none besides this one.
-        preload: module that the processes need.
 
     Raises:
         ValueError: if a process was killed; otherwise what ``function`` raises.
@@ -33,8 +33,7 @@ def as_they_come(
     if workers == 0:
         yield from (function(*job) for job in todo)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         running: set[Future[Result]] = set()
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from filelock import FileLock
 
 from kdse.cache import cache_root
 from kdse.data.audio import AudioError
@@ -82,7 +83,10 @@ class Shards:
         if self.cache is not None:
             kept = Path(self.cache) / self.names[shard]
             if not kept.is_file():
-                write_bytes(kept, self._fetch(shard, 0, self.sizes[shard]))
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(kept.with_name(f".{kept.name}.lock")):  # data workers of all ranks want the same ones
+                    if not kept.is_file():
+                        write_bytes(kept, self._fetch(shard, 0, self.sizes[shard]))
             return self._window(kept, shard, start, size)
         return io.BytesIO(self._fetch(shard, start, size))
 

@@ -1,0 +1,330 @@
+"""Shards hold what the folder holds: the same mixtures, bit for bit, from a disk or from object storage."""
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from filelock import FileLock
+
+import kdse.data.packing as packing
+from kdse.data import Mixtures, NoisyFolder, PairedFolders
+from kdse.data.audio import AudioError
+from kdse.data.corpora import scan
+from kdse.data.indexing import build
+from kdse.data.packing import pack, parts_of, plan
+from tests.data.corpus import hiss, make_corpus, put, real_corpus
+from tests.data.fake_s3 import BUCKET, serve
+from tests.data.test_position import Recorder, SaveEveryStep, fit, on_rank
+from tests.data.tricky import make_tricky
+
+COMMON = {"reverb_share": 0.5, "segment_seconds": 0.7, "seed": 7, "batch_size": 2, "steps_per_epoch": 4}
+SMALL_MB = 0.03  # several shards of a few files each
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_tricky(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def shards(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "p"
+    pack(folder, out, shard_mb=SMALL_MB)
+    return out
+
+
+@pytest.fixture
+def storage(shards, monkeypatch, tmp_path):
+    """Object storage that holds the packed corpus, and an empty cache."""
+    monkeypatch.setenv("KDSE_CACHE", str(tmp_path / "cache"))
+    for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", "x")):
+        monkeypatch.setenv(name, value)
+    with serve(shards.parent) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        yield server
+
+
+URL = f"s3://{BUCKET}/p"
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key] for key in a
+    )
+
+
+def assert_same_mixtures(one: Mixtures, other: Mixtures, items: int = 24) -> None:
+    for split, samples in (("train", 11200), ("valid", 20000)):
+        a, b = (data.mixture_set(split, [-5, 15], samples, items, False) for data in (one, other))
+        for key in itertools.product((0, 5), range(items)):
+            assert same(a[key], b[key]), (split, key)
+    for a, b in zip(one._split("train"), other._split("train"), strict=True):
+        assert a.fingerprint == b.fingerprint
+
+
+def test_mixtures_from_shards_are_those_from_the_folder_bit_for_bit(folder, shards):
+    assert len(list((shards / "speech" / "train").glob("chunk-*.bin"))) > 2
+    assert_same_mixtures(Mixtures(str(folder), **COMMON), Mixtures(str(shards), **COMMON))
+
+
+def test_mixtures_from_object_storage_are_those_from_the_folder_bit_for_bit(folder, storage):
+    assert_same_mixtures(Mixtures(str(folder), **COMMON), Mixtures(URL, **COMMON), items=8)
+    chunks = [wanted for _, key, wanted in storage.requests if key.endswith(".bin")]
+    assert chunks and all(chunks)  # every request names its range: no shard was fetched whole
+
+
+def test_a_shard_cache_fetches_every_shard_once_and_gives_the_same(folder, storage, tmp_path):
+    data = Mixtures(URL, shard_cache=str(tmp_path / "kept"), **COMMON)
+    assert_same_mixtures(Mixtures(str(folder), **COMMON), data, items=8)
+    fetched = [key for _, key, _ in storage.requests if key.endswith(".bin")]
+    assert len(fetched) == len(set(fetched)) > 5
+    again = len(storage.requests)
+    data.mixture_set("train", [0, 5], 11200, 8, False)[(0, 3)]
+    assert len(storage.requests) == again
+
+
+def test_a_busy_answer_of_object_storage_is_tried_again(folder, storage):
+    one, other = (Mixtures(where, **COMMON).mixture_set("train", [0, 5], 11200, 8, False) for where in (folder, URL))
+    storage.fail = 2
+    assert same(one[(0, 0)], other[(0, 0)]) and storage.fail == 0
+
+
+FEED = """
+import sys, torch
+from kdse.data import Mixtures
+from tests.data.test_shards import COMMON, same
+
+if __name__ == "__main__":
+    places = ((sys.argv[1], 0), (sys.argv[2], 2))
+    loaders = [Mixtures(where, num_workers=count, **COMMON).train_dataloader() for where, count in places]
+    assert all(same(a, b) for a, b in zip(*loaders, strict=True))
+    print("same")
+"""
+
+
+def test_object_storage_feeds_several_data_workers(folder, storage, tmp_path):
+    """In a process of its own: data workers have the environment that the first of them was started in."""
+    (tmp_path / "feed.py").write_text(FEED)
+    command = [sys.executable, str(tmp_path / "feed.py"), str(folder), URL]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
+    assert any(wanted for _, key, wanted in storage.requests if key.endswith(".bin"))
+
+
+def test_what_is_not_in_object_storage_is_named_in_one_line(storage, shards):
+    with pytest.raises(ValueError, match=rf"s3://{BUCKET}/nothing/rir/train: holds no packed corpus") as caught:
+        next(iter(Mixtures(f"s3://{BUCKET}/nothing", **COMMON).train_dataloader()))
+    assert "\n" not in str(caught.value)
+    items = Mixtures(URL, **COMMON).mixture_set("train", [0, 5], 11200, 8, False)
+    storage.root = storage.root / "gone"
+    with pytest.raises(AudioError, match=rf"s3://{BUCKET}/p/.*/chunk-0-\d+\.bin: cannot be read"):
+        items[(0, 0)]
+
+
+def test_litdata_itself_reads_the_shards_and_finds_every_file_as_it_was(folder, shards):
+    from litdata import StreamingDataset
+
+    for part in parts_of(folder):
+        files = scan(folder / part, "--x")
+        dataset = StreamingDataset(str(shards / part), shuffle=False)
+        assert len(dataset) == len(files)
+        assert all(dataset[i] == files.file(i).read_bytes() for i in range(len(files)))
+
+
+def test_a_plain_folder_of_recordings_packs_whole_and_noisy_folder_reads_it(tmp_path):
+    for i in range(7):
+        put(tmp_path / "c" / f"{i % 2}" / f"{i}.flac", hiss(0.3 + 0.1 * i, seed=i))
+    pack(tmp_path / "c", tmp_path / "p", shard_mb=0.02)
+    settings = {"segment_seconds": 0.4, "batch_size": 3, "seed": 5}
+    batches = [list(NoisyFolder(str(tmp_path / name), **settings).train_dataloader()) for name in ("c", "p")]
+    assert len(batches[0]) == 2 and all(
+        a["name"] == b["name"] and torch.equal(a["noisy"], b["noisy"]) for a, b in zip(*batches, strict=True)
+    )
+
+
+def test_callers_that_need_files_refuse_shards_by_name(tmp_path):
+    for name in ("noisy", "clean"):
+        put(tmp_path / "c" / name / "1.wav", hiss(0.2))
+        pack(tmp_path / "c" / name, tmp_path / name)
+    with pytest.raises(ValueError, match="--data.noisy .*shards are not read here"):
+        PairedFolders(noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean")).pairs("test")
+    data = NoisyFolder(str(tmp_path / "noisy"), teacher_folder=str(tmp_path / "c" / "clean"))
+    with pytest.raises(ValueError, match="--data.folder .*shards are not read here"):
+        data.train_dataloader()
+
+
+def test_a_resume_in_the_middle_of_an_epoch_goes_on_with_the_right_sample(folder, shards, tmp_path):
+    """From shards, with data workers, at another number of them, and as the folder would have gone on."""
+    settings = {**COMMON, "steps_per_epoch": 5}
+    whole = fit(Mixtures(str(folder), **settings), tmp_path)
+    packed = [Mixtures(str(shards), num_workers=workers, **settings) for workers in (2, 1)]
+    assert fit(packed[0], tmp_path, callbacks=[SaveEveryStep(tmp_path)]) == whole
+    assert fit(packed[1], tmp_path, ckpt=str(tmp_path / "7.ckpt"), model=Recorder()) == whole[7:]
+
+
+def test_ranks_share_out_what_one_process_would_see(shards):
+    alone = list(Mixtures(str(shards), **{**COMMON, "batch_size": 4}).train_dataloader())
+    ranks = [list(on_rank(Mixtures(str(shards), **COMMON), rank, 2).train_dataloader()) for rank in range(2)]
+    for one, *parts in zip(alone, *ranks, strict=True):
+        assert torch.equal(one["noisy"], torch.cat([part["noisy"] for part in parts]))
+
+
+def test_shards_travel_to_data_workers_without_their_list(shards, storage):
+    local, remote = scan(shards / "speech" / "train", "--x"), scan(f"{URL}/speech/train", "--x")
+    remote.read(0, 16000, 0, 100)
+    for corpus in (local, remote):
+        again = pickle.loads(pickle.dumps(corpus))
+        assert torch.equal(again.read(1, 16000), corpus.read(1, 16000))
+
+
+def test_a_pack_is_planned_in_order_without_gaps_and_within_its_size():
+    sizes = [5, 3, 3, 20, 1, 1, 1, 9, 2]
+    made = list(plan("x", sizes, 10))
+    assert [(shard.first, shard.last) for shard in made] == [(0, 2), (2, 3), (3, 4), (4, 7), (7, 8), (8, 9)]
+    assert [shard.number for shard in made] == list(range(6))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pack_that_was_killed_goes_on_and_ends_with_the_same_bytes(folder, shards, tmp_path, monkeypatch, workers):
+    out = tmp_path / "p"
+    written = []
+    write = packing.write_shard
+
+    def dies(shard, root, rows, into):
+        if len(written) == 3:
+            (into / ".9.123").mkdir()  # what a killed process leaves of the shard it was at
+            raise KeyboardInterrupt
+        written.append(shard)
+        write(shard, root, rows, into)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "write_shard", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder, out, shard_mb=SMALL_MB)
+    assert not out.exists()
+    with pytest.raises(ValueError, match=r"p\.partial: is the unfinished pack of another corpus.*--shard-mb"):
+        pack(folder, out, shard_mb=1)
+    done = pack(folder, out, shard_mb=SMALL_MB, workers=workers)
+    assert done.kept == 3 and done.shards > 8
+    assert contents(out) == contents(shards)
+    assert not list(tmp_path.glob("p.partial*"))
+
+
+def test_a_killed_pack_command_leaves_no_out_and_no_process(tmp_path):
+    root = make_corpus(tmp_path / "c", files=40)
+    command = [sys.executable, "-m", "kdse.cli", "corpus", "pack", str(root), str(tmp_path / "p"), "--shard-mb", "0.05"]
+    process = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, stderr=subprocess.DEVNULL)
+    partial, deadline = tmp_path / "p.partial", time.monotonic() + 60
+    while not list(partial.glob("*/*/.chunk-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert partial.exists() and not (tmp_path / "p").exists()
+    done = pack(root, tmp_path / "p", shard_mb=0.05)
+    assert 0 < done.kept < done.shards
+    corpus = scan(tmp_path / "p" / "speech" / "train", "--x")
+    assert len(corpus) == 40 and corpus.read(39, 16000).numel() == corpus.samples(39, 16000)
+
+
+def test_where_to_pack_is_checked_before_anything_is_written(folder, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    (tmp_path / "free.partial").mkdir()
+    (tmp_path / "free.partial" / "mine.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for source, out, settings, message in (
+        (folder, tmp_path / "full", {}, "full: is not empty"),
+        (folder, tmp_path / "free", {}, r"free\.partial: .*holds something else"),
+        (folder, folder / "inside", {}, "lies inside"),
+        (tmp_path / "none", tmp_path / "o", {}, "no such folder"),
+        (tmp_path / "empty", tmp_path / "o", {}, "holds no audio"),
+        (folder, tmp_path / "o", {"shard_mb": 0}, "--shard-mb 0"),
+        (folder, tmp_path / "o", {"shard_mb": 5000}, "--shard-mb 5000"),
+        (folder, tmp_path / "o", {"workers": -1}, "--workers -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pack(source, out, **settings)
+        assert not out.exists() or out.name == "full"
+    (tmp_path / "new.partial").mkdir()
+    with FileLock(tmp_path / "new.partial" / ".lock"), pytest.raises(ValueError, match="another process is packing"):
+        pack(folder, tmp_path / "new")
+    pack(folder / "rir" / "test", tmp_path / "empty")  # an empty folder will do
+    assert (tmp_path / "empty" / "index.json").is_file()
+
+
+def test_a_file_that_changed_since_the_index_is_not_packed(tmp_path):
+    root = make_corpus(tmp_path / "c", files=1)
+    build(root)
+    put(root / "noise" / "valid" / "noise0.flac", hiss(0.2))
+    with pytest.raises(ValueError, match=r"noise0\.flac: has .* bytes.*--update"):
+        pack(root, tmp_path / "p")
+    build(root, update=True)
+    with pytest.raises(ValueError, match="unfinished pack of another corpus, other files.*remove it"):
+        pack(root, tmp_path / "p")
+    shutil.rmtree(tmp_path / "p.partial")
+    pack(root, tmp_path / "p")
+    assert scan(tmp_path / "p" / "noise" / "valid", "--x").frames.tolist() == [3200]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "foreign", "index"])
+def test_damaged_shards_are_named(tmp_path, damage):
+    put(tmp_path / "c" / "a.wav", hiss(0.5))
+    out = tmp_path / "p"
+    pack(tmp_path / "c", out)
+    chunk, index = out / "chunk-0-0.bin", out / "index.json"
+    if damage == "cut":
+        chunk.write_bytes(chunk.read_bytes()[:-9])
+    elif damage == "gone":
+        chunk.unlink()
+    elif damage == "manifest":
+        (out / "manifest.kdse").write_bytes(b"?")
+    elif damage == "index":
+        index.write_text("{")
+    else:
+        index.write_text(json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "kdse"}))
+    name = {"cut": "chunk-0-0.bin", "gone": "chunk-0-0.bin", "manifest": "manifest.kdse"}.get(damage, "p")
+    with pytest.raises(ValueError, match=name) as caught:
+        scan(out, "--data.root").read(0, 16000)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_litdata_the_error_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    monkeypatch.setitem(sys.modules, "litdata.streaming.downloader", None)
+    for call in (lambda: pack(folder, tmp_path / "p"), lambda: scan("s3://bucket/p", "--data.root")):
+        with pytest.raises(ValueError, match=r"pip install 'kdse\[shards\]'"):
+            call()
+
+
+def test_local_shards_are_read_without_litdata(shards, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    assert len(next(iter(Mixtures(str(shards), **COMMON).train_dataloader()))["name"]) == 2
+
+
+def test_real_recordings_mix_from_shards_as_from_the_folder(tmp_path):
+    root = real_corpus()
+    for kind in ("speech", "noise"):  # a part of it, linked
+        files = sorted((root / kind / "valid").rglob("*.flac"))[:12]
+        assert files and soundfile.info(str(files[0])).frames
+        (tmp_path / "c" / kind / "train").mkdir(parents=True)
+        for number, file in enumerate(files):
+            os.symlink(file, tmp_path / "c" / kind / "train" / f"{number}.flac")
+    pack(tmp_path / "c", tmp_path / "p", shard_mb=1)
+    sets = [Mixtures(str(tmp_path / n), seed=3).mixture_set("train", [0, 5], 32000, 0, False) for n in ("c", "p")]
+    assert all(same(sets[0][(0, i)], sets[1][(0, i)]) for i in range(20))
