@@ -97,7 +97,7 @@ class StopOnSignal(L.Callback):
             return
         if trainer.is_global_zero:
             _mark_preempting(trainer)
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         if trainer.is_global_zero:
             log.warning(
                 "stopped by a signal after optimizer step %d, which %s holds; go on with --resume=true",

@@ -43,7 +43,7 @@ class SwitchCheckpoint(L.Callback):
         step = trainer.global_step
         if step == self._first_switch() and step != self._saved_step:
             self._saved_step = step  # several batches may make a step
-            trainer.save_checkpoint(self.file)
+            trainer.save_checkpoint(self.file, weights_only=False)
 
     def _first_switch(self) -> int | None:
         return next((start for start in self.schedule.starts or [] if start > 0), None)

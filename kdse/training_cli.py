@@ -76,7 +76,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if trainer.global_step > self._last_global_step_saved:
-            trainer.save_checkpoint(self._folder / LAST)
+            trainer.save_checkpoint(self._folder / LAST, weights_only=False)
 
 
 class KdseCLI(LightningCLI):
