@@ -1,0 +1,150 @@
+"""Sending jobs to SLURM, or to this machine, through submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdse.cluster import requeue
+from kdse.cluster.request import Request
+from kdse.cluster.task import Task
+
+
+def script(request: Request) -> str:
+    """The batch script that `submit` would send; nothing is written or submitted, and no SLURM is needed.
+
+    Raises:
+        ValueError: if submitit is not installed.
+    """
+    executor = _slurm(request, wherever=True)
+    if (request.workers or 1) > 1:
+        executor.parameters["map_count"] = request.workers
+    return str(executor._make_submission_file_text(executor._submitit_command_str, uid="")).rstrip() + "\n"
+
+
+def submit(request: Request, task: Task) -> list[str]:
+    """Sends a job, or an array of ``request.workers`` jobs, to SLURM.
+
+    Returns:
+        the numbers of the jobs, of an array's as ``NUMBER_INDEX``.
+
+    Raises:
+        ValueError: if submitit or SLURM is not there, the folder for logs cannot be written, or sbatch refuses the job.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise ValueError(
+            "there is no SLURM here (no sbatch and srun): use a login node of the cluster; --dry-run shows the script, "
+            "--local runs it on this machine"
+        )
+    executor = _slurm(request)
+    _make(request.log_dir)
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # (submitit prints what it raises)
+            jobs = executor.submit_array([replace(task, folder=_folder(request))] * (request.workers or 1))
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
+    return [job.job_id for job in jobs]
+
+
+def run_here(request: Request, task: Task) -> int:
+    """Runs the job, or ``request.workers`` of them side by side, on this machine and waits.
+
+    A task that is stopped by a signal or by the time limit is started again, five times at most.
+
+    Returns:
+        the highest exit code; 75 for a task that was stopped too often.
+
+    Raises:
+        ValueError: if submitit is not installed or the folder for logs cannot be written.
+    """
+    submitit = _submitit()
+    _make(request.log_dir)
+    executor = submitit.LocalExecutor(request.log_dir)
+    executor.update_parameters(
+        timeout_min=request.minutes,
+        signal_delay_s=request.signal_delay_s,
+        gpus_per_node=request.gpus_per_node or 0,
+        stderr_to_stdout=True,
+        setup=list(request.setup),
+    )
+    jobs = executor.submit_array([task] * (request.workers or 1))
+    codes = []
+    for job in jobs:
+        print(f"log: {job.paths.stdout}", flush=True)
+    for job in jobs:
+        try:
+            codes.append(int(job.result()))
+        except submitit.core.utils.UncompletedJobError:
+            codes.append(75)
+    return max(codes)
+
+
+def _slurm(request: Request, wherever: bool = False) -> Any:
+    """submitit's executor for the request; ``wherever``: also where there is no SLURM, to look at the script."""
+    submitit = _submitit()
+
+    class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor = (Anywhere if wherever else submitit.SlurmExecutor)(request.log_dir)
+    wanted: dict[str, Any] = {
+        "job_name": request.name,
+        "partition": request.partition,
+        "time": request.minutes,
+        "nodes": request.nodes,
+        "ntasks_per_node": request.tasks,
+        "cpus_per_task": request.cpus_per_task,
+        "gpus_per_node": request.gpus_per_node,
+        "mem": None if request.mem_gb is None else f"{round(1024 * request.mem_gb)}MB",
+        "stderr_to_stdout": True,
+        # (cores are for the data workers; without GPUs, --setup gives the model more)
+        "setup": ['export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"', *request.setup, *requeue.before(_folder(request))],
+        "teardown": requeue.after(request.max_restarts if request.requeue else 0),
+        "array_parallelism": request.array_parallelism or request.workers,
+        # one failed task ends the others, which would wait for it; a job that comes back goes on in its log
+        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", *_cpus(request)],
+        # (SIGUSR1 is what kdse stops on; submitit's own is SIGUSR2)
+        "additional_parameters": {
+            "signal": f"USR1@{request.signal_delay_s}",
+            **({"requeue": True} if request.requeue else {"no-requeue": True}),
+            **request.extra,
+        },
+    }
+    executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+    return executor
+
+
+def _folder(request: Request) -> Path:
+    """For the notes of stopped tasks: absolute, since a job may change its working directory."""
+    return request.log_dir.absolute()
+
+
+def _cpus(request: Request) -> list[str]:
+    """(srun does not take --cpus-per-task over from sbatch)"""
+    return [] if request.cpus_per_task is None else [f"--cpus-per-task={request.cpus_per_task}"]
+
+
+def _submitit() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import submitit
+    except ImportError:
+        raise ValueError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
+    return submitit
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--log-dir {folder}: cannot be made ({error.strerror or error})") from None

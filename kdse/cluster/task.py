@@ -1,0 +1,102 @@
+"""What one task of a job runs: a kdse command, with "stopped, start me again" told apart from a failure.
+
+`srun` ends all tasks when one fails, and its exit code is the highest of theirs. Exit code 75 of kdse is no failure: a
+task that says it must not make `srun` end the others, which are writing a checkpoint, nor hide the exit code of one
+that did fail. So it leaves a note and ends with 0:
+
+    srun --kill-on-bad-exit=1 python -m kdse.cluster.task NOTE fit --config ...
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+#: The exit code of kdse for "stopped by a signal, start me again" (see `kdse.run_stopping`, whose import takes longer).
+STOPPED = 75
+KDSE = (sys.executable, "-m", "kdse.cli")
+_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submitit's, at the time limit of a local job
+
+
+def run(arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
+    """Runs `kdse` with these arguments; a signal to this process is one to kdse.
+
+    Args:
+        arguments: beginning with the command.
+        program: in place of kdse.
+
+    Returns:
+        its exit code, 128 + n where signal n killed it, and `STOPPED` also where SIGUSR1 came before kdse took it.
+    """
+    process = subprocess.Popen([*program, *arguments])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGUSR1 if number == signal.SIGUSR2 else number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, stop)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    if code == -signal.SIGUSR1:
+        return STOPPED
+    return code if code >= 0 else 128 - code
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kdse command as submitit calls it.
+
+    submitit's own checkpointing is not used: it queues the job again from within the signal, wherever training is.
+
+    Args:
+        arguments: of `kdse`, beginning with the command.
+        folder: in which a task that was stopped leaves its note, ``stopped-JOB``; None on this machine, where it exits
+            with the code on which submitit starts it again.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return shlex.join(["kdse", *self.arguments])
+
+    def __call__(self) -> int:
+        from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+        print(self, flush=True)
+        code = run(self.arguments)
+        if code == STOPPED:
+            sys.exit(LOCAL_REQUEUE_RETURN_CODE if self.folder is None else _note(self.folder / _name()))
+        if code and self.folder is not None:
+            sys.exit(code)
+        return code
+
+
+def _name() -> str:
+    return f"stopped-{os.environ['SLURM_JOB_ID']}"
+
+
+def _note(path: Path) -> int:
+    path.touch()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """``NOTE COMMAND ...``: runs the command; returns 0 and leaves the file NOTE if it was stopped."""
+    code = run(argv[1:])
+    return _note(Path(argv[0])) if code == STOPPED else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
