@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdse.accumulation import window_factor
 from kdse.balancing import GradientBalance
 from kdse.enhancer import Enhancer, ModelOrFactory, has_labels
 from kdse.models.base import Estimate, SpeechModel, Tap
@@ -192,7 +193,7 @@ class Distiller(Enhancer):
         self._active = tuple(raw)
         total = self._weigh(raw, weights, has_labels(batch))
         self.log_step(total)
-        return self._connect(total)
+        return self._connect(total) * window_factor(self.trainer, batch_idx)
 
     def _weigh(self, raw: dict[str, Tensor], weights: dict[str, float], labelled: bool) -> Tensor:
         """The sum of weight x raw value, each term noted for the log; balanced first if that is on."""

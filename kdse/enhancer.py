@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdse.accumulation import window_factor
 from kdse.checkpoint import describe, load_weights, read_checkpoint
 from kdse.data.shared import check_shared
 from kdse.losses import PhaseSensitive, WeightedSum
@@ -105,7 +106,7 @@ class Enhancer(L.LightningModule):
         loss = self.supervised_loss(self.model(batch["noisy"]), batch)
         self.note_supervised(loss, weight=1.0, labelled=has_labels(batch))
         self.log_step(loss)
-        return loss
+        return loss * window_factor(self.trainer, batch_idx)
 
     def supervised_loss(self, estimate: Estimate, batch: dict[str, Any]) -> Tensor:
         """The supervised loss of an estimate: over the labelled items of the batch, zero if there are none.
@@ -187,7 +188,16 @@ class Enhancer(L.LightningModule):
         optimizer = self._make_optimizer(self.trained_parameters())
         if self._make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_lr_scheduler(optimizer)}}
+        scheduler = self._make_lr_scheduler(optimizer)
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        watched = getattr(scheduler, "monitor", None)
+        if watched is None:
+            raise ValueError(
+                "--model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; use "
+                "lightning.pytorch.cli.ReduceLROnPlateau with --model.lr_scheduler.monitor=val/loss"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": watched}}
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """What the optimizer gets."""
