@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shlex
@@ -64,6 +65,8 @@ def main(argv: list[str]) -> int:
     if arguments.workers < 1 or (arguments.max_points is not None and arguments.max_points < 1):
         raise ValueError("--workers, --max-points: must be at least 1")
 
+    if importlib.util.find_spec("optuna") is None:
+        raise ValueError("kdse sweep needs Optuna: pip install 'kdse[sweep]'")
     from kdse.sweeps.runner import Runner, Settings
 
     if arguments.dry_run:

@@ -74,7 +74,7 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
     eta = _positive(content, "eta", 3)
     if eta <= 1:
         raise ValueError("early_terminate: eta must be more than 1: 1/eta of the runs go on")
-    if not isinstance(content.get("strict", False), bool):
+    if not isinstance(content.get("strict", True), bool):
         raise ValueError("early_terminate: strict must be true or false")
     if "max_iter" in content:
         if "min_iter" in content or "s" not in content:
@@ -97,7 +97,8 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
         brackets = [int(first * eta**i) for i in range(COUNT) if first * eta**i < MANY]
     else:
         raise ValueError("early_terminate: give min_iter, or max_iter and s")
-    return Hyperband(tuple(brackets), eta, content.get("strict", False), maximize)
+    # (W&B's documentation says that strict is off by default; in its code, which this follows, it is on)
+    return Hyperband(tuple(brackets), eta, content.get("strict", True), maximize)
 
 
 def _positive(content: Mapping[str, Any], key: str, default: float | None = None) -> float:

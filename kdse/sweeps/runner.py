@@ -22,7 +22,7 @@ from kdse.sweeps.store import RUNS, Claim, Store
 #: "Stopped, run me again": exit code of `kdse fit` and of a sweep that was stopped.
 STOPPED = 75
 #: Seconds between two looks at the children, and between two looks at what others leave to do.
-LOOK, ASK = 0.2, 2.0
+LOOK, ASK = 0.1, 2.0
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     alts = []
     for axis, where in zip(axes, ranges, strict=False):
         here = [r for r in ended if where in ("", value_title(ACROSS, r.values.get(ACROSS)))]
-        alts.append(_draw(axis, here, others, series, look, metric, named, where))
+        alts.append(_draw(axis, here, others, series, look, metric, named, where, sweep.maximize))
         axis.set_title(where)
         plain(axis)
     sizes = sorted({int(row.parameters or 0) for row in ended})
@@ -74,7 +74,7 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
 
 def _draw(
     axis: Axes, here: Sequence[Row], others: Sequence[str], series: Sequence[str], look: dict, metric: str, named: bool,
-    where: str,
+    where: str, higher: bool,
 ) -> str:  # fmt: skip
     points: list[tuple[str, float, float]] = []
     for name in series:
@@ -89,7 +89,7 @@ def _draw(
             [size for size, _ in line], [value for _, value in line], color=colour, marker=marker, markersize=5,
             linewidth=1.1 if named else 0, alpha=1 if named else 0.7, label=name, zorder=3,
         )  # fmt: skip
-    front = pareto_front([size for _, size, _ in points], [value for *_, value in points])
+    front = pareto_front([size for _, size, _ in points], [value for *_, value in points], higher)
     best = [points[i] for i in front]
     axis.plot(
         [size for _, size, _ in best], [value for *_, value in best], drawstyle="steps-post", color=INK, linewidth=0.9,

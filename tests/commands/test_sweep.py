@@ -1,0 +1,151 @@
+"""`kdse sweep` as a user types it: mistakes in one line, dry runs, reports, and a real sweep of tiny students."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdse.commands.sweep import main
+from tests.sweeps.sweeping import FAKE, points, run, write_sweep
+from tests.tiny_run import write_config
+
+ROOT = Path(__file__).parents[2]
+GRID = {"quality": {"values": [1, 2]}}
+
+
+def test_a_dry_run_prints_the_commands_and_touches_nothing(tmp_path, capsys):
+    path = write_sweep(tmp_path, {"data.snr_db": {"values": [[-5, 0], [0, 5]]}, "model.compression": {"value": 4}})
+    assert main([str(path), "--out", str(tmp_path / "out"), "--dry-run", "--trainer.max_steps=9"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    flags = [f"--run_root={tmp_path / 'out' / 'runs'}", "--resume=true", "--wandb=off", "--trainer.max_steps=9"]
+    assert lines == [
+        ["kdse", "fit", f"--data.snr_db={snr}", "--model.compression=4", *flags] for snr in ("[-5, 0]", "[0, 5]")
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_a_random_search_shows_the_points_it_will_train(tmp_path, capsys):
+    path = write_sweep(tmp_path, {"quality": {"min": 0.0, "max": 1.0}}, method="random", run_cap=3)
+    assert main([str(path), "--dry-run", "--seed=5"]) == 0
+    shown = [line.split("--quality=")[1].split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert run(path, "--seed=5", "--pause=0", "--steps=1") == 0
+    assert shown == [str(point["values"]["quality"]) for point in points(path)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--run_root=x"], "--run_root: kdse sweep sets it"),
+        (["--config=x"], "--config: would come after"),
+        (["--worker=2"], None),  # an unknown flag goes to kdse fit; only ours are ours
+        (["--workers=0"], "--workers, --max-points: must be at least 1"),
+        (["--report-only"], "--report-only: .*holds no sweep"),
+        (["oops"], "oops: unknown; a flag for kdse fit is written as --name=VALUE"),
+        (["--program", "/nowhere/kdse"], "--program: /nowhere/kdse cannot be started"),
+        (["--storage", "sqlite:////nowhere/at/all.db"], "--storage sqlite:////nowhere/at/all.db: cannot be used"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, flags, message):
+    path = write_sweep(tmp_path, GRID)
+    arguments = [str(path), "--out", str(tmp_path / "out"), "--program", FAKE, *flags]
+    if message is None:
+        assert main([*arguments, "--pause=0"]) == 0
+    else:
+        with pytest.raises(ValueError, match=message):
+            main(arguments)
+
+
+def test_a_search_without_an_end_is_refused(tmp_path):
+    path = write_sweep(tmp_path, {"quality": {"min": 0.0, "max": 1.0}}, method="random")
+    with pytest.raises(ValueError, match="method random has no end; set run_cap in it, or give --max-points"):
+        run(path)
+    assert run(path, "--max-points=2", "--pause=0") == 0 and len(points(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("file", r"whose file: parameters: quality: values is \[1, 2\] and not \[1, 5\]"),
+        ("flag", r'whose flags is \["--pause=0"\] and not \["--pause=0", "--steps=2"\]'),
+        ("config", "whose configs: .*base.yaml is"),
+    ],
+)
+def test_a_folder_goes_on_with_nothing_but_what_it_was_begun_with(tmp_path, change, message):
+    base = tmp_path / "base.yaml"
+    base.write_text("a: 1\n")
+    command = ["kdse", "fit", f"--config={base}", "${args}"]
+    path = write_sweep(tmp_path, GRID, command=command)
+    assert run(path, "--pause=0") == 0
+    if change == "file":
+        write_sweep(tmp_path, {"quality": {"values": [1, 5]}}, command=command)
+    elif change == "config":
+        base.write_text("a: 2\n")
+    with pytest.raises(ValueError, match=message):
+        run(path, "--pause=0", *(["--steps=2"] if change == "flag" else []))
+
+
+def test_names_and_comments_may_change(tmp_path):
+    path = write_sweep(tmp_path, GRID)
+    assert run(path, "--pause=0") == 0
+    write_sweep(tmp_path, GRID, name="another name", project="mine")
+    path.write_text("# a comment\n" + path.read_text())
+    assert run(path, "--pause=0") == 0
+
+
+def test_the_report_is_made_again_from_what_is_there(tmp_path, capsys):
+    space = {"model.compression": {"values": [4, 16]}, "data.snr_db": {"values": [[-5, 0], [0, 5]]}}
+    path = write_sweep(tmp_path, space)
+    assert run(path, "--pause=0", "--max-points=3") == 0
+    out = tmp_path / "out"
+    made = ("sweep.md", "sweep.csv", "sweep.json", "heat_map.png")
+    before = {name: (out / name).read_bytes() for name in made}
+    for name in made:
+        (out / name).unlink()
+    assert run(path, "--pause=0", "--report-only") == 0
+    assert {name: (out / name).read_bytes() for name in made} == before
+    assert "3 finished, 1 waiting" in capsys.readouterr().out
+
+
+def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'kdse\[sweep\]'"):
+        run(write_sweep(tmp_path, GRID))
+
+
+def test_real_runs_are_swept_stopped_and_resumed_to_one_result(tmp_path, monkeypatch):
+    """With and without two-step distillation, of tiny students on toy data, through `kdse fit` itself."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = write_config(tmp_path, steps=12)
+    content = yaml.safe_load(config.read_text())
+    content["schedule"] = {"class_path": "kdse.schedule.TwoStep", "init_args": {"distil_fraction": 0.5}}
+    config.write_text(yaml.safe_dump(content))
+    command = ["kdse", "fit", f"--config={config}", "--wandb=online", "${args}"]
+    space = {"model.compression": {"values": [2, 4]}, "schedule.distil_fraction": {"values": [0, 0.5]}}
+    path = write_sweep(tmp_path, space, command=command)
+    words = [sys.executable, "-m", "kdse.cli", "sweep", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 120
+    while not list(tmp_path.glob("out/runs/*/checkpoints/last.ckpt")) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, printed
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert again.returncode == 0, again.stdout + again.stderr
+    found = points(path)
+    assert [p["state"] for p in found] == ["finished"] * 4 and [p["step"] for p in found] == [12] * 4
+    assert len({p["run"] for p in found}) == 4
+    for point in found:
+        result = json.loads((Path(point["run"]) / "result.json").read_text())
+        assert result["metrics"] == point["metrics"] and result["identity"] == Path(point["run"]).name
+        assert point["parameters"] < 8589 / 1.9 and point["macs_per_second"] > 0
+    assert (tmp_path / "out" / "heat_map.png").is_file() and (tmp_path / "out" / "pareto.png").is_file()
