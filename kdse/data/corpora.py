@@ -60,10 +60,6 @@ class Corpus:
         """Lengths of all files in samples at ``sample_rate_hz``, ``[len(self)]`` int64."""
         return np.asarray(self.frames, np.int64) * sample_rate_hz // np.asarray(self.rates, np.int64)
 
-    def listed_size(self, index: int) -> int | None:
-        """Bytes of a file as the manifest has them; None without one."""
-        return None if self.manifest is None else int(self.manifest.sizes[index])
-
     def read(self, index: int, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Samples ``[start, stop)`` of a file as mono float32 ``[N]`` (see `kdse.data.audio.read`).
 

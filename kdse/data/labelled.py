@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from kdse.seeding import derive_seed
 
 
@@ -21,8 +23,12 @@ def labelled_places(names: Sequence[str], share: float, seed: int) -> frozenset[
     count = round(share * len(names))
     if share > 0:
         count = max(1, count)
-    ranked = sorted(range(len(names)), key=lambda place: (derive_seed(seed, "labelled", names[place]), names[place]))
-    return frozenset(ranked[:count])
+    # one pass over the names: of a million in a manifest, each is decoded when it is asked for
+    hashes = np.fromiter((derive_seed(seed, "labelled", name) for name in names), np.int64, len(names))
+    ranked = np.argsort(hashes, kind="stable")
+    if len(np.unique(hashes)) < len(hashes):
+        ranked = np.asarray(sorted(ranked, key=lambda place: (hashes[place], names[place])))
+    return frozenset(ranked[:count].tolist())
 
 
 def check_share(share: float) -> None:

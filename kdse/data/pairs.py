@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from kdse.data.corpora import Corpus, check_listed, scan
 
@@ -75,22 +78,40 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
                 f"{corpus.root} (matched by {rule})"
             )
     pairs = []
+    noisy_files, clean_files = _columns(noisy_corpus), _columns(clean_corpus)
     for key, i in noisy_keys.items():
-        j = clean_keys[key]
-        seconds = noisy_corpus.frames[i] / noisy_corpus.rates[i], clean_corpus.frames[j] / clean_corpus.rates[j]
+        noisy_file, clean_file = noisy_files[i], clean_files[clean_keys[key]]
+        seconds = noisy_file.frames / noisy_file.rate, clean_file.frames / clean_file.rate
         if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
             raise ValueError(
-                f"{noisy_corpus.file(i)} lasts {seconds[0]:.3f} s and {clean_corpus.file(j)} {seconds[1]:.3f} s: "
+                f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s: "
                 f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
             )
-        samples = min(noisy_corpus.samples(i, sample_rate_hz), clean_corpus.samples(j, sample_rate_hz))
+        samples = min(file.frames * sample_rate_hz // file.rate for file in (noisy_file, clean_file))
         if samples == 0:
-            raise ValueError(f"{noisy_corpus.file(i)}: holds no samples at {sample_rate_hz} Hz; remove the pair")
-        name = _stem(noisy_corpus.paths[i])
-        files = str(noisy_corpus.file(i)), str(clean_corpus.file(j))
-        sizes = noisy_corpus.listed_size(i), clean_corpus.listed_size(j)
-        pairs.append(Pair(name, *files, samples, snr_in_name(name), sizes))
+            raise ValueError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+        sizes = noisy_file.size, clean_file.size
+        pairs.append(
+            Pair(noisy_file.stem, noisy_file.path, clean_file.path, samples, snr_in_name(noisy_file.stem), sizes)
+        )
     return pairs
+
+
+class _File(NamedTuple):
+    path: str
+    stem: str
+    frames: int
+    rate: int
+    size: int | None
+
+
+def _columns(corpus: Corpus) -> list[_File]:
+    """All files at once: taken one by one from a manifest, a million of them would take minutes."""
+    root = str(Path(corpus.root))
+    sizes = [None] * len(corpus) if corpus.manifest is None else corpus.manifest.sizes.tolist()
+    frames, rates = (np.asarray(column).tolist() for column in (corpus.frames, corpus.rates))
+    columns = zip(corpus.paths, frames, rates, sizes, strict=True)
+    return [_File(os.path.join(root, path), _stem(path), count, rate, size) for path, count, rate, size in columns]
 
 
 def snr_in_name(name: str) -> float:
