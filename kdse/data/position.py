@@ -7,6 +7,7 @@ data module's state and counts consumed batches, not prefetched ones.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
 
 Key = tuple[int, int]
+#: How long data processes outlive SIGTERM: longer than an optimizer step.
+STAY_SECONDS = 30
 
 
 class Batches(Sampler[list[Key]]):
@@ -110,8 +113,10 @@ class ResumableData(L.LightningDataModule):
         torch once for all of them.
         """
         if self.num_workers > 0:
-            multiprocessing.get_context("forkserver").set_forkserver_preload(["kdse.data.mixtures", "kdse.data.paired"])
+            preloaded = ["kdse.data.forkserver_signals", "kdse.data.mixtures", "kdse.data.paired"]
+            multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
             settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
+            settings |= {"worker_init_fn": outlive_signals}
         return DataLoader(items, num_workers=self.num_workers, **settings)
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,6 +126,13 @@ class ResumableData(L.LightningDataModule):
         self._restored = state_dict or None
         # Lightning looks for a stateful loader and does not know that the sampler goes on where it was
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+
+def outlive_signals(_: int) -> None:
+    """Lets a data process serve the step at which a signal to the whole job stops the run; then it ends as well."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # (not ignored: torch ends a process that does not end by itself with it, and waits)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(STAY_SECONDS))
 
 
 def check_positive(or_zero: bool = False, **settings: float) -> None:

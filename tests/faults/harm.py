@@ -1,9 +1,9 @@
 """`Harm`: a callback of the tests that does to its own process what a cluster does to runs, at a moment of choice.
 
 The moment and the harm come from the environment, so that a harmed run and an undisturbed one have the same config:
-``KDSE_TEST_HARM="sigterm after step 5"`` (also ``sigusr1``, ``kill``, ``raise``), ``... during validation 2``, or
-``kill while writing checkpoint 4`` (half of the file is on disk).  ``KDSE_TEST_HARM_RANK`` chooses one process of
-several.
+``KDSE_TEST_HARM="sigterm after step 5"`` (also ``sigusr1``, ``kill``; ``sigterm-all`` goes to the data and scoring
+processes as well), ``... after batch 3``, ``... during validation 2``, or ``kill while writing checkpoint 4`` (half of
+the file is on disk). ``KDSE_TEST_HARM_RANK`` chooses one process of several.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Harm(L.Callback):
         words = os.environ.get(VARIABLE, "").split()
         self.what = words[0] if words else ""
         self.when, self.count = " ".join(words[1:-1]), int(words[-1]) if words else 0
-        self.seen = 0
+        self.seen = self.batches = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.here = trainer.global_rank == int(os.environ.get(RANK, trainer.global_rank))
@@ -34,6 +34,8 @@ class Harm(L.Callback):
             _kill_half_way(self.count)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.batches += 1
+        self._strike("after batch", self.batches)
         self._strike("after step", trainer.global_step)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -42,7 +44,16 @@ class Harm(L.Callback):
 
     def _strike(self, when: str, count: int) -> None:
         if self.here and (when, count) == (self.when, self.count):
-            os.kill(os.getpid(), SIGNALS[self.what])
+            name, _, everybody = self.what.partition("-")
+            for process in _children(os.getpid()) if everybody else []:
+                os.kill(process, SIGNALS[name])
+            os.kill(os.getpid(), SIGNALS[name])
+
+
+def _children(process: int) -> list[int]:
+    """Every process below one, the farthest first."""
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [below for child in map(int, listed) for below in [*_children(child), child]]
 
 
 def _kill_half_way(count: int) -> None:

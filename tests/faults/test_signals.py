@@ -10,6 +10,7 @@ import torch
 from kdse.checkpoint import LAST
 from kdse.run_result import result
 from kdse.run_stopping import STOPPED
+from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(600)
@@ -45,3 +46,21 @@ def test_a_stopped_run_goes_on_to_the_undisturbed_weights(harm, step, config, un
     assert torch.load(run / "checkpoints" / LAST, weights_only=True)["global_step"] == step
     assert fit(config, run).returncode == 0
     assert_same_end(run, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["sigterm", "sigusr1"])
+def test_a_signal_to_every_process_of_a_job_leaves_data_and_scoring_processes_for_the_last_step(name, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus")
+    data = {
+        "class_path": "kdse.data.Mixtures",
+        "init_args": {
+            "root": str(corpus), "segment_seconds": 0.5, "batch_size": 2, "steps_per_epoch": 40, "num_workers": 2,
+            "validation_items": 2, "validation_seconds": 1.0,
+        },
+    }  # fmt: skip
+    config = make_config(tmp_path, data=data)
+    flags = ("--model.metric_workers=1", "--trainer.num_sanity_val_steps=1", "--trainer.accumulate_grad_batches=20")
+    # more batches are needed to the end of the step than the data processes had made when the signal came
+    stopped = fit(config, tmp_path / "run", *flags, harm=f"{name}-all after batch 3")
+    assert stopped.returncode == STOPPED, stopped.stderr[-3000:]
+    assert torch.load(tmp_path / "run" / "checkpoints" / LAST, weights_only=True)["global_step"] == 1
