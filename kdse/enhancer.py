@@ -20,6 +20,7 @@ from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, SpeechModel
 from kdse.precision import check_precision
+from kdse.processes import check_processes
 from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
@@ -204,6 +205,7 @@ class Enhancer(L.LightningModule):
         return self.model.parameters()
 
     def setup(self, stage: str) -> None:
+        check_processes(self.trainer.world_size)
         check_precision(self.trainer.precision)
         datamodule = getattr(self.trainer, "datamodule", None)
         rate = getattr(datamodule, "sample_rate_hz", None)

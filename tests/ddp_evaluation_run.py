@@ -24,8 +24,10 @@ from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.metrics.table import records, to_csv
 from kdse.models import UNet
+from kdse.objectives import SimilarityPreserving
 from kdse.report.training.predictions import WritePredictions
-from kdse.schedule import Joint
+from kdse.schedule import Joint, TwoStep
+from kdse.teacher import fingerprint
 from tests.toys import ToySet, make_student, make_teacher, make_trainer
 
 BATCH = 2
@@ -131,6 +133,15 @@ def build(out: str, callbacks: list, **settings: Any) -> L.Trainer:
     return make_trainer(out, callbacks, devices=world, strategy="ddp" if world > 1 else "auto", **settings)
 
 
+def bf16_weights(out: str) -> str:
+    """Fingerprint of a student distilled in bf16-mixed, its activations gathered from all processes."""
+    model = distiller()
+    trainer = build(out, [SimilarityPreserving(), TwoStep(distil_steps=2)], max_steps=3, precision="bf16-mixed")
+    trainer.fit(model, SharedData(4))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    return fingerprint(model.student)
+
+
 def error_of(action: Any) -> str:
     try:
         action()
@@ -201,6 +212,7 @@ def main(out: str) -> None:
             lambda: build(out, [], limit_test_batches=0.5).test(distiller(), SharedData(8), verbose=False)
         ),
     }
+    found["bf16"] = everyone(bf16_weights(out))
     build(out, own, max_steps=1, use_distributed_sampler=True).fit(distiller(), PlainData(4))
     if int(os.environ.get("RANK", "0")) == 0:
         (Path(out) / "found.json").write_text(json.dumps(found))

@@ -92,6 +92,10 @@ def test_a_validation_in_training_measures_the_model_that_is_saved(alone, togeth
         assert found["training"]["during"] == found["training"]["after"]
 
 
+def test_distillation_in_bf16_gathers_activations_and_leaves_all_processes_with_one_student(together):
+    assert len(together["bf16"]) == together["world"] and len(set(together["bf16"])) == 1
+
+
 def test_loaders_of_the_users_own_are_counted_once_whether_repeated_by_lightnings_sampler_or_not_shared(
     alone, together
 ):

@@ -11,6 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from kdse.metrics.gathering import gather_lists
+
 log = logging.getLogger(__name__)
 
 
@@ -48,4 +50,4 @@ class WritePredictions(BasePredictionWriter):
             self._written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        log.info("%d files written to %s", self._written, self.folder)
+        log.info("%d files written to %s", sum(gather_lists([self._written])), self.folder)
