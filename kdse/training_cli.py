@@ -21,11 +21,12 @@ from kdse.objectives.base import Objective
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
+from kdse.report.training.result import RunResult
 from kdse.report.training.run_logger import RunLogger, last_step
 from kdse.report.training.timing import StepTimes
 from kdse.run_identity import identity
 from kdse.run_missed_validation import MissedValidation
-from kdse.run_result import RunResult, result
+from kdse.run_result import result
 from kdse.run_resume import CHECKPOINTS, check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdse.files import write_text
+from kdse.run_result import result, validations
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.outcome import result, validations
 from kdse.sweeps.store import RUNS, Point
 
 COSTS = "costs.json"

@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdse.run_result import result
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.locks import held
-from kdse.sweeps.outcome import history, result
+from kdse.sweeps.outcome import history
 from kdse.sweeps.progress import Progress
 from kdse.sweeps.store import RUNS, Claim, Store
 
@@ -223,8 +224,10 @@ def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> 
     return [*settings.program, "fit", *flags, *ours, *settings.extra]
 
 
-def _signals() -> Sequence[int]:
-    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+def _signals() -> list[int]:
+    """Those that stop a sweep; not what it was started to ignore (by nohup, say)."""
+    stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    return [number for number in stopping if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _name(number: int) -> str:

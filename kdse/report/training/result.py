@@ -1,0 +1,85 @@
+"""`RunResult`: writes what a run leaves for programs, its validations and its result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from kdse.files import write_text
+from kdse.report.training.timing import step_cost
+from kdse.run_result import RESULT, VALIDATIONS, validations
+
+MONITORED = "val/si_sdr"
+
+
+class RunResult(L.Callback):
+    """Appends to ``validations.jsonl`` after every validation, and writes ``result.json`` when `fit` has ended.
+
+    A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
+    a step counts. The result is ``{"state": "finished", "identity", "step", "seconds", "metrics", "best"}``: the last
+    validation's metrics and the best validation by SI-SDR. A new start removes it, one at step 0 the lines as well.
+
+    Args:
+        folder: the run folder.
+        identity: of the run, see `kdse.run_identity`.
+    """
+
+    def __init__(self, folder: str | Path, identity: str) -> None:
+        super().__init__()
+        self.folder, self.identity = Path(folder), identity
+        self._before: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            (self.folder / RESULT).unlink(missing_ok=True)
+            if trainer.global_step == 0:
+                (self.folder / VALIDATIONS).unlink(missing_ok=True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        # (Lightning keeps what was logged in earlier validations: a teacher is scored once)
+        new = {k: v for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        values = {k: float(v) for k, v in new.items() if k.startswith("val/")}
+        line = {"step": trainer.global_step, "metrics": {k: v for k, v in values.items() if math.isfinite(v)}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.folder / VALIDATIONS, "ab+") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    file.write(b"\n")  # a kill cut the last line short
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ValueError(f"{self.folder / VALIDATIONS}: could not be written ({error.strerror})") from None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        lines = validations(self.folder)
+        cost = step_cost(self.folder)
+        result = {
+            "state": "finished",
+            "identity": self.identity,
+            "step": trainer.global_step,
+            "seconds": None if cost is None else round(cost.training_seconds, 1),
+            "metrics": lines[-1]["metrics"] if lines else {},
+            "best": _best(lines),
+        }
+        write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def _best(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    scored = [line for line in lines if MONITORED in line["metrics"]]
+    if not scored:
+        return None
+    line = max(scored, key=lambda line: line["metrics"][MONITORED])
+    return {"step": line["step"], MONITORED: line["metrics"][MONITORED]}
