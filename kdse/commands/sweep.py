@@ -34,7 +34,7 @@ the others go on.
 EPILOG = """\
 Ctrl-C or SIGTERM stops the runs at their next step, with a checkpoint; Ctrl-C again kills them.
 
-Exit code: 0 all points ended well, 1 some failed, 75 stopped (run it again to go on), 2 a mistake.
+Exit code: 0 no point failed, 1 some did, 75 stopped (run it again to go on), 2 a mistake.
 
 Writes to OUT: runs/ (a folder each), logs/, sweep.csv, sweep.json, sweep.md, heat_map.png and pareto.png where the
 sweep has what they show, and its storage: study.journal and locks/.

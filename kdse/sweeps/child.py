@@ -19,6 +19,8 @@ FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
 #: Control sequences of terminals, which progress bars leave in logs.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONGEST = 300
+#: Bytes of a log that are looked at for what comes early, and for what comes last.
+MUCH = 1 << 18
 PR_SET_PDEATHSIG = 1
 
 
@@ -76,20 +78,22 @@ class Child:
         """The name of its run folder, once its log says it for the first time; None at any other time."""
         if self.identity is not None:
             return None
-        found = FOLDER.search(self._output())
+        found = FOLDER.search(self._output(first=MUCH))
         if found is not None:
             self.identity = PurePath(found[1].strip()).name
         return self.identity
 
     def last_line(self) -> str:
         """The last thing it said; of progress bars, what they showed last."""
-        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output()))]
+        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output(last=MUCH)))]
         return next((line[:LONGEST] for line in reversed(lines) if line), "")
 
-    def _output(self) -> str:
+    def _output(self, first: int = -1, last: int | None = None) -> str:
+        """What it has written, or so many bytes of it."""
         with open(self.log, "rb") as file:
-            file.seek(self._begin)
-            return file.read().decode("utf-8", errors="replace")
+            end = file.seek(0, os.SEEK_END)
+            file.seek(self._begin if last is None else max(self._begin, end - last))
+            return file.read(first).decode("utf-8", errors="replace")
 
 
 def _die_with_parent():  # type: ignore[no-untyped-def]

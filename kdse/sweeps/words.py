@@ -64,10 +64,10 @@ def metric_title(name: str) -> str:
     return f"{title}{' improvement' if base != metric else ''}{f' ({unit})' if unit else ''}"
 
 
-def metric_text(name: str, value: float) -> str:
-    """Its value with the decimals of its kind."""
+def metric_text(name: str, value: float, sign: bool = False) -> str:
+    """Its value with the decimals of its kind; improvements have a sign, others only if asked."""
     metric = name.removeprefix("val/").removesuffix("_improvement")
-    return shown(metric).number(value, sign=name.endswith("_improvement"))
+    return shown(metric).number(value, sign=sign or name.endswith("_improvement"))
 
 
 def metric_factor(name: str) -> float:

@@ -93,6 +93,31 @@ def test_a_stopped_sweep_stops_its_runs_and_goes_on_where_they_were(tmp_path):
     assert set(trained(path).values()) == {1} and len(trained(path)) == 90
 
 
+def test_ctrl_c_stops_and_a_second_one_kills(tmp_path):
+    path = write_sweep(tmp_path, {"quality": {"values": [1]}})
+    process = start(path, "--steps=2", "--pause=60")  # a step that would take a minute to stop after
+    wait_for(lambda: list(tmp_path.glob("out/runs/*/environment.json")))
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: "SIGINT: stopping 1 run(s)" in process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and "SIGINT again: killing 1 run(s)" in printed
+
+
+def test_a_worker_that_need_not_wait_ends_while_others_train(tmp_path):
+    path = write_sweep(tmp_path, {"quality": {"values": [1]}})
+    first = start(path, "--steps=2", "--pause=60")
+    wait_for(lambda: list(tmp_path.glob("out/runs/*/environment.json")))
+    second = start(path, "--steps=2", "--pause=60", "--no-wait")
+    printed, _ = second.communicate(timeout=60)
+    assert second.returncode == 0 and "1 running" in printed
+    third = start(path, "--steps=2", "--pause=60")
+    wait_for(lambda: "waiting for point 1, which others train" in third.stdout.readline())
+    for process in (first, third):
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
 def test_a_killed_worker_leaves_its_point_to_the_other(tmp_path):
     path = write_sweep(tmp_path, {"quality": {"values": list(range(6))}})
     flags = ("--steps=8", "--pause=0.1")

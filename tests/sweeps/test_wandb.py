@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import queue
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from kdse.sweeps.store import sampler
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
+FAILURES = "WANDB_AGENT_MAX_INITIAL_FAILURES"
 NAMES = ["compression_x_snr", "method_x_ratio", "objective_weight", "seeds"]
 
 
@@ -41,8 +43,13 @@ def some_points(sweep) -> list[dict]:
     return found
 
 
-def agent_commands(path: Path, runs: list[dict], monkeypatch, tmp_path: Path) -> list[list[str]]:
-    """What W&B's agent starts when its server hands it these values: the agent itself, without server and processes."""
+def agent_commands(
+    path: Path, runs: list[dict], monkeypatch, tmp_path: Path, codes: Sequence[int] = ()
+) -> list[list[str]]:
+    """What W&B's agent starts when its server hands it these values: the agent itself, without server and processes.
+
+    The runs end with these exit codes, or well.
+    """
     import wandb
     from wandb import wandb_agent
     from wandb.apis.public import sweeps
@@ -56,7 +63,7 @@ def agent_commands(path: Path, runs: list[dict], monkeypatch, tmp_path: Path) ->
             assert env["WANDB_RUN_ID"]
 
         def poll(self):
-            return 0
+            return (list(codes) or [0] * len(runs))[len(self.started) - 1]
 
     Process.started = []
     waiting = [
@@ -64,7 +71,7 @@ def agent_commands(path: Path, runs: list[dict], monkeypatch, tmp_path: Path) ->
         for i, values in enumerate(runs)
     ]
     config = load_sweep_config(str(path))
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != FAILURES]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_RUN_ID", "")  # (so that what the agent sets is taken back)
@@ -124,6 +131,19 @@ def test_the_agent_and_the_local_runner_pass_the_same_flags(path, monkeypatch, t
         own = [word for word in command[2:] if not word.startswith(("--run_root=", "--resume=", "--wandb="))]
         assert fit_flags(sweep.command, values) == own
         assert f"--run_root=runs/sweeps/{path.stem}" in command and "--resume=true" in command
+
+
+def test_the_agent_goes_on_after_runs_that_were_stopped_early_if_told_as_the_header_says(monkeypatch, tmp_path):
+    path = ROOT / "experiments" / "sweeps" / "objective_weight.yaml"
+    runs = [{"objectives.gram.weight": float(i)} for i in range(20)]
+    codes = [0, *[75] * 19]
+    monkeypatch.delenv(FAILURES, raising=False)
+    monkeypatch.setattr("wandb.wandb_agent.Agent.FLAPPING_MAX_SECONDS", 0)  # (those were not the first minute)
+    given_up = len(agent_commands(path, runs, monkeypatch, tmp_path, codes))
+    assert given_up < 20  # (when this fails, W&B has changed, and the header can lose its variable)
+    assert f"{FAILURES}=100 wandb agent ID" in path.read_text()
+    monkeypatch.setenv(FAILURES, "100")
+    assert len(agent_commands(path, runs, monkeypatch, tmp_path, codes)) == 20
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ACROSS, DOWN, SEED = "data.snr_db", "model.compression", "seed_everything"
 #: More panels than this are a table's work.
 PANELS = 6
+DIFFERENCE = "difference (middle − left)"
 #: Inches of one row of cells, and of everything above and below them.
 ROW, LOW_ROW, AROUND = 0.42, 0.29, 1.25
 Cells = dict[tuple[int, int], float]
@@ -81,7 +82,7 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
         largest = max((abs(value) for value in difference.values()), default=0) or 1e-9
         scale = {"vmin": -largest, "vmax": largest}
         own = _draw(axes[len(groups)], difference, shape, "PuOr", scale, metric, sign=True)
-        axes[len(groups)].set_title("difference (middle − left)", fontsize=9.5, color=INK)
+        axes[len(groups)].set_title(DIFFERENCE, fontsize=9.5, color=INK)
         _bar(figure.colorbar(own, ax=axes[len(groups)], location="bottom", aspect=14, pad=0.03), "difference")
     for place, axis in enumerate(axes):
         if place >= count:
@@ -102,7 +103,7 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     return Figure(
         key="heat_map",
         title=f"{metric_title(metric)} by {parameter_title(down)} and {parameter_title(across)}",
-        alt=_alt(values, listed, down, across, metric, found),
+        alt=_alt(values, difference, listed, down, across, metric, found),
         png=_png(figure),
     )
 
@@ -160,9 +161,7 @@ def _draw(
     for (row, column), value in values.items():
         red, green, blue, _ = image.to_rgba(np.array(value))  # type: ignore[misc]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        text = metric_text(metric, value / metric_factor(metric))
-        if sign and value > 0 and not text.startswith("+"):
-            text = f"+{text}"
+        text = metric_text(metric, value / metric_factor(metric), sign)
         axis.text(
             column, row, text.replace("-", "−"), ha="center", va="center", fontsize=8.5,
             color="white" if dark else "black",
@@ -204,14 +203,14 @@ def _side(found: Sequence[Row], name: str) -> str:
 
 
 def _alt(
-    values: Mapping[str, Cells], listed: Mapping[str, list[Any]], down: str, across: str, metric: str,
-    found: Sequence[Row],
+    values: Mapping[str, Cells], difference: Cells, listed: Mapping[str, list[Any]], down: str, across: str,
+    metric: str, found: Sequence[Row],
 ) -> str:  # fmt: skip
     parts = []
-    for group, cells in values.items():
+    for group, cells in [*values.items(), *([(DIFFERENCE, difference)] if difference else [])]:
         each = [
             f"{value_words(down, listed[down][row])} at {value_words(across, listed[across][column])} "
-            f"{metric_text(metric, value / metric_factor(metric))}"
+            f"{metric_text(metric, value / metric_factor(metric), sign=group == DIFFERENCE)}"
             for (row, column), value in sorted(cells.items())
         ]
         parts.append(f"{group}: {', '.join(each)}" if group else ", ".join(each))
