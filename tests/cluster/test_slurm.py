@@ -79,15 +79,35 @@ def undisturbed(tmp_path_factory) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
+def environment_with_a_wrong_clock(folder: Path) -> Path:
+    """A Python environment in which the second task lives 400 days ago."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    there = Path(sys.prefix) / "bin"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "activate").write_text(f'export PATH="{folder}/bin:{there}:$PATH"\n')
+    (folder / "bin" / "kdse").write_text(
+        "#!/bin/bash\n"
+        f'[ "$SLURM_PROCID" = 1 ] && export LD_PRELOAD={library} FAKETIME=-400d DONT_FAKE_MONOTONIC=1\n'
+        f'date +%s > "{folder}/clock-$SLURM_PROCID"\n'
+        f'exec "{there}/kdse" "$@"\n'
+    )
+    (folder / "bin" / "kdse").chmod(0o755)
+    return folder
+
+
 def test_a_batch_job_of_two_tasks_trains_what_torchrun_and_one_process_train(tmp_path, undisturbed):
     folder = tmp_path / "a"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    odd = environment(LC_ALL="C", TZ="Asia/Kolkata")  # nor do place, language and time zone count
+    # nor do working directory, language, time zone and a clock that is wrong count
+    venv = environment_with_a_wrong_clock(tmp_path / "venv")
+    odd = environment(LC_ALL="C", TZ="Asia/Kolkata", VENV=str(venv))
     options = [*CPU, f"--chdir={elsewhere}"]
     job = sbatch(folder, "single_node.sbatch", "--config", str(config_for(folder)), options=options, env=odd)
     assert job.wait_for_end() == "COMPLETED", job.log
     assert re.search(r"GLOBAL_RANK: 1, MEMBER: 2/2", job.log) and re.search(r"GLOBAL_RANK: 0, MEMBER: 1/2", job.log)
+    clocks = [int((venv / f"clock-{rank}").read_text()) for rank in (0, 1)]
+    assert clocks[0] - clocks[1] > 399 * 24 * 3600
     assert same(weights(folder), undisturbed)
 
     one = tmp_path / "one"
@@ -175,7 +195,14 @@ def test_kdse_submit_runs_a_job_that_goes_on_after_a_signal(tmp_path, undisturbe
 
 def test_a_sweep_as_an_array_trains_every_point_once_with_two_workers_at_a_time(tmp_path):
     folder = tmp_path / "a"
-    command = ["kdse", "fit", f"--config={config_for(folder)}", "--run_root=runs", "--resume=true", "${args}"]
+    command = [
+        "kdse",
+        "fit",
+        f"--config={config_for(folder, batch_size=4)}",
+        "--run_root=runs",
+        "--resume=true",
+        "${args}",
+    ]
     sweep = {
         "method": "grid",
         "metric": {"name": "val/si_sdr", "goal": "maximize"},

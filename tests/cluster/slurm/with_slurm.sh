@@ -3,8 +3,8 @@
 #
 #   tests/cluster/slurm/with_slurm.sh COMMAND [ARGUMENT...]
 #
-# Installs slurmctld, slurmd, slurm-client and munge with apt-get if they are missing, hence needs root on Debian or
-# Ubuntu. Nothing of it touches /etc/slurm or a SLURM that runs already: configuration, key, sockets, logs and spool lie
+# Installs slurmctld, slurmd, slurm-client, munge and libfaketime with apt-get if they are missing, hence needs root on
+# Debian or Ubuntu. Nothing of it touches /etc/slurm or a SLURM that runs already: configuration, key, sockets, logs and spool lie
 # in a temporary folder, the ports are free ones, and COMMAND finds the cluster through SLURM_CONF.
 # With SLURM_TEST_LOGS=FOLDER the daemons' logs are copied there at the end.
 set -euo pipefail
@@ -24,6 +24,7 @@ install_packages() {
   command -v slurmd > /dev/null || missing+=(slurmd)
   command -v sinfo > /dev/null || missing+=(slurm-client)
   command -v munged > /dev/null || missing+=(munge)
+  compgen -G "/usr/lib/*/faketime/libfaketime.so.1" > /dev/null || missing+=(libfaketime) # a node with another clock
   [ "${#missing[@]}" = 0 ] && return
   echo "with_slurm.sh: installing ${missing[*]}"
   apt-get update -qq
