@@ -17,7 +17,11 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("test items (one of the first four)")
     one = source.add_mutually_exclusive_group()
     one.add_argument("--paired", nargs=2, metavar=("NOISY", "CLEAN"), type=Path, help="two folders of matching files")
-    one.add_argument("--corpus", metavar="DIR", help="mix the test split of this corpus (default: KDSE_CORPUS)")
+    one.add_argument(
+        "--corpus",
+        metavar="DIR",
+        help="mix the test split of this corpus, or of what `kdse corpus pack` made of it (default: KDSE_CORPUS)",
+    )
     one.add_argument("--synthetic", action="store_true", help="mix the test split of the embedded corpus")
     one.add_argument(
         "--data-config", type=Path, metavar="YAML", help="the test set of a data module or of a run's config"
@@ -34,11 +38,14 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
 
 def item_record(arguments: argparse.Namespace) -> dict[str, Any]:
     """The item options as plain data, paths absolute, so that `held_out_of` builds the same test set anywhere."""
+    from kdse.data.shards import is_remote
+
     record = {name: getattr(arguments, name) for name in vars(_defaults())}
     if not (record["paired"] or record["data_config"] or record["synthetic"]):
         record["corpus"] = record["corpus"] or os.environ.get("KDSE_CORPUS")
     for name in ("corpus", "data_config"):
-        record[name] = record[name] and str(Path(record[name]).absolute())
+        if record[name] and not is_remote(record[name]):
+            record[name] = str(Path(record[name]).absolute())
     record["paired"] = record["paired"] and [str(path.absolute()) for path in record["paired"]]
     return record
 

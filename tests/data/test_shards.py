@@ -1,5 +1,6 @@
 """Shards hold what the folder holds: the same mixtures, bit for bit, from a disk or from object storage."""
 
+import argparse
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from kdse.data.audio import AudioError
 from kdse.data.corpora import scan
 from kdse.data.indexing import build
 from kdse.data.packing import pack, parts_of, plan
+from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from tests.data.corpus import hiss, make_corpus, put, real_corpus
 from tests.data.fake_s3 import BUCKET, serve
 from tests.data.test_position import Recorder, SaveEveryStep, fit, on_rank
@@ -131,6 +133,20 @@ def test_what_is_not_in_object_storage_is_named_in_one_line(storage, shards):
     storage.root = storage.root / "gone"
     with pytest.raises(AudioError, match=rf"s3://{BUCKET}/p/.*/chunk-0-\d+\.bin: cannot be read"):
         items[(0, 0)]
+
+
+def test_items_to_score_are_mixed_from_a_packed_corpus_on_disk_and_in_object_storage_alike(folder, shards, storage):
+    """As `kdse evaluate --corpus` builds them; the record of a run keeps the URL as it is."""
+    for split in ("speech", "noise"):
+        assert (shards / split / "test" / "index.json").is_file()
+    parser = argparse.ArgumentParser()
+    add_item_options(parser)
+    made = []
+    for corpus in (str(folder), str(shards), URL):
+        record = item_record(parser.parse_args(["--corpus", corpus, "--items", "2", "--seconds", "1"]))
+        assert record["corpus"] == corpus
+        made.append([item.noisy for item in held_out_of(record)])
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*made, strict=True)) and made[0]
 
 
 def test_litdata_itself_reads_the_shards_and_finds_every_file_as_it_was(folder, shards):
