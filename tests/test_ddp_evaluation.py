@@ -54,6 +54,7 @@ def test_every_item_is_measured_by_one_process_and_some_may_have_none(together):
     for count, found in together["sets"].items():
         assert len(found["items"]) == together["world"]
         assert sorted(item for share in found["items"] for item in share) == list(range(int(count)))
+        assert found["items"][0][:2] == [0, 1]  # rank zero, which logs examples, has the first ones
     assert together["sets"]["2"]["items"][1:] == [[]] * (together["world"] - 1)
 
 

@@ -25,6 +25,7 @@ def test_processes_that_would_each_train_the_whole_run_are_refused_and_others_ar
     check_processes(1, {})
 
 
+@pytest.mark.slow
 def test_torchrun_without_devices_on_a_cpu_ends_with_one_line(tmp_path):
     with pytest.raises(AssertionError, match="kdse fit: torchrun started 2 processes"):
         torchrun(2, "-m", "kdse.cli", "fit", "--config", write_config(tmp_path))

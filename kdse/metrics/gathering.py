@@ -29,10 +29,12 @@ def gather_rows(rows: list[Row]) -> list[Row]:
 
 
 def item_names(batch: dict[str, Any]) -> list[str]:
-    """The unique names of a batch's items: its "name", else a checksum of each item's noisy audio."""
+    """The unique names of a batch's items: its "name", else a checksum of each item's noisy audio without padding."""
     if batch.get("name") is not None:
         return [str(name) for name in batch["name"]]
-    return [f"{zlib.crc32(noisy.detach().float().cpu().numpy().tobytes()):08x}" for noisy in batch["noisy"]]
+    noisy_bn = batch["noisy"].detach().float().cpu().numpy()
+    lengths = [noisy_bn.shape[-1]] * len(noisy_bn) if batch.get("samples") is None else batch["samples"].tolist()
+    return [f"{zlib.crc32(noisy[:n].tobytes()):08x}" for noisy, n in zip(noisy_bn, map(int, lengths), strict=True)]
 
 
 class ItemLosses:
