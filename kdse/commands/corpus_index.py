@@ -112,8 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def processes(asked: int | None) -> int:
-    """Number of processes: as asked, else one a core."""
-    return min(32, os.cpu_count() or 1) if asked is None else asked
+    """Number of processes: as asked, else one for each core that this process may use, at most 32."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(32, cores)
 
 
 class Lines:

@@ -144,14 +144,18 @@ def scan(
         files_only: refuses shards, for a caller that needs paths.
 
     Raises:
-        ValueError: if the folder is missing or holds no audio, a file is unreadable or empty, or a manifest is damaged
-            or describes another folder.
+        ValueError: if the folder is missing or holds no audio, a file is unreadable or empty, a manifest is damaged or
+            describes another folder, or a setting does not apply.
     """
     if files_only and (is_remote(folder) or is_packed(Path(folder))):
         raise ValueError(f"{flag} {folder}: shards are not read here; give the folder of audio files that was packed")
+    root = Path(folder)
+    if manifest is not None and (is_remote(folder) or is_packed(root)):
+        raise ValueError(f"--data.manifest {manifest}: {folder} holds shards, which have their own; leave it out")
     if is_remote(folder):
         return packed(open_shards(folder, shard_cache))
-    root = Path(folder)
+    if shard_cache is not None:
+        raise ValueError(f"--data.shard_cache {shard_cache}: {folder} is not in object storage; leave it out")
     if not root.is_dir():
         raise ValueError(f"{flag} {root}: no such folder")
     if is_packed(root):

@@ -183,10 +183,10 @@ class Journal:
             for line in self.path.read_bytes().splitlines(keepends=True):
                 try:
                     check, *fields = json.loads(line)
-                except ValueError:
+                    row, close_enough = Measured(*fields), CHECKS.index(check) >= CHECKS.index(self.check)
+                except (ValueError, TypeError):  # cut off, or of another version of kdse
                     continue
-                if line.endswith(b"\n") and CHECKS.index(check) >= CHECKS.index(self.check):
-                    row = Measured(*fields)
+                if close_enough and line.endswith(b"\n"):
                     found[row.path] = row
         return found
 
