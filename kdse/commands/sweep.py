@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,8 +92,14 @@ def main(argv: list[str]) -> int:
     stream = sys.stderr if arguments.json else sys.stdout
     shown = (LiveProgress if stream.isatty() else Progress)(sweep, out / RUNS, stream)
     runner = Runner(sweep, store, settings, shown)
-    with shown:
-        runner.run()
+    try:
+        with shown:
+            runner.run()
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"--out {out}: {why}; the same command goes on once that is mended") from None
+    finally:
+        store.close()
     if runner.stopping:
         again = shlex.join(["kdse", "sweep", *argv])
         print(f"stopped; go on with the same command:\n  {again}", file=sys.stderr)
@@ -172,9 +179,11 @@ def _gpus(workers: int) -> int:
     """GPUs to share out among workers; 0 if the user has chosen, or there is nothing to share."""
     if workers < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
         return 0
-    import torch
-
-    return torch.cuda.device_count()
+    # (asked in a process of its own: this one lives as long as the sweep, and needs no half gigabyte of torch)
+    asked = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], capture_output=True, text=True
+    )
+    return int(asked.stdout) if asked.returncode == 0 else 0
 
 
 def _parser() -> argparse.ArgumentParser:

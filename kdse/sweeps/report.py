@@ -48,7 +48,7 @@ def write_report(sweep: Sweep, points: Sequence[Point], out: Path) -> dict[str, 
     write_text(out / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
     write_text(out / "sweep.csv", to_csv(found))
     text = to_markdown(table)
-    parts = [text, *(f"![{figure.alt}]({figure.key}.png)\n" for figure in drawn)]
+    parts = [text, *(f"![{figure.title}]({figure.key}.png)\n\n{figure.alt}\n" for figure in drawn)]
     write_text(out / "sweep.md", "\n".join(parts))
     files = ", ".join(["sweep.md", "sweep.csv", "sweep.json", *(f"{figure.key}.png" for figure in drawn)])
     return {**content, "text": f"\n{text}\nwritten to {out}: {files}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -68,6 +69,7 @@ class Runner:
         self.sweep, self.store, self.settings, self.progress = sweep, store, settings, progress
         self.tally = Tally()
         self.stopping = self.killing = False
+        self._heard: list[str] = []
         self._children: dict[int, Child] = {}
         self._begun = 0
         self._compared: dict[int, int] = {}
@@ -86,10 +88,10 @@ class Runner:
                     asked = time.monotonic()
                     if not self._children and not self._worth_waiting():
                         return self.tally
-                if not self._children and (self.stopping or self._enough()):
-                    return self.tally
                 if self._look():
                     asked = 0.0
+                if not self._children and (self.stopping or self._enough()):
+                    return self.tally
                 self.progress.show(self._children.values())
                 time.sleep(LOOK)
         finally:
@@ -101,6 +103,8 @@ class Runner:
     def _look(self) -> bool:
         """Looks after every child; whether one has ended."""
         ended = False
+        while self._heard:
+            self.progress.stopping(self._heard.pop(0), len(self._children), self.killing)
         for place, child in list(self._children.items()):
             code = child.process.poll()
             identity = child.find_identity()
@@ -126,7 +130,7 @@ class Runner:
         if code == 0:
             found = result(folder) if folder else None
             value = None if found is None else found.get("metrics", {}).get(self.sweep.metric)
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and math.isfinite(value):
                 self.store.finish(claim, float(value))
                 self.tally.finished.append(claim.number)
                 self.progress.finished(child, float(value), folder)
@@ -214,7 +218,7 @@ class Runner:
         self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
         if not again or self.killing:
-            self.progress.stopping(signal.Signals(number).name, len(self._children), self.killing)
+            self._heard.append(signal.Signals(number).name)  # (said by `_look`: printing here might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,7 @@ class Store:
         self.sweep, self.out, self.seed = sweep, out, seed
         (out / "locks").mkdir(parents=True, exist_ok=True)
         self._lock = Lock(out / "locks" / "sweep.lock")
+        self._held: dict[int, int] = {}
         with self._lock:
             self.study = self._open(storage)
             known = self.study.user_attrs.get(DEFINITION)
@@ -123,6 +124,7 @@ class Store:
             values = self.sweep.draw(asked)
             lock = take(self._lock_of(asked.number))
             assert lock is not None, f"trial {asked.number} is new and somebody has it"
+            self._held[asked.number] = lock
             return Claim(_numbers(self._trials())[asked.number], asked, values, lock, RETRY_OF in asked.user_attrs)
 
     def _take(self, trial: FrozenTrial, number: int) -> Claim | None:
@@ -136,6 +138,7 @@ class Store:
             os.close(lock)
             return None
         self.study.sampler = sampler(self.sweep.method, self.seed, trial.number)
+        self._held[trial.number] = lock
         taken = Trial(self.study, trial._trial_id)
         return Claim(number, taken, self.sweep.draw(taken), lock, again=True)  # (draws what a kill left undrawn)
 
@@ -171,7 +174,12 @@ class Store:
 
     def release(self, claim: Claim) -> None:
         """Gives a point back; one that was not ended is interrupted."""
-        os.close(claim.lock)
+        os.close(self._held.pop(claim.trial.number))
+
+    def close(self) -> None:
+        """Gives every claimed point back."""
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     def retry_failed(self) -> int:
         """Queues failed points again, and says how many."""

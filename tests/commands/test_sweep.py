@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from kdse.commands.sweep import main
-from tests.sweeps.sweeping import FAKE, points, run, write_sweep
+from kdse.sweeps.store import Store
+from tests.sweeps.sweeping import FAKE, points, run, trained, write_sweep
 from tests.tiny_run import write_config
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,24 @@ def test_the_report_is_made_again_from_what_is_there(tmp_path, capsys):
     assert run(path, "--pause=0", "--report-only") == 0
     assert {name: (out / name).read_bytes() for name in made} == before
     assert "3 finished, 1 waiting" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_in_one_line_and_nothing_is_lost(tmp_path, monkeypatch):
+    path = write_sweep(tmp_path, GRID)
+    finish, ended = Store.finish, []
+
+    def full_the_second_time(self, claim, value):
+        if ended:
+            raise OSError(28, "No space left on device")
+        ended.append(claim.number)
+        finish(self, claim, value)
+
+    monkeypatch.setattr(Store, "finish", full_the_second_time)
+    with pytest.raises(ValueError, match="out: No space left on device; the same command goes on"):
+        run(path, "--pause=0")
+    monkeypatch.undo()
+    assert run(path, "--pause=0") == 0
+    assert [p["state"] for p in points(path)] == ["finished"] * 2 and set(trained(path).values()) == {1}
 
 
 def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):

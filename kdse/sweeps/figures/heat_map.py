@@ -227,6 +227,10 @@ def _alt(
 
 def _png(figure: Canvas) -> bytes:
     """With all of its colours: 128, as other figures have, would tint the cells."""
-    drawn = io.BytesIO()
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    return drawn.getvalue()
+    with Image.open(drawn) as image:
+        image.convert("RGB").save(packed, format="png", optimize=True)
+    return packed.getvalue()
