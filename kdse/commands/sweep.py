@@ -80,7 +80,10 @@ def main(argv: list[str]) -> int:
     from kdse.sweeps.progress import LiveProgress, Progress
     from kdse.sweeps.store import RUNS, Store
 
-    store = Store(sweep, out, arguments.storage, arguments.seed, _definition(sweep, flags, extra, arguments.seed))
+    definition = _definition(sweep, flags, extra, arguments.seed)
+    if arguments.report_only:  # (the points of the file are looked at, whatever flags they were trained with)
+        definition = {"file": definition["file"]}
+    store = Store(sweep, out, arguments.storage, arguments.seed, definition)
     if arguments.report_only:
         return _report(sweep, store, out, arguments.json)
     if arguments.retry_failed:

@@ -75,7 +75,7 @@ class Store:
         out: the sweep's folder.
         storage: URL of a database that Optuna knows; None is a file in the folder.
         seed: of random and bayes. The draw of a point depends on the seed and its number, not on who draws it.
-        definition: plain data that must be the same whenever the sweep goes on.
+        definition: plain data that must be the same whenever the sweep goes on. Who only looks may give a part of it.
 
     Raises:
         ValueError: if the folder holds another sweep, saying what differs, or the storage cannot be used.
@@ -92,9 +92,11 @@ class Store:
             plain = json.loads(json.dumps(definition, default=str))
             if known is None:
                 self.study.set_user_attr(DEFINITION, plain)
-            elif known != plain:
+                known = plain
+            same = {key: known.get(key) for key in plain}
+            if same != plain:
                 raise ValueError(
-                    f"--out {out}: holds another sweep, {_difference(known, plain)}; give another --out, or what it "
+                    f"--out {out}: holds another sweep, {_difference(same, plain)}; give another --out, or what it "
                     "was begun with"
                 )
             if sweep.method == "grid":

@@ -111,9 +111,12 @@ def test_the_report_is_made_again_from_what_is_there(tmp_path, capsys):
     before = {name: (out / name).read_bytes() for name in made}
     for name in made:
         (out / name).unlink()
-    assert run(path, "--pause=0", "--report-only") == 0
+    assert run(path, "--report-only") == 0  # (without the flags that only training needs)
     assert {name: (out / name).read_bytes() for name in made} == before
     assert "3 finished, 1 waiting" in capsys.readouterr().out
+    write_sweep(tmp_path, {**space, "model.compression": {"values": [4, 8]}})
+    with pytest.raises(ValueError, match="holds another sweep, whose file: parameters: model.compression"):
+        run(path, "--report-only")
 
 
 def test_a_full_disk_is_told_in_one_line_and_nothing_is_lost(tmp_path, monkeypatch):
