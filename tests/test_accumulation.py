@@ -6,8 +6,10 @@ import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
+from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.objectives import OutputDistillation
@@ -28,7 +30,7 @@ class Sgd(torch.optim.SGD):
 
     def step(self, closure=None):
         def noted():
-            loss = closure()
+            loss = None if closure is None else closure()  # (a gradient scaler has called it by now)
             group = self.param_groups[0]
             gradients = [None if p.grad is None else p.grad.clone() for p in group["params"]]
             self.seen.append({"rate": group["lr"], "gradients": gradients})
@@ -118,6 +120,17 @@ def test_clipping_acts_once_a_step_on_the_accumulated_gradient_of_the_phases_own
     heads = len(list(model.heads.parameters()))
     assert all(g is not None for s in seen[:2] for g in s["gradients"][-heads:])
     assert all(g is None for s in seen[2:] for g in s["gradients"][-heads:])  # they neither move nor count
+
+
+def test_a_gradient_scaler_unscales_before_clipping_and_leaves_idle_parameters_alone(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plugins = [SafeCheckpointIO(), MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+    settings = {"accumulate": 4, "gradient_clip_val": 1e-3, "plugins": plugins}
+    trainer, model = train(tmp_path, [2] * 8, TwoStep(distil_steps=2), **settings)
+    seen, heads = trainer.optimizers[0].seen, len(list(model.heads.parameters()))
+    assert trainer.precision == "16-mixed" and trainer.global_step == 4
+    assert [norm(s["gradients"]) for s in seen] == pytest.approx([1e-3] * 4, rel=1e-3)
+    assert [all(g is None for g in s["gradients"][-heads:]) for s in seen] == [False, False, True, True]
 
 
 def test_a_learning_rate_scheduler_steps_once_an_epoch_however_many_batches_make_a_step(tmp_path):
