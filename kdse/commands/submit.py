@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.allow_abbrev = False
     add = parser.add_argument
     add("--nodes", type=_count, metavar="N", help="nodes (default: 1)")
-    add("--gpus-per-node", type=_none_or_more, metavar="G", help="GPUs of each node")
+    add("--gpus-per-node", type=_none_or_more, metavar="G", help="GPUs of each node (default: none)")
     add("--tasks-per-node", type=_count, metavar="T", help="processes on each node (default: one for each GPU, or one)")
     add("--cpus-per-task", type=_count, metavar="C", help="cores of a process: for itself and its data workers")
     add("--mem-gb", type=float, metavar="GB", help="memory of each node")

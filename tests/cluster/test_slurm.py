@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
-        shutil.which("sinfo") is None or "SLURM_CONF" not in os.environ,
-        reason="no SLURM here (no sinfo or SLURM_CONF); `make test-slurm` starts one",
+        shutil.which("sinfo") is None or "KDSE_TEST_SLURM" not in os.environ,
+        reason="no SLURM for tests here; `make test-slurm` installs and starts one",
     ),
 ]
 #: A two-step run of four steps, three to an epoch: step 1 is the last of distillation, within an epoch, and nothing but

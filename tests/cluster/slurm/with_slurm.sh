@@ -142,6 +142,7 @@ daemons=()
 state="$(mktemp -d)"
 chmod 0755 "$state" # munged wants its folder to be readable by its clients
 export SLURM_CONF="$state/slurm.conf"
+export KDSE_TEST_SLURM=1 # the tests submit jobs only here, not to whatever cluster they are run on
 trap stop EXIT
 write_config
 start
