@@ -89,7 +89,9 @@ def _talk_plainly() -> None:
     logger = logging.getLogger("kdse")
     if not logger.handlers:
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
+    from lightning.pytorch.utilities import rank_zero_only
+
+    logger.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.WARNING)
     logger.propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
 

@@ -18,6 +18,7 @@ from kdse.checkpoint import LAST
 from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
+from kdse.processes import check_strategy
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
@@ -215,6 +216,7 @@ class KdseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run_dir = Path(self._get(self.config_init, "run_dir"))
         config = self._get(self.config_init, "trainer") or {}
+        check_strategy(config.get("strategy"))
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(run_dir)
         if config.get("logger") is None or config.get("logger") is True:

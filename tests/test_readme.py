@@ -33,6 +33,8 @@ FEWER = {
                 "--data.batch_size=4", "--metrics", "si_sdr", "--workers", "0"],
     "report": ["--listen", "1", "--similarity-items", "1"],
     "profile": ["--seconds", "1", "--runs", "1"],
+    "sweep": ["--max-points", "1", "--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",
+              "--data.batch_size=2"],
     "benchmark": ["--seconds", "1", "--rounds", "1"],
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
@@ -109,7 +111,7 @@ def test_the_demo_students_start_from_equal_budgets_and_equal_models():
 def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
     folder, _, environment, _ = newcomer
     arguments = shlex.split(command)
-    needs_corpus = "two_step" in command or "methods" in command
+    needs_corpus = any(name in command for name in ("two_step", "methods", "sweeps"))
     if needs_corpus and not os.environ.get("KDSE_CORPUS"):
         pytest.skip("KDSE_CORPUS names no folder of real recordings")
     monkeypatch.chdir(folder)
