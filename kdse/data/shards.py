@@ -211,12 +211,19 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
     chunks = index["chunks"]
     counts = [chunk["chunk_size"] for chunk in chunks]
+    try:
+        listed = load(manifest)
+    except ValueError:
+        mend = "copy or pack the corpus again" if remote is None else "remove it, it is fetched again"
+        raise ValueError(f"{manifest}: the manifest of the shards in {place} is damaged; {mend}") from None
+    if sum(counts) != len(listed):
+        raise ValueError(f"{place}: {INDEX} and {manifest} do not belong together; copy or pack the corpus again")
     own_cache = None
     if remote is not None and cache is not None:
         own_cache = str(Path(cache).expanduser() / _name_of(remote.url) / own["sha256"][:16])
     return Shards(
         str(place) if remote is None else remote.url,
-        load(manifest),
+        listed,
         np.cumsum([0, *counts[:-1]]),
         [chunk["filename"] for chunk in chunks],
         [chunk["chunk_bytes"] for chunk in chunks],

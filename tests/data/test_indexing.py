@@ -93,14 +93,14 @@ def test_an_index_killed_with_all_its_processes_goes_on_and_leaves_none_running(
     process.wait()
     noted = len(indexing.Journal(journal, "decode").read())
     assert 0 < noted < total and not (root / NAME).exists()
-    while _in_session(process.pid) and time.monotonic() < deadline:
+    while processes_in_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _in_session(process.pid)
+    assert not processes_in_session(process.pid)
     done = build(root, check="decode")
     assert (done.files, done.kept, done.measured) == (total, noted, total - noted) and len(measured) == total - noted
 
 
-def _in_session(session: int) -> list[int]:
+def processes_in_session(session: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -26,6 +26,7 @@ from kdse.data.packing import pack, parts_of, plan
 from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from tests.data.corpus import hiss, make_corpus, put, real_corpus
 from tests.data.fake_s3 import BUCKET, serve
+from tests.data.test_indexing import processes_in_session
 from tests.data.test_position import Recorder, SaveEveryStep, fit, on_rank
 from tests.data.tricky import make_tricky
 
@@ -267,6 +268,9 @@ def test_a_killed_pack_command_leaves_no_out_and_no_process(tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    while processes_in_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_in_session(process.pid)
     assert partial.exists() and not (tmp_path / "p").exists()
     done = pack(root, tmp_path / "p", shard_mb=0.05)
     assert 0 < done.kept < done.shards
@@ -314,7 +318,17 @@ def test_a_file_that_changed_since_the_index_is_not_packed(tmp_path):
     assert scan(tmp_path / "p" / "noise" / "valid", "--x").frames.tolist() == [3200]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "foreign", "index"])
+def test_a_damaged_copy_of_a_remote_manifest_says_what_to_do(storage, tmp_path):
+    scan(f"{URL}/noise/train", "--x")
+    (copy,) = (tmp_path / "cache" / "manifests").iterdir()
+    copy.write_bytes(copy.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{copy.name}: .*is damaged; remove it, it is fetched again"):
+        scan(f"{URL}/noise/train", "--x")
+    copy.unlink()
+    assert len(scan(f"{URL}/noise/train", "--x")) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "foreign", "index", "mixed"])
 def test_damaged_shards_are_named(tmp_path, damage):
     put(tmp_path / "c" / "a.wav", hiss(0.5))
     out = tmp_path / "p"
@@ -326,6 +340,10 @@ def test_damaged_shards_are_named(tmp_path, damage):
         chunk.unlink()
     elif damage == "manifest":
         (out / "manifest.kdse").write_bytes(b"?")
+    elif damage == "mixed":
+        put(tmp_path / "d" / "a.wav", hiss(0.5))
+        put(tmp_path / "d" / "b.wav", hiss(0.5))
+        (out / "manifest.kdse").write_bytes(build(tmp_path / "d").manifest.read_bytes())
     elif damage == "index":
         index.write_text("{")
     else:
