@@ -44,7 +44,7 @@ def main() -> None:
         for turn in ("first", "second"):
             cost = apart("start", big)
             print(
-                f"start of Mixtures ({turn}): {cost['seconds']:.2f} s (the manifest alone {cost['load_seconds']:.2f} s);"
+                f"start of Mixtures ({turn}): {cost['seconds']:.2f} s (manifest alone {cost['load_seconds']:.2f} s);"
                 f" {cost['peak_mb']:.0f} MB more at the peak, of them mapped and shared {cost['mapped_mb']:.0f};"
                 f" {cost['sent']} bytes to a data worker, which is ready after {1e3 * cost['worker_seconds']:.0f} ms"
             )
