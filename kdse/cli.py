@@ -23,7 +23,7 @@ TOOLS = {
     "web": ("kdse.commands.web", "build a static page that runs a student in the browser"),
     "sweep": ("kdse.commands.sweep", "run a W&B sweep file here, without an account, with any number of workers"),
     "submit": ("kdse.commands.submit", "send a fit or the workers of a sweep to a SLURM cluster"),
-    "corpus": ("kdse.commands.corpus", "build the embedded corpus of synthetic speech, noises and rooms"),
+    "corpus": ("kdse.commands.corpus", "build the embedded corpus; index or pack a corpus of your own"),
 }
 LIGHTNING = {
     "fit": "train a model, with or without a teacher",

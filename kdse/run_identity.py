@@ -19,7 +19,8 @@ _TRAINER = {
     "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
     "inference_mode", "num_sanity_val_steps",
 }  # fmt: skip
-_WORKERS = {"data": "num_workers", "model": "metric_workers"}
+#: The same of the data and the model: processes, and lists and copies of a corpus that change no sample.
+_PARTS = {"data": {"num_workers", "manifest", "shard_cache"}, "model": {"metric_workers"}}
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -46,10 +47,10 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in config.items() if name not in _WHERE}
     kept["trainer"] = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
-    for part, workers in _WORKERS.items():
+    for part, names in _PARTS.items():
         value = kept.get(part)
         if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
-            kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k != workers}}
+            kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k not in names}}
     return kept
 
 

@@ -41,7 +41,7 @@ def test_files_flags_and_their_order_that_say_the_same_are_the_same_run(referenc
 @pytest.mark.parametrize(
     "flag",
     ["--run_dir=elsewhere", "--run_root=there", "--resume=true", "--wandb=offline", "--data.num_workers=3",
-     "--model.metric_workers=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
+     "--data.manifest=corpus.kdse", "--model.metric_workers=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
      "--save_every_n_steps=7"],
 )  # fmt: skip
 def test_where_and_how_a_run_is_kept_does_not_count(flag, reference, capsys):
