@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo figures page test test-slow check lint types bench env try-configs clean
+.PHONY: help demo figures page test test-slow test-slurm check lint types bench env try-configs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: env        ## the tests (about 10 minutes on two cores)
 
 test-slow: env   ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow
+
+test-slurm: env  ## the tests on a real SLURM, which it installs (apt-get, as root) and starts (4 minutes on two cores)
+	tests/cluster/slurm/with_slurm.sh $(BIN)/python -m pytest -q -p no:xdist -m slurm tests/cluster
 
 lint: env        ## ruff
 	$(BIN)/ruff check .

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 
 def started(environment: Mapping[str, str] = os.environ) -> tuple[int, str]:
@@ -28,6 +30,20 @@ def check_processes(world_size: int, environment: Mapping[str, str] = os.environ
             f"{launcher} started {count} processes and each would train the whole run by itself; give "
             f"--trainer.devices (processes a machine), --trainer.num_nodes and --trainer.strategy=ddp, or start one"
         )
+
+
+def launched_by(plugins: Sequence[object]) -> list[ClusterEnvironment]:
+    """Lightning's SLURM environment where Lightning would choose it, without its requeue; else nothing.
+
+    Its own handler for the signal before the time limit saves in the middle of a step; see `kdse.run_stopping`.
+
+    Args:
+        plugins: of the trainer; an environment among them is left alone.
+    """
+    chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    if chosen or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def check_strategy(strategy: object) -> None:

@@ -46,7 +46,10 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in config.items() if name not in _WHERE}
-    kept["trainer"] = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
+    trainer = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
+    if str(trainer.get("devices", "")).isdigit():
+        trainer["devices"] = int(trainer["devices"])  # ('2' as a flag, 2 in a file)
+    kept["trainer"] = trainer
     for part, names in _PARTS.items():
         value = kept.get(part)
         if isinstance(value, dict) and isinstance(value.get("init_args"), dict):

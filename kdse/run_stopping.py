@@ -46,10 +46,13 @@ class StopSignals:
             self._before.setdefault(number, before)
 
     def restore(self) -> None:
-        """Gives the signals back, unless the process is ending because of one: it must not die of the next."""
-        if self.received is None:
-            for number, before in self._before.items():
-                signal.signal(number, signal.SIG_DFL if before is None else before)
+        """Gives the signals back, unless the process is ending because of one: it must not die of the next.
+
+        (Ignored rather than taken: Python itself lets go of what is taken when it shuts down.)
+        """
+        for number, before in self._before.items():
+            known = signal.SIG_DFL if before is None else before
+            signal.signal(number, known if self.received is None else signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

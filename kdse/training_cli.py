@@ -18,7 +18,7 @@ from kdse.checkpoint import LAST
 from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
-from kdse.processes import check_strategy
+from kdse.processes import check_strategy, launched_by
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
@@ -222,7 +222,7 @@ class KdseCLI(LightningCLI):
         if config.get("logger") is None or config.get("logger") is True:
             kwargs["logger"] = self._loggers(run_dir) or False
         plugins = list(config.get("plugins") or [])
-        kwargs["plugins"] = [*plugins, SafeCheckpointIO()]
+        kwargs["plugins"] = [*plugins, *launched_by(plugins), SafeCheckpointIO()]
         given = list(config.get("callbacks") or [])
         kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
         return super().instantiate_trainer(**kwargs)

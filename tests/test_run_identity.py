@@ -41,8 +41,8 @@ def test_files_flags_and_their_order_that_say_the_same_are_the_same_run(referenc
 @pytest.mark.parametrize(
     "flag",
     ["--run_dir=elsewhere", "--run_root=there", "--resume=true", "--wandb=offline", "--data.num_workers=3",
-     "--data.manifest=corpus.kdse", "--model.metric_workers=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
-     "--save_every_n_steps=7"],
+     "--data.manifest=corpus.kdse", "--model.metric_workers=2", "--trainer.enable_progress_bar=false",
+     "--trainer.accelerator=cpu", "--save_every_n_steps=7"],
 )  # fmt: skip
 def test_where_and_how_a_run_is_kept_does_not_count(flag, reference, capsys):
     changed = resolved(capsys, "--config", BASE, "--config", CONFIG, flag)
@@ -65,6 +65,11 @@ def test_what_a_run_computes_counts_and_is_named(flag, name, reference, capsys):
     changed = resolved(capsys, "--config", BASE, "--config", CONFIG, flag)
     assert identity(changed) != identity(reference)
     assert differences(changed, reference) == [name]
+
+
+def test_a_number_of_devices_counts_the_same_from_a_file_and_as_a_flag(reference):
+    as_flag, in_file = ({**reference, "trainer": {**reference["trainer"], "devices": n}} for n in ("2", 2))
+    assert identity(as_flag) == identity(in_file) != identity(reference)
 
 
 def test_seeds_of_one_config_share_their_digest(reference):
