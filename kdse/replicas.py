@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 import torch.distributed as dist
 from torch import nn
 
@@ -18,3 +19,23 @@ def take_buffers_of_rank_zero(module: nn.Module) -> None:
     for name, buffer in module.named_buffers():
         if name in saved:
             dist.broadcast(buffer, src=0)
+
+
+class SameStart(L.Callback):
+    """Refuses to train on from different checkpoints: a disk that several machines share can show them an older file.
+
+    Raises:
+        ValueError: in every process, when training starts.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return
+        steps: list[int] = [0] * dist.get_world_size()
+        dist.all_gather_object(steps, trainer.global_step)
+        if len(set(steps)) > 1:
+            seen = ", ".join(map(str, steps))
+            raise ValueError(
+                f"--resume: the processes read checkpoints of different optimizer steps ({seen}): the disk they share "
+                "shows some an older file; start again"
+            )

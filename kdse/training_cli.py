@@ -19,6 +19,7 @@ from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.processes import check_strategy, launched_by
+from kdse.replicas import SameStart
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
@@ -238,7 +239,8 @@ class KdseCLI(LightningCLI):
             every = self._get(self.config_init, "example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
-            callbacks += [MissedValidation(), LogScores(run_dir), StepTimes(run_dir), RunResult(run_dir, self.identity)]
+            callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
+            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity)]
             callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
         elif self.subcommand in ("validate", "test") and self._get(self.config_init, "wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]

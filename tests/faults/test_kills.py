@@ -52,7 +52,7 @@ def test_logged_steps_of_a_killed_run_are_those_of_an_undisturbed_one(config, un
     pd.testing.assert_series_equal(ours, theirs)
 
 
-def test_a_killed_rank_ends_the_job_and_torchrun_starts_it_again_to_the_same_weights(config, tmp_path):
+def test_a_killed_rank_ends_the_job_and_the_next_start_reaches_the_same_weights(config, tmp_path):
     # (batches of 2 for each of two processes: three steps an epoch as before)
     data = ("--data.batch_size=2",)
     module = ("--module", "kdse.cli")
@@ -62,6 +62,8 @@ def test_a_killed_rank_ends_the_job_and_torchrun_starts_it_again_to_the_same_wei
 
     once = fit(config, run, *DDP, *data, harm="kill after step 5", rank=1, prefix=(*TORCHRUN, *module))
     assert once.returncode != 0
+    stale = fit(config, run, *DDP, *data, prefix=(*TORCHRUN, "tests/faults/stale_rank.py"))
+    assert stale.returncode != 0 and "checkpoints of different optimizer steps (4, 3)" in stale.stderr
     again = fit(config, run, *DDP, *data, prefix=(*TORCHRUN, *module))
     assert again.returncode == 0, again.stderr[-3000:]
     assert_same_end(run, undisturbed)
