@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, NoReturn
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from kdse.checkpoint import LAST
 from kdse.checkpoint_io import SafeCheckpointIO
+from kdse.data.position import ResumableData
 from kdse.enhancer import Enhancer
 from kdse.objectives.base import Objective
 from kdse.processes import check_strategy, launched_by
@@ -23,7 +25,7 @@ from kdse.replicas import SameStart
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
 from kdse.report.training.predictions import WritePredictions
-from kdse.report.training.result import RunResult
+from kdse.report.training.result import RunResult, recordings
 from kdse.report.training.run_logger import RunLogger, last_step
 from kdse.report.training.timing import StepTimes
 from kdse.run_identity import identity
@@ -188,12 +190,29 @@ class KdseCLI(LightningCLI):
         if config.resume:
             known = result(config.run_dir)
             if known is not None and known.get("identity") == self.identity:
+                self._check_recordings(settings["data"], known.get("recordings"))
                 self._say(f"{config.run_dir}: finished before at step {known['step']}; nothing to do")
                 raise AlreadyFinished
             self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS)
             self._say(f"resume: {self.resume_from or 'no checkpoint yet, a new run'}")
         self.stop.install()
         self.cleanup.callback(self.stop.restore)
+
+    def _check_recordings(self, data: dict[str, Any], trained_on: str | None) -> None:
+        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting).
+
+        Raises:
+            ValueError: if there are recordings now and they differ.
+        """
+        present: str | None = None
+        if trained_on is not None:
+            with contextlib.suppress(ValueError):  # (not there any more: the run is finished all the same)
+                present = recordings(instantiate_class((), {"init_args": {}, **data}))
+        if present not in (None, trained_on):
+            raise ValueError(
+                f"--resume: {self.config['fit'].run_dir} holds a run that was trained on other recordings (names or "
+                "lengths differ); give its corpus, or another folder"
+            )
 
     def _plain_settings(self) -> dict[str, Any]:
         text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
@@ -218,6 +237,8 @@ class KdseCLI(LightningCLI):
         run_dir = Path(self._get(self.config_init, "run_dir"))
         config = self._get(self.config_init, "trainer") or {}
         check_strategy(config.get("strategy"))
+        if isinstance(self.datamodule, ResumableData):
+            self.datamodule.same_data_only = self.resume_from is not None
         if config.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(run_dir)
         if config.get("logger") is None or config.get("logger") is True:

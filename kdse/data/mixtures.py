@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,13 @@ class Mixtures(ResumableData):
             rooms = corpus("rir") if self.reverb_share > 0 else None
             self._corpora[split] = (corpus("speech"), corpus("noise"), rooms)
         return self._corpora[split]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names and lengths of the training speech, noise and rooms."""
+        digest = hashlib.sha256()
+        for corpus in self._split("train"):
+            digest.update(b"none" if corpus is None else corpus.fingerprint.encode())
+        return digest.hexdigest()
 
     def corpus_folder(self) -> str | Path:
         """The folder that holds speech, noise and rooms, or the URL of shards."""

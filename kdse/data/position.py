@@ -6,6 +6,7 @@ data module's state and counts consumed batches, not prefetched ones.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import warnings
@@ -16,6 +17,8 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
+
+log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
 #: How long data processes outlive SIGTERM: longer than an optimizer step.
@@ -67,10 +70,17 @@ class ResumableData(L.LightningDataModule):
 
     num_workers: int = 0
     labelled_share: float = 1.0  # of the training items that have clean speech
+    same_data_only: bool = (
+        False  # refuse to go on with other recordings or processes than a checkpoint's, not only say so
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self._restored: dict[str, int] | None = None
+
+    def fingerprint(self) -> str | None:
+        """What training items depend on besides the settings: a digest of the recordings' names and lengths."""
+        return None
 
     def setup(self, stage: str) -> None:
         if self.trainer is None or self.trainer.world_size == 1:
@@ -120,12 +130,35 @@ class ResumableData(L.LightningDataModule):
         return DataLoader(items, num_workers=self.num_workers, **settings)
 
     def state_dict(self) -> dict[str, Any]:
-        return position(self.trainer) if self.trainer is not None else {}
+        if self.trainer is None:
+            return {}
+        return {**position(self.trainer), "processes": self.trainer.world_size, "recordings": self.fingerprint()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._compare(state_dict.get("processes"), state_dict.get("recordings"))
         # Lightning looks for a stateful loader and does not know that the sampler goes on where it was
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+    def _compare(self, processes: int | None, recordings: str | None) -> None:
+        """Says what differs from the run that wrote a checkpoint, or refuses to go on.
+
+        Raises:
+            ValueError: with `same_data_only`.
+        """
+        problems: list[str] = []
+        _, world = self.rank_and_world()
+        if processes not in (None, world):
+            problems.append(f"trained by {processes} processes and not {world}")
+        if recordings is not None and recordings != self.fingerprint():
+            problems.append("trained on other recordings (names or lengths of speech, noise or rooms differ)")
+        for problem in problems:
+            if self.same_data_only:
+                raise ValueError(
+                    f"--resume: this run was {problem}; give what it began with, or --ckpt_path to go on with these"
+                )
+            log.warning("--ckpt_path: this checkpoint was %s; training items from here on are other ones", problem)
 
 
 def outlive_signals(_: int) -> None:

@@ -98,7 +98,7 @@ def fit(data, path, ckpt=None, callbacks=(), model=None, **settings) -> list[tup
 
 
 def on_rank(data, rank, world):
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, current_epoch=0)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, current_epoch=0, state=SimpleNamespace(fn="fit"))
     return data
 
 

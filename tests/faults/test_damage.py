@@ -12,6 +12,7 @@ import pytest
 
 from kdse.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run_resume import last_good
+from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(600)
@@ -141,6 +142,23 @@ def test_a_folder_of_other_settings_is_refused_and_says_which(config, killed, tm
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
     assert "model.compression" in message and "seed_everything" in message and "--ckpt_path" in message
+
+
+def test_a_run_goes_on_with_its_own_recordings_only_wherever_they_lie(tmp_path):
+    here, moved, other = (make_corpus(tmp_path / name) for name in ("here", "moved", "other"))
+    (other / "speech" / "train").joinpath("more.flac").write_bytes(next((here / "speech").rglob("*.flac")).read_bytes())
+    settings = {"segment_seconds": 0.5, "batch_size": 2, "steps_per_epoch": 3, "validation_items": 2,
+                "validation_seconds": 1.0}  # fmt: skip
+    config = make_config(tmp_path, data={"class_path": "kdse.data.Mixtures", "init_args": settings})
+    run = tmp_path / "run"
+    fit(config, run, harm="kill after step 4", KDSE_CORPUS=str(here))
+    refused = fit(config, run, KDSE_CORPUS=str(other))
+    assert refused.returncode == 2 and "trained on other recordings" in refused.stderr.strip().splitlines()[-1]
+    done = fit(config, run, KDSE_CORPUS=str(moved))
+    assert done.returncode == 0, done.stderr[-2000:]
+    finished = fit(config, run, KDSE_CORPUS=str(other))
+    assert finished.returncode == 2 and "trained on other recordings" in finished.stderr.strip().splitlines()[-1]
+    assert "nothing to do" in fit(config, run, KDSE_CORPUS=str(here)).stdout
 
 
 def test_another_clock_locale_and_working_directory_change_nothing(config, undisturbed, tmp_path):

@@ -21,8 +21,9 @@ class RunResult(L.Callback):
     """Appends to ``validations.jsonl`` after every validation, and writes ``result.json`` when `fit` has ended.
 
     A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
-    a step counts. The result is ``{"state": "finished", "identity", "step", "seconds", "metrics", "best"}``: the last
-    validation's metrics and the best validation by SI-SDR. A new start removes it, one at step 0 the lines as well.
+    a step counts. The result has "state" ("finished"), "identity", "step", "seconds" of training, "metrics" of the last
+    validation, "best" by SI-SDR with its step, and "recordings", a digest of what was trained on. A new start removes
+    it, one at step 0 the lines as well.
 
     Args:
         folder: the run folder.
@@ -73,8 +74,15 @@ class RunResult(L.Callback):
             "seconds": None if cost is None else round(cost.training_seconds, 1),
             "metrics": lines[-1]["metrics"] if lines else {},
             "best": _best(lines),
+            "recordings": recordings(getattr(trainer, "datamodule", None)),
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def recordings(data: Any) -> str | None:
+    """Digest of a data module's recordings; None for one that has none to give."""
+    known = getattr(data, "fingerprint", None)
+    return known() if callable(known) else None
 
 
 def _best(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
