@@ -44,6 +44,14 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [name.replace(".init_args.", ".") for name in names if one.get(name, missing) != other.get(name, missing)]
 
 
+def counts(name: str) -> bool:
+    """Whether a setting, named as its flag without dashes, is part of which run a config is; the seed is."""
+    part, _, rest = name.replace(".init_args.", ".").partition(".")
+    if part == "trainer":
+        return rest.partition(".")[0] not in _TRAINER
+    return name == "seed_everything" or not (part in _WHERE or rest in _PARTS.get(part, ()))
+
+
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in config.items() if name not in _WHERE}
     trainer = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}

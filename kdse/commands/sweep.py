@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
@@ -16,7 +15,8 @@ from typing import Any
 
 from kdse.commands.parser import Parser
 from kdse.sweeps.command import check_extra, fit_flags, value_of
-from kdse.sweeps.definition import ELSEWHERE, Sweep, read_sweep
+from kdse.sweeps.conditions import conditions, file_part
+from kdse.sweeps.definition import Sweep, read_sweep
 
 DESCRIPTION = """\
 Trains every point of a sweep file in W&B's format (grid, random or bayes; Hyperband), each in a process and a run
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
         ValueError: for a user's mistake.
     """
     arguments, extra = _parser().parse_known_args(argv)
-    check_extra(extra)
     sweep = read_sweep(arguments.file)
+    check_extra(extra, [parameter.name for parameter in sweep.parameters])
     out = arguments.out or _folder(sweep)
     program = tuple(shlex.split(arguments.program)) if arguments.program else (sys.executable, "-m", "kdse.cli")
     try:
@@ -80,9 +80,10 @@ def main(argv: list[str]) -> int:
     from kdse.sweeps.progress import LiveProgress, Progress
     from kdse.sweeps.store import RUNS, Store
 
-    definition = _definition(sweep, flags, extra, arguments.seed)
     if arguments.report_only:  # (the points of the file are looked at, whatever flags they were trained with)
-        definition = {"file": definition["file"]}
+        definition = {"file": file_part(sweep)}
+    else:
+        definition = conditions(sweep, flags, extra, arguments.seed)
     store = Store(sweep, out, arguments.storage, arguments.seed, definition)
     if arguments.report_only:
         return _report(sweep, store, out, arguments.json)
@@ -145,28 +146,6 @@ def _show(sweep: Sweep, settings: Any, seed: int) -> int:
     if len(points) != total:
         print(f"# and so on, {'until stopped' if total is None else f'{total} points'}", file=sys.stderr)
     return 0
-
-
-def _definition(sweep: Sweep, flags: list[str], extra: list[str], seed: int) -> dict[str, Any]:
-    """What must not change while a sweep goes on: the file but for its names and cap, its configs, flags, the seed."""
-    kept = {key: value for key, value in sweep.content.items() if key not in (*ELSEWHERE, "run_cap")}
-    configs = [word.partition("=")[2] for word in flags if word.startswith("--config=")]
-    for parameter in sweep.parameters:
-        if parameter.name == "config":
-            configs += map(str, parameter.settings.get("values", [parameter.settings.get("value")]))
-    return {
-        "file": kept,
-        "configs": {path: _digest(Path(path)) for path in dict.fromkeys(configs)},
-        "flags": extra,
-        "seed": None if sweep.method == "grid" else seed,
-    }
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise ValueError(f"{path}: named by the sweep's command, cannot be read ({error.strerror})") from None
 
 
 def _example(sweep: Sweep) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -44,6 +45,8 @@ def fill(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
 def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
     """What follows ``kdse fit`` in a point's command, without the flags that the local runner sets.
 
+    A flag and its value must be one word: where they are two, nobody could tell a value from a flag of its own.
+
     Args:
         command: of a sweep file.
         arguments: parameter to value.
@@ -58,11 +61,18 @@ def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]
         raise ValueError("command: kdse sweep runs `kdse fit`; begin with kdse and fit, one a line")
     if not any(word.startswith("${args") for word in command):
         raise ValueError("command: has no ${args}, so that no run would get its values")
+    for flag, value in itertools.pairwise(command):
+        if flag.startswith("--") and "=" not in flag and not value.startswith(("--", "${args", "${env}")):
+            raise ValueError(f"command: {flag} and {value}: write them as one word, {flag}={value}")
     return [word for word in words[2:] if word.partition("=")[0] not in REPLACED]
 
 
-def check_extra(flags: Sequence[str]) -> None:
+def check_extra(flags: Sequence[str], parameters: Sequence[str] = ()) -> None:
     """Refuses extra flags that would be lost or would undo a point's values.
+
+    Args:
+        flags: that every point gets after its values.
+        parameters: names of the sweep's parameters.
 
     Raises:
         ValueError: naming the flag.
@@ -75,6 +85,21 @@ def check_extra(flags: Sequence[str]) -> None:
             raise ValueError(f"{name}: kdse sweep sets it for every point; leave it out")
         if name == "--config":
             raise ValueError("--config: would come after the points' values and undo them; name it in FILE's command")
+        for parameter in parameters:
+            if _undoes(name, parameter):
+                raise ValueError(
+                    f"{name}: would come after {parameter} of every point, a parameter of FILE, and undo it; leave it "
+                    "out, or change FILE"
+                )
+
+
+def _undoes(flag: str, parameter: str) -> bool:
+    """Whether one of two settings is the other or a part of it; ``+`` adds to a list."""
+    one, other = (
+        f"{name.replace('.init_args', '').removesuffix('+').removesuffix('.class_path')}."
+        for name in (flag.removeprefix("--"), parameter)
+    )
+    return one.startswith(other) or other.startswith(one)
 
 
 def value_of(command: Sequence[str], flag: str) -> str | None:

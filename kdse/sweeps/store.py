@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import uuid
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.files import write_text
+from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.locks import JournalLock, Lock, held, take
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 JOURNAL = "study.journal"
 DEFINITION = "definition"
 RUNS = "runs"
+#: Of a database's URL: it is not kept.
+PASSWORD = re.compile(r"(://[^:/@]*):[^/]*@")
 #: Attributes of a trial.
 IDENTITY, ERROR, RETRY_OF = "identity", "error", "retry_of"
 STATES = {"WAITING": "waiting", "COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
@@ -75,7 +79,8 @@ class Store:
         out: the sweep's folder.
         storage: URL of a database that Optuna knows; None is a file in the folder.
         seed: of random and bayes. The draw of a point depends on the seed and its number, not on who draws it.
-        definition: plain data that must be the same whenever the sweep goes on. Who only looks may give a part of it.
+        definition: plain data that must be the same whenever the sweep goes on. Who only looks may give a part of it,
+            and what could not be told before is added to it.
 
     Raises:
         ValueError: if the folder holds another sweep, saying what differs, or the storage cannot be used.
@@ -90,19 +95,31 @@ class Store:
             self.study = self._open(storage)
             known = self.study.user_attrs.get(DEFINITION)
             plain = json.loads(json.dumps(definition, default=str))
-            if known is None:
-                self.study.set_user_attr(DEFINITION, plain)
-                known = plain
-            same = {key: known.get(key) for key in plain}
+            known = plain if known is None else {**plain, **known}
+            if "flags" in known:  # (a sweep that was begun when all flags were kept goes on)
+                known["flags"] = identifying(known["flags"])
+            same = {key: known[key] for key in plain}
             if same != plain:
                 raise ValueError(
                     f"--out {out}: holds another sweep, {_difference(same, plain)}; give another --out, or what it "
                     "was begun with"
                 )
+            if known != self.study.user_attrs.get(DEFINITION):
+                self.study.set_user_attr(DEFINITION, known)
             if sweep.method == "grid":
-                for values in list(sweep.grid())[len(_latest(self._trials())) :]:
-                    drawn = [p.name for p in sweep.parameters if p.distribution != "constant"]
-                    self.study.enqueue_trial({name: str(values[name]) for name in drawn})
+                for point in self._missing():
+                    self.study.enqueue_trial(point)
+
+    def _missing(self) -> list[dict[str, str]]:
+        """The points of a grid that no trial has. (By value: the file's parameters may have changed places.)"""
+        drawn = [p.name for p in self.sweep.parameters if p.distribution != "constant"]
+        there = set()
+        for trial in _latest(self._trials()).values():
+            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            there.add(tuple(values.get(name) for name in drawn))
+        points = [tuple(str(values[name]) for name in drawn) for values in self.sweep.grid()]
+        missing = [point for point in points if point not in there]
+        return [dict(zip(drawn, point, strict=True)) for point in missing[: max(0, len(points) - len(there))]]
 
     def claim(self, passed_over: Container[int] = ()) -> Claim | None:
         """The next point to train: an interrupted one, else a new one. None if none is left or all are somebody's.
@@ -230,16 +247,21 @@ class Store:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        name = self.out / "study_name"
-        if not name.is_file():
-            write_text(name, f"{self.out.name}-{uuid.uuid4().hex[:8]}\n")
+        name_file, place = self.out / "study_name", self.out / "storage"
+        new = not name_file.is_file()
+        own = JOURNAL if storage is None else PASSWORD.sub(r"\1@", storage)
+        if new:
+            name = f"{self.out.name}-{uuid.uuid4().hex[:8]}"
+        else:
+            name = name_file.read_text(encoding="utf-8").strip()
+            self._check_place(place, own)
         opened: Any = storage
         if storage is None:
             journal = self.out / JOURNAL
             opened = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))  # type: ignore[arg-type]
         try:
-            return optuna.create_study(
-                study_name=name.read_text(encoding="utf-8").strip(),
+            study = optuna.create_study(
+                study_name=name,
                 storage=opened,
                 direction="maximize" if self.sweep.maximize else "minimize",
                 load_if_exists=True,
@@ -247,6 +269,20 @@ class Store:
         except Exception as error:  # (whatever a database's driver raises)
             where = self.out / JOURNAL if storage is None else f"--storage {storage}"
             raise ValueError(f"{where}: cannot be used ({type(error).__name__}: {error})") from error
+        if new:  # (in this order: what has a name has a place)
+            write_text(place, f"{own}\n")
+            write_text(name_file, f"{name}\n")
+        return study
+
+    def _check_place(self, place: Path, own: str) -> None:
+        """Raises a ValueError if the sweep was begun in another storage, where its points still are."""
+        try:
+            known = place.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:  # (begun before the storage was kept)
+            known = JOURNAL if (self.out / JOURNAL).is_file() else own
+        if known != own:
+            fix = "leave --storage out" if known == JOURNAL else f"give --storage {known}"
+            raise ValueError(f"--out {self.out}: the points of its sweep are in {known}, not in {own}; {fix}")
 
 
 def _numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:

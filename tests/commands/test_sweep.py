@@ -94,6 +94,65 @@ def test_a_folder_goes_on_with_nothing_but_what_it_was_begun_with(tmp_path, chan
         run(path, "--pause=0", *(["--steps=2"] if change == "flag" else []))
 
 
+def test_a_sweep_does_not_go_on_with_another_teacher_or_corpus(tmp_path, monkeypatch):
+    """Neither is a setting whose text would change."""
+    teacher = tmp_path / "teacher.ckpt"
+    base = tmp_path / "base.yaml"
+    base.write_text(f"model:\n  class_path: A\n  init_args:\n    teacher_checkpoint: {teacher}\n")
+    path = write_sweep(tmp_path, GRID, command=["kdse", "fit", f"--config={base}", "${args}"])
+    monkeypatch.delenv("KDSE_CORPUS", raising=False)
+    assert run(path, "--pause=0", "--max-points=1") == 0  # (there is no teacher yet)
+    teacher.write_bytes(b"one")
+    monkeypatch.setenv("KDSE_CORPUS", str(tmp_path / "corpus"))
+    assert run(path, "--pause=0") == run(path, "--pause=0") == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDSE_CORPUS", "corpus")  # (the same, seen from here)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert run(path, "--pause=0") == 0
+    monkeypatch.setenv("KDSE_CORPUS", "other")
+    with pytest.raises(ValueError, match=r"whose corpus \(KDSE_CORPUS\) is .*/corpus. and not .*/other"):
+        run(path, "--pause=0")
+    monkeypatch.setenv("KDSE_CORPUS", "corpus")
+    teacher.write_bytes(b"two")
+    with pytest.raises(ValueError, match=f"whose teacher {teacher} is"):
+        run(path, "--pause=0")
+    assert run(path, "--report-only") == 0
+
+
+@pytest.mark.parametrize("how", ["flag", "parameter"])
+def test_a_teacher_counts_wherever_it_is_named(tmp_path, how):
+    teacher = tmp_path / "teacher.ckpt"
+    teacher.write_bytes(b"one")
+    flags = [f"--model.init_args.teacher_checkpoint={teacher}"] if how == "flag" else []
+    swept = {} if how == "flag" else {"model.teacher_checkpoint": {"values": [str(teacher), "another"]}}
+    path = write_sweep(tmp_path, {**GRID, **swept})
+    assert run(path, "--pause=0", *flags) == 0
+    teacher.write_bytes(b"two")
+    with pytest.raises(ValueError, match=f"whose teacher {teacher} is"):
+        run(path, "--pause=0", *flags)
+
+
+def test_flags_that_change_no_result_may_change(tmp_path):
+    path = write_sweep(tmp_path, GRID)
+    assert run(path, "--pause=0", "--data.num_workers=2", "--wandb=offline") == 0
+    more = ["--data.init_args.num_workers=4", "--trainer.accelerator=cpu", "--model.metric_workers=2"]
+    assert run(path, "--pause=0", *more, "--data.manifest=m") == 0
+    for other in ("--trainer.devices=2", "--seed_everything=3", "--data.batch_size=3"):
+        with pytest.raises(ValueError, match="whose flags is"):
+            run(path, "--pause=0", other)
+
+
+def test_a_report_needs_no_configs(tmp_path):
+    base = tmp_path / "base.yaml"
+    base.write_text("a: 1\n")
+    path = write_sweep(tmp_path, GRID, command=["kdse", "fit", f"--config={base}", "${args}"])
+    assert run(path, "--pause=0") == 0
+    base.unlink()
+    assert run(path, "--report-only") == 0
+    with pytest.raises(ValueError, match="base.yaml: named by the sweep's command, cannot be read"):
+        run(path, "--pause=0")
+
+
 def test_names_and_comments_may_change(tmp_path):
     path = write_sweep(tmp_path, GRID)
     assert run(path, "--pause=0") == 0

@@ -119,3 +119,28 @@ def test_environment_variables_are_filled_in(monkeypatch):
 def test_flags_that_would_be_lost_or_undo_a_point_are_refused(flag):
     with pytest.raises(ValueError, match=flag.split("=")[0]):
         check_extra(["--trainer.max_steps=3", flag])
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--data.snr_db=[0, 5]", "--data.init_args.snr_db=[0, 5]", "--data=a.yaml", "--data.class_path=B",
+     "--schedule.share=1", "--schedule+=B"],
+)  # fmt: skip
+def test_a_flag_that_would_undo_a_swept_value_is_refused(flag):
+    with pytest.raises(ValueError, match=r"would come after (data\.snr_db|schedule) of every point"):
+        check_extra([flag], ["data.snr_db", "schedule"])
+
+
+def test_a_flag_beside_the_swept_values_is_not():
+    check_extra(["--data.snr_db_of_tests=3", "--data.batch_size=2", "--schedules=1"], ["data.snr_db", "schedule"])
+
+
+@pytest.mark.parametrize("words", [["--config", "base.yaml"], ["--run_root", "elsewhere"], ["--x", "-5"]])
+def test_a_flag_apart_from_its_value_is_refused_with_the_right_form(words):
+    with pytest.raises(ValueError, match=f"write them as one word, {words[0]}={words[1]}"):
+        fit_flags(["kdse", "fit", *words, "${args}"], {})
+
+
+def test_flags_without_a_value_and_those_of_a_macro_are_no_such_pair():
+    command = ["kdse", "fit", "--flag", "--x=1", "--other", "${args_no_equals}"]
+    assert fit_flags(command, {"a": 1}) == ["--flag", "--x=1", "--other", "--a", "1"]

@@ -132,3 +132,54 @@ def test_another_sweep_in_the_folder_is_refused_with_what_differs(tmp_path, chan
     with pytest.raises(ValueError) as error:
         store(tmp_path, **{"parameters": grid, **change})
     assert message in str(error.value) and str(tmp_path / "out") in str(error.value)
+
+
+def test_a_grid_whose_parameters_change_places_has_each_point_once(tmp_path):
+    space = {"a": {"values": [1, 2]}, "b": {"values": ["x", "y"]}, "c": {"value": 0}}
+    store(tmp_path, parameters=space, run_cap=2)
+    turned = {name: space[name] for name in ("b", "c", "a")}
+    sweep = read_sweep(write_sweep(tmp_path, turned))  # (the file as it is written counts, but for its cap and order)
+    known = read_sweep(write_sweep(tmp_path, space, run_cap=2)).content
+    points = Store(sweep, tmp_path / "out", None, 0, {"file": dict(known)}).points()
+    assert sorted((p.values["a"], p.values["b"]) for p in points) == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
+    assert [p.number for p in points] == [0, 1, 2, 3]
+
+
+def test_changed_places_do_not_make_more_points_than_the_cap(tmp_path):
+    space = {"a": {"values": [1, 2]}, "b": {"values": ["x", "y"]}}
+    before = store(tmp_path, parameters=space, run_cap=2).points()
+    assert store(tmp_path, parameters=dict(reversed(space.items())), run_cap=2).points() == before
+
+
+def test_a_sweep_goes_on_in_its_own_storage_only(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path, {"weight": {"values": [1, 2]}}))
+    url, folder = f"sqlite:///{tmp_path / 'points.db'}", tmp_path / "in a database"
+    Store(sweep, folder, url, 0, {})
+    for other, message in ((None, "not in study.journal; give --storage sqlite"), ("sqlite:///x.db", "not in sqlite")):
+        with pytest.raises(ValueError, match=message) as error:
+            Store(sweep, folder, other, 0, {})
+        assert url in str(error.value)
+    assert not (folder / "study.journal").exists()
+    assert len(Store(sweep, folder, url, 0, {}).points()) == 2
+
+    Store(sweep, tmp_path / "in a file", None, 0, {})
+    with pytest.raises(ValueError, match="leave --storage out"):
+        Store(sweep, tmp_path / "in a file", url, 0, {})
+
+
+def test_a_storage_that_could_not_be_used_does_not_bind_the_sweep(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path, {"weight": {"values": [1, 2]}}))
+    with pytest.raises(ValueError, match="cannot be used"):
+        Store(sweep, tmp_path / "out", "sqlite:////nowhere/at/all.db", 0, {})
+    assert len(Store(sweep, tmp_path / "out", None, 0, {}).points()) == 2
+
+
+def test_what_could_not_be_told_at_the_beginning_is_kept_from_then_on(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path, {"weight": {"values": [1, 2]}}))
+    begun = {"file": {}, "flags": ["--a=1", "--data.num_workers=4"]}
+    Store(sweep, tmp_path / "out", None, 0, begun).study.set_user_attr("definition", begun)  # (as they once were)
+    now = {"file": {}, "flags": ["--a=1"]}
+    Store(sweep, tmp_path / "out", None, 0, {**now, "teacher t.ckpt": "12"})
+    Store(sweep, tmp_path / "out", None, 0, now)
+    with pytest.raises(ValueError, match='whose teacher t.ckpt is "12" and not "34"'):
+        Store(sweep, tmp_path / "out", None, 0, {**now, "teacher t.ckpt": "34"})
