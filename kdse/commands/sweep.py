@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -30,7 +31,7 @@ Each flag written as --name=VALUE that is none of those below goes to every poin
 Run it again after an interruption: finished points are kept, the others go on from their last checkpoint. Start the
 same command in other terminals or on other machines that share OUT: they join, and no point is trained twice. A worker
 that is killed leaves its point to the next that asks. A point that fails is marked, with the last thing it said, and
-the others go on.
+the others go on, unless the first three are all refused as a mistake (exit code 2).
 """
 EPILOG = """\
 Ctrl-C or SIGTERM stops the runs at their next step, with a checkpoint; Ctrl-C again kills them.
@@ -121,6 +122,9 @@ def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:
         print(json.dumps(content))
     else:
         print(content["text"])
+    if failed:
+        again = f"{len(failed)} failed; --retry-failed trains them again"
+        print(again, file=sys.stderr if as_json else sys.stdout)
     return 1 if failed else 0
 
 
@@ -157,15 +161,20 @@ def _folder(sweep: Sweep) -> Path:
     return Path(value_of(sweep.command, "--run_root") or f"runs/sweeps/{sweep.path.stem}")
 
 
-def _gpus(workers: int) -> int:
-    """GPUs to share out among workers; 0 if the user has chosen, or there is nothing to share."""
-    if workers < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
-        return 0
-    # (asked in a process of its own: this one lives as long as the sweep, and needs no half gigabyte of torch)
-    asked = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], capture_output=True, text=True
-    )
-    return int(asked.stdout) if asked.returncode == 0 else 0
+def _gpus(workers: int) -> tuple[str, ...]:
+    """GPUs to share out among workers, of those that the user chose if there is a choice; none if fewer than two."""
+    if workers < 2:
+        return ()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        # (asked in a process of its own: this one lives as long as the sweep, and needs no half gigabyte of torch)
+        asked = subprocess.run(
+            [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], capture_output=True, text=True
+        )
+        names = [str(number) for number in range(int(asked.stdout) if asked.returncode == 0 else 0)]
+    else:  # (CUDA sees those before the first that is not there, such as -1)
+        names = list(itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, chosen.split(","))))
+    return tuple(names) if len(names) > 1 else ()
 
 
 def _parser() -> argparse.ArgumentParser:

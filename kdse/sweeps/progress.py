@@ -64,6 +64,12 @@ class Progress:
     def busy(self, child: Child, folder: Path) -> None:
         self._ended(child, f"waits: another process trains {folder}, the same run", None)
 
+    def hopeless(self, points: int) -> None:
+        self.say(
+            f"the first {points} points were all refused by kdse fit (exit code 2), as others would be: no more are "
+            "begun; mend what their last lines say"
+        )
+
     def waiting(self, others: list[int]) -> None:
         if others and others != self._waiting:
             names = ", ".join(str(number + 1) for number in others)

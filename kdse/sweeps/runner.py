@@ -23,6 +23,8 @@ from kdse.sweeps.store import RUNS, Claim, Store
 
 #: "Stopped, run me again": exit code of `kdse fit` and of a sweep that was stopped.
 STOPPED = 75
+#: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
+MISTAKE, ENOUGH_MISTAKES = 2, 3
 #: Seconds between two looks at the children, and between two looks at what others leave to do.
 LOOK, ASK = 0.1, 2.0
 
@@ -33,7 +35,7 @@ class Settings:
 
     out: the sweep's folder. program: what `kdse` is on this machine. extra: flags after each point's own.
     workers: processes at once. max_points: how many to begin at most. wait: stay while others train, to take over what
-    they leave. gpus: how many there are to share out, 0 to leave that alone.
+    they leave. gpus: names of those to share out among workers, none to leave that alone.
     """
 
     out: Path
@@ -42,7 +44,7 @@ class Settings:
     workers: int = 1
     max_points: int | None = None
     wait: bool = True
-    gpus: int = 0
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Runner:
         self._children: dict[int, Child] = {}
         self._begun = 0
         self._compared: dict[int, int] = {}
+        self._ends: list[int] = []
 
     def run(self) -> Tally:
         """Works until there is nothing left to do, or a signal stops it."""
@@ -148,8 +151,12 @@ class Runner:
             self.store.release(claim)
             self._begun -= 1
             self.progress.busy(child, folder)
+            return
         else:
             self._fail(child, child.last_line() if code > 0 else f"killed by {_name(-code)}")
+        self._ends.append(code)
+        if len(self._ends) == ENOUGH_MISTAKES and self._hopeless():
+            self.progress.hopeless(ENOUGH_MISTAKES)
 
     def _fail(self, child: Child, why: str) -> None:
         self.store.fail(child.claim, why)
@@ -179,8 +186,8 @@ class Runner:
         environment = dict(os.environ)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.settings.workers)))
-        if self.settings.gpus > 1 and self.settings.workers > 1:
-            environment.setdefault("CUDA_VISIBLE_DEVICES", str(place % self.settings.gpus))
+        if self.settings.gpus and self.settings.workers > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = self.settings.gpus[place % len(self.settings.gpus)]
         return environment
 
     def _falls_behind(self, child: Child) -> bool:
@@ -202,7 +209,12 @@ class Runner:
         return None if identity is None else self.settings.out / RUNS / identity
 
     def _enough(self) -> bool:
-        return self.settings.max_points is not None and self._begun >= self.settings.max_points
+        many = self.settings.max_points is not None and self._begun >= self.settings.max_points
+        return many or self._hopeless()
+
+    def _hopeless(self) -> bool:
+        """Whether the first points that ended here were all refused, as all others would be (no corpus here, say)."""
+        return self._ends[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
 
     def _worth_waiting(self) -> bool:
         """Whether others train points that we could take over if they are killed."""

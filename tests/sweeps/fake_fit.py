@@ -2,6 +2,7 @@
 
 A run takes `--steps` steps of `--pause` seconds; its score after a step is `--quality` x step. Every step it takes is a
 line in trained.txt. `--crash=TEXT` ends it with exit code 3 after its first step.
+`--refuse=TEXT` ends it with exit code 2 at once, those whose `--quality` is above `--refuse_above` where that is given.
 It reads its flags as `kdse fit` does: of a repeated one the last counts. What says where it runs makes no other run.
 """
 
@@ -33,6 +34,9 @@ def main(words: list[str]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(f"--run_dir {run}: another process trains in this folder", file=sys.stderr)
+        return 2
+    if "refuse" in flags and float(flags.get("quality", 1)) > float(flags.get("refuse_above", -1)):
+        print(flags["refuse"], file=sys.stderr)
         return 2
     (run / "environment.json").write_text(json.dumps({k: v for k, v in os.environ.items() if k.endswith(("S", "ES"))}))
     if (run / "result.json").exists():

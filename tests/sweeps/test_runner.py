@@ -9,6 +9,9 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from kdse.commands.sweep import _gpus
 from tests.sweeps.sweeping import COMMAND, points, run, start, trained, write_sweep
 
 
@@ -69,6 +72,32 @@ def test_failed_points_are_trained_again_only_if_asked(tmp_path):
     assert run(path, "--pause=0", "--retry-failed") == 1
     assert sum(trained(path).values()) == 2 * sum(first.values())
     assert [(p["point"], p["state"], p["attempts"]) for p in points(path)] == [(1, "failed", 2), (2, "failed", 2)]
+
+
+def test_how_failed_points_are_trained_again_is_said_outside_of_json(tmp_path, capsys):
+    path = write_sweep(tmp_path, {"quality": {"values": [1, 2]}})
+    said = "2 failed; --retry-failed trains them again"
+    assert run(path, "--pause=0", "--crash=x") == 1
+    assert said in capsys.readouterr().out
+    assert run(path, "--pause=0", "--crash=x", "--json") == 1
+    printed = capsys.readouterr()
+    assert said in printed.err and len(json.loads(printed.out)["points"]) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_when_the_first_points_are_all_refused_the_others_are_left_for_later(tmp_path, capsys, workers):
+    path = write_sweep(tmp_path, {"quality": {"values": list(range(1, 8))}})
+    assert run(path, "--pause=0", "--refuse=no such corpus", f"--workers={workers}") == 1
+    states = [p["state"] for p in points(path)]
+    assert states.count("failed") in range(3, 3 + workers) and states.count("waiting") == 7 - states.count("failed")
+    printed = capsys.readouterr().out
+    assert "FAILED: no such corpus" in printed and "the first 3 points were all refused" in printed
+
+
+def test_refused_points_among_others_do_not_end_a_sweep(tmp_path, capsys):
+    path = write_sweep(tmp_path, {"quality": {"values": [1, 6, 7, 8, 2, 3]}})
+    assert run(path, "--pause=0", "--refuse=too much", "--refuse_above=5") == 1
+    assert [p["state"] for p in points(path)] == ["finished", "failed", "failed", "failed", "finished", "finished"]
 
 
 def test_a_point_without_the_metric_fails_and_says_which_there_are(tmp_path):
@@ -203,7 +232,7 @@ def test_runs_that_fall_behind_are_stopped_early_and_kept(tmp_path):
 def test_each_run_has_a_log_threads_and_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("kdse.commands.sweep._gpus", lambda workers: 2)
+    monkeypatch.setattr("kdse.commands.sweep._gpus", lambda workers: ("0", "1"))
     path = write_sweep(tmp_path, {"quality": {"values": [1, 2]}})
     assert run(path, "--workers=2", "--pause=0.3") == 0
     environments = [json.loads((Path(p["run"]) / "environment.json").read_text()) for p in points(path)]
@@ -213,6 +242,20 @@ def test_each_run_has_a_log_threads_and_a_gpu_of_its_own(tmp_path, monkeypatch):
     logs = sorted((tmp_path / "out" / "logs").iterdir())
     assert [log.name for log in logs] == ["point-0001.log", "point-0002.log"]
     assert f"run folder: {points(path)[1]['run']}" in logs[1].read_text()
+
+
+def test_gpus_that_the_user_chose_are_shared_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5a")
+    path = write_sweep(tmp_path, {"quality": {"values": [1, 2, 3]}})
+    assert run(path, "--workers=3", "--pause=0.3") == 0
+    environments = [json.loads((Path(p["run"]) / "environment.json").read_text()) for p in points(path)]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments] == ["3", "GPU-5a", "3"]
+
+
+@pytest.mark.parametrize("chosen", ["", "3", "3,", "-1", "3,-1,4"])
+def test_fewer_than_two_gpus_are_not_shared_out(monkeypatch, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert _gpus(4) == ()
 
 
 def test_what_the_user_chose_is_left_alone(tmp_path, monkeypatch):
