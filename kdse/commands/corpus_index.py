@@ -18,7 +18,8 @@ Measures every wav, flac and ogg file below FOLDER (samples, rate, channels, byt
 file, the manifest. Training and every command that reads the folder, or one below it, then takes the list from there:
 nothing is walked through or opened at the start.
 
-Run it on the corpus folder (with speech/train, noise/train, ...): one manifest serves all of it. It can be killed and
+Run it on the corpus folder (with speech/train, noise/train, ...): one manifest serves all of it, and a second one
+above or below it is refused, because one of them would be out of date without anybody noticing. It can be killed and
 run again; what was measured is not measured twice. A file that is missing or has another size when training reads it
 is an error that names it: run `kdse corpus index FOLDER --update` after every change."""
 EPILOG = """\
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         "kept": len(listed) if done is None else done.kept,
         "left_out": 0 if done is None else done.left_out,
         "gone": 0 if done is None else done.gone,
+        "replaced": "" if done is None else done.replaced,
         "seconds": round(seconds, 1),
     }
     if arguments.json:
@@ -107,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  {report['files']} files, {hours:.1f} hours, {report['bytes'] / 1e9:.2f} GB, looked at: {listed.check}")
     print("  " + ", ".join(f"{count} at {rate} Hz" for rate, count in report["rates"].items()))
     if done is not None:
+        if done.replaced:
+            print(f"  the manifest that was there could not be used ({done.replaced.split('; ')[0]})")
         print(f"  measured {done.measured}, known before {done.kept}, gone {done.gone}, left out {done.left_out}")
     return 0
 

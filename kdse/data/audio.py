@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdse.data.measure import EXTENSIONS
+from kdse.data.measure import EXTENSIONS, NOT_UTF8, printable
 
 __all__ = ["EXTENSIONS", "AudioError", "AudioInfo", "info", "read", "write"]
 
@@ -44,6 +44,8 @@ def info(path: str | Path) -> AudioInfo:
 
     try:
         about = soundfile.info(str(path))
+    except UnicodeError:
+        raise AudioError(f"{printable(str(path))}: {NOT_UTF8}") from None
     except (RuntimeError, OSError, TypeError) as error:
         raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
     return AudioInfo(about.frames, about.samplerate, about.channels)
@@ -70,6 +72,8 @@ def read(
             last = file.frames if last is None else min(file.frames, last)
             file.seek(min(first, file.frames))
             data = file.read(max(0, last - first), dtype="float32", always_2d=True)
+    except UnicodeError:
+        raise AudioError(f"{printable(str(path))}: {NOT_UTF8}") from None
     except (RuntimeError, OSError, TypeError) as error:
         raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
     if len(data) < last - first:

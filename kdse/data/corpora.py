@@ -16,9 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from kdse.data.audio import EXTENSIONS, AudioError, info, read
-from kdse.data.manifest import NAME, Manifest, load
+from kdse.data.manifest import Manifest, load
 from kdse.data.measure import audio_files
-from kdse.data.shards import Shards, is_packed, is_remote, open_shards
+from kdse.data.serving import is_packed, nearest
+from kdse.data.shards import Shards, is_remote, open_shards
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def scan(
         return packed(open_shards(root))
     listed = _listed(root, manifest)
     if listed is not None:
+        log.info("%s %s: %d files from %s of %s", flag, root, len(listed), listed.file, listed.made)
         return of_manifest(str(root), listed)
     paths = audio_files(root)
     if not paths:
@@ -184,19 +186,16 @@ def _listed(folder: Path, named: str | Path | None) -> Manifest | None:
             raise ValueError(f"--data.manifest {named}: describes {whole.root}, which does not hold {folder}")
         part = whole.below("" if inside == "." else inside.replace(os.sep, "/"))
         if not len(part):
-            raise ValueError(
-                f"--data.manifest {named}: lists no file below {folder}; "
-                f"run `kdse corpus index {whole.root} --out {named} --update`"
-            )
+            raise ValueError(f"--data.manifest {named}: lists no file below {folder}; run `{whole.mend}`")
         return part
-    for above in (place, *place.parents):
-        if (above / NAME).is_file():
-            part = _opened(above / NAME).below("" if above == place else place.relative_to(above).as_posix())
-            if not len(part):
-                log.info("%s lists no file below %s: every file is opened", above / NAME, folder)
-                return None
-            return part
-    return None
+    file = nearest(place)
+    if file is None:
+        return None
+    part = _opened(file).below("" if file.parent == place else place.relative_to(file.parent).as_posix())
+    if not len(part):
+        log.info("%s lists no file below %s: every file is opened", file, folder)
+        return None
+    return part
 
 
 def _opened(file: Path) -> Manifest:

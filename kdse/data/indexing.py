@@ -12,8 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdse.data.manifest import NAME, load, write
-from kdse.data.measure import CHECKS, EXTENSIONS, Measured, audio_files, measure
+from kdse.data.measure import CHECKS, EXTENSIONS, Measured, audio_files, measure, printable
 from kdse.data.pool import as_they_come
+from kdse.data.serving import refuse_rivals
 from kdse.files import write_text
 
 #: Files that a process measures before it reports: what a kill can cost each process.
@@ -26,6 +27,7 @@ class Indexed:
 
     manifest: the file. files: how many it lists. kept: of them, how many were not measured again. measured: how many
     were. left_out: bad files that are not listed. gone: files that an older manifest listed and that are no more.
+    replaced: why an older manifest could not be used; empty if it could, or if there was none.
     """
 
     manifest: Path
@@ -34,6 +36,7 @@ class Indexed:
     measured: int
     left_out: int
     gone: int
+    replaced: str = ""
 
 
 def manifest_of(folder: Path, out: Path | None) -> Path:
@@ -59,13 +62,14 @@ def build(
         out: the manifest; None means ``manifest.kdse`` in the folder.
         workers: processes; 0 means none besides this one.
         check: "header" or "decode" (see `measure`).
-        update: with a manifest already there, measure only files that are new or have another size or time.
+        update: with a manifest already there, measure only files that are new or have another size or time; if it is
+            damaged, or of another version of kdse, all of them.
         leave_out_bad: write the manifest without files that cannot be used.
         progress: is told how many files of how many are done.
 
     Raises:
         ValueError: if the folder holds no audio or bad files, the manifest is there already (without ``update``) or
-            being made, or cannot be written.
+            being made, or cannot be written, or another manifest would hide it or be hidden by it.
     """
     if check not in CHECKS:
         raise ValueError(f"--check {check}: use one of {', '.join(CHECKS)}")
@@ -76,6 +80,7 @@ def build(
     manifest = manifest_of(folder, out)
     if manifest.exists() and not update:
         raise ValueError(f"{manifest}: is there already; --update measures what is new or has changed")
+    refuse_rivals(folder, manifest)
     try:
         manifest.parent.mkdir(parents=True, exist_ok=True)
         lock = manifest.with_name(f".{manifest.name}.lock")
@@ -104,9 +109,14 @@ def _build(
     if not paths:
         raise ValueError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
     known: dict[str, Measured] = {}
-    gone = 0
+    gone, replaced = 0, ""
+    old = None
     if manifest.exists():
-        old = load(manifest)
+        try:
+            old = load(manifest)
+        except ValueError as error:
+            replaced = str(error)
+    if old is not None:
         gone = len(set(old.paths).difference(paths))
         if CHECKS.index(old.check) >= CHECKS.index(check):
             check = old.check  # what was looked at closely stays so
@@ -125,7 +135,7 @@ def _build(
     bad = sorted((row.path, row.fault) for row in rows if row.fault)
     report = manifest.with_name(f"{manifest.stem}.bad.txt")
     if bad:
-        write_text(report, "".join(f"{_printable(path)}\t{fault}\n" for path, fault in bad))
+        write_text(report, "".join(f"{printable(path)}\t{fault}\n" for path, fault in bad))
         if not leave_out_bad:
             raise ValueError(
                 f"{folder}: {len(bad)} of {len(paths)} files cannot be used; {report} names them; mend or remove them "
@@ -133,12 +143,13 @@ def _build(
             )
         if len(bad) == len(rows):
             raise ValueError(f"{folder}: none of its {len(rows)} audio files can be used; {report} says why")
-    write(manifest, os.path.abspath(folder), check, (row for row in rows if not row.fault))
+    good = (row for row in rows if not row.fault)
+    write(manifest, os.path.abspath(folder), check, good, [path for path, _ in bad])
     journal.remove()
     if not bad:
         report.unlink(missing_ok=True)
     kept = len(rows) - len(missing)
-    return Indexed(manifest, len(rows) - len(bad), kept, len(missing), len(bad), gone)
+    return Indexed(manifest, len(rows) - len(bad), kept, len(missing), len(bad), gone, replaced)
 
 
 def _unchanged(folder: Path, row: Measured) -> bool:
@@ -147,10 +158,6 @@ def _unchanged(folder: Path, row: Measured) -> bool:
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (row.size, row.mtime)
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def _measured(root: str, paths: list[str], check: str, workers: int) -> Iterator[list[Measured]]:

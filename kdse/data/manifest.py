@@ -5,7 +5,8 @@ shared by all processes of a machine, and next to nothing of their own. The layo
 hand are read whole (npz), have no checksum (npy, csv) or need another library (Parquet, SQLite through objects):
 
     "kdse manifest 1\\n", 8 bytes: length of the header, 32 bytes: SHA-256 of the header,
-    header (JSON: root, check, columns with their places, SHA-256 of the columns), columns, each at a multiple of 64
+    header (JSON: root, check, left_out, columns with their places, SHA-256 of the columns), columns, each at a
+    multiple of 64
 
 `kdse corpus index` writes it into the folder it describes, because it then moves with the files and no flag is needed;
 a manifest of a folder that cannot be written lies anywhere and is named by `--data.manifest`.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -81,7 +83,7 @@ class Manifest:
     """The files of one manifest, or of a folder in it, in the order of a corpus (see `audio_files`).
 
     file: of the manifest. root: the folder it describes, as it was called when it was made. check: "header" or
-    "decode", how the files were looked at. digest: of the columns, SHA-256.
+    "decode", how the files were looked at. digest: of the columns, SHA-256. made: when, "2026-11-21 18:05".
     paths, frames, rates, channels, sizes, mtimes: a column each; sizes in bytes, mtimes in ns.
     """
 
@@ -89,7 +91,7 @@ class Manifest:
         self, file: Path, header: Mapping[str, Any], body: int, first: int = 0, last: int | None = None
     ) -> None:
         self.file, self._header, self._body = file, header, body
-        self.root, self.check, self.extra = str(header["root"]), str(header["check"]), header.get("extra", {})
+        self.root, self.check = str(header["root"]), str(header["check"])
         self.digest = str(header["sha256"])
         self._first, self._last = first, int(header["files"]) if last is None else last
         self._prefix = ""
@@ -105,6 +107,21 @@ class Manifest:
     def __reduce__(self) -> Any:
         """Data workers open the file again: nothing of it travels."""
         return partial(_open_part, str(self.file), self.digest, self._prefix, self._first, self._last), ()
+
+    @property
+    def made(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(self.file).st_mtime))
+
+    @property
+    def left_out(self) -> list[str]:
+        """Paths of bad files that are there and deliberately not listed, relative to the same folder as ``paths``."""
+        names = self._header.get("left_out", [])  # not in those that an earlier kdse wrote
+        return [name[len(self._prefix) :] for name in names if name.startswith(self._prefix)]
+
+    @property
+    def mend(self) -> str:
+        """The command that brings it up to date."""
+        return mend(self.file, self.root)
 
     def _map(self, name: str) -> np.ndarray:
         place, count = self._header["columns"][name]
@@ -141,7 +158,14 @@ class Manifest:
             yield Measured(path, frames, rate, channels, size, mtime, "")
 
 
-def write(file: str | Path, root: str, check: str, rows: Iterable[Measured]) -> None:
+def mend(file: Path, root: str = "FOLDER") -> str:
+    """The command that makes the manifest ``file``, of the folder ``root``, anew."""
+    if file.name == NAME:
+        return f"kdse corpus index {file.parent} --update"
+    return f"kdse corpus index {root} --out {file} --update"
+
+
+def write(file: str | Path, root: str, check: str, rows: Iterable[Measured], left_out: Sequence[str] = ()) -> None:
     """Writes a manifest, beside its name first, so that there is never half of one.
 
     Args:
@@ -149,6 +173,7 @@ def write(file: str | Path, root: str, check: str, rows: Iterable[Measured]) -> 
         root: the folder.
         check: how the files were looked at.
         rows: the files, in any order.
+        left_out: paths of bad files that are deliberately not among them.
 
     Raises:
         ValueError: if it cannot be written.
@@ -163,11 +188,16 @@ def write(file: str | Path, root: str, check: str, rows: Iterable[Measured]) -> 
         "mtimes": [row.mtime for row in files],
         "ends": np.cumsum([len(name) for name in names], dtype=np.int64),
     }
-    write_columns(file, root, check, columns, b"".join(names))
+    write_columns(file, root, check, columns, b"".join(names), left_out)
 
 
 def write_columns(
-    file: str | Path, root: str, check: str, columns: Mapping[str, Sequence[int] | np.ndarray], names: bytes
+    file: str | Path,
+    root: str,
+    check: str,
+    columns: Mapping[str, Sequence[int] | np.ndarray],
+    names: bytes,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Writes a manifest from its columns, sorted already; names joined, and ``ends`` where each of them ends."""
     body, places = bytearray(), {}
@@ -180,6 +210,7 @@ def write_columns(
         "root": root,
         "files": len(columns["frames"]),
         "check": check,
+        "left_out": list(left_out),
         "columns": places,
         "bytes": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
@@ -200,22 +231,19 @@ def load(file: str | Path, verify: bool = True) -> Manifest:
         ValueError: naming the file, if it is missing, damaged, or of another version of kdse.
     """
     file = Path(file)
-    mend = "make it again by `kdse corpus index FOLDER --update`"
+    again = f"make it again by `{mend(file)}`, or remove it"
     try:
         with open(file, "rb") as source:
             magic = source.read(len(MAGIC))
             if magic != MAGIC:
                 other = magic.startswith(FAMILY)
-                why = (
-                    f"has version {magic[len(FAMILY) :].decode().strip()}, this kdse reads 1"
-                    if other
-                    else "is no manifest"
-                )
-                raise ValueError(f"{file}: {why}; {mend}")
+                version = magic[len(FAMILY) :].decode("ascii", "replace").strip()
+                why = f"has version {version}, this kdse reads 1" if other else "is no manifest"
+                raise ValueError(f"{file}: {why}; {again}")
             length, wanted = int.from_bytes(source.read(8), "little"), source.read(32)
             text = source.read(length) if length < 1 << 30 else b""
             if hashlib.sha256(text).digest() != wanted:
-                raise ValueError(f"{file}: the manifest is damaged; {mend}")
+                raise ValueError(f"{file}: the manifest is damaged; {again}")
             header = json.loads(text)
             body = source.tell() + -source.tell() % ALIGNMENT
             damaged = os.fstat(source.fileno()).st_size != body + header["bytes"]
@@ -226,7 +254,7 @@ def load(file: str | Path, verify: bool = True) -> Manifest:
                     digest.update(block)
                 damaged = digest.hexdigest() != header["sha256"]
             if damaged:
-                raise ValueError(f"{file}: the manifest is damaged; {mend}")
+                raise ValueError(f"{file}: the manifest is damaged; {again}")
     except OSError as error:
         raise ValueError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
     return Manifest(file, header, body)

@@ -10,6 +10,7 @@ EXTENSIONS = (".flac", ".wav", ".ogg")
 #: How thoroughly files are looked at: their header, or every sample.
 CHECKS = ("header", "decode")
 BLOCK = 1 << 18
+NOT_UTF8 = "its name is not UTF-8; rename it"
 
 
 class Measured(NamedTuple):
@@ -59,6 +60,11 @@ def place_key(path: str) -> str:
     return path.replace("/", "\0")
 
 
+def printable(path: str) -> str:
+    """A path as text: bytes that are not UTF-8, and ends of lines, as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+
+
 def measure(root: str, path: str, check: str) -> Measured:
     """Looks at one file.
 
@@ -80,6 +86,8 @@ def measure(root: str, path: str, check: str) -> Measured:
         with soundfile.SoundFile(file) as audio:
             frames, rate, channels = int(audio.frames), int(audio.samplerate), int(audio.channels)
             fault = "holds no samples" if frames == 0 else _decode(audio) if check == "decode" else ""
+    except UnicodeError:  # it would fail later too, wherever names are written: reports, tables, checksums
+        fault = NOT_UTF8
     except (RuntimeError, OSError, TypeError) as error:
         fault = f"not readable as audio ({' '.join(str(error).split())[-120:] or type(error).__name__})"
     return Measured(path, frames, rate, channels, status.st_size, status.st_mtime_ns, fault)

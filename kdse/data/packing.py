@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 
 from kdse.data.corpora import Corpus, check_listed, scan
 from kdse.data.manifest import NAME, write
-from kdse.data.measure import Measured, measure
+from kdse.data.measure import Measured, audio_files, measure, printable
 from kdse.data.pool import as_they_come
-from kdse.data.shards import EXTRA, INDEX, ITEM_HEADER, WORD
+from kdse.data.serving import INDEX
+from kdse.data.shards import EXTRA, ITEM_HEADER, WORD
 from kdse.files import write_text
 
 KINDS, SPLITS = ("speech", "noise", "rir"), ("train", "valid", "test")
@@ -112,7 +113,9 @@ def _pack(
     manifest: str | Path | None,
     progress: Callable[[int, int], None],
 ) -> Packed:
-    corpora = {part: scan(folder / part, "FOLDER", manifest) for part in parts_of(folder)}
+    corpora = {part: scan(folder / part, "FOLDER", manifest, files_only=True) for part in parts_of(folder)}
+    for corpus in corpora.values():
+        _check_complete(corpus)
     rows = {part: list(_rows(corpus)) for part, corpus in corpora.items()}
     shards = [shard for part in rows for shard in plan(part, [row.size for row in rows[part]], shard_bytes)]
     _same_plan(partial / PLAN, rows, shards)
@@ -189,6 +192,21 @@ def _rows(corpus: Corpus) -> Iterator[Measured]:
         if row.fault:
             raise ValueError(f"{corpus.root}/{path}: {row.fault}")
         yield row
+
+
+def _check_complete(corpus: Corpus) -> None:
+    """Refuses a manifest that does not list the files that are there: OUT would lack them for ever."""
+    listed = corpus.manifest
+    if listed is None:
+        return
+    names, there = set(listed.paths), set(audio_files(corpus.root))
+    for differing, why in ((names - there, "is gone"), (there - names - set(listed.left_out), "is not listed")):
+        if differing:
+            name = printable(f"{corpus.root}/{min(differing)}")
+            raise ValueError(
+                f"{name}: {why}; {listed.file} of {listed.made} is out of date; run `{listed.mend}`"
+                + (f" ({len(differing)} such files)" if len(differing) > 1 else "")
+            )
 
 
 def _note_of(into: Path, number: int) -> Path:

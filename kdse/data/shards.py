@@ -11,9 +11,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,25 +25,21 @@ from filelock import FileLock
 from kdse.cache import cache_root
 from kdse.data.audio import AudioError
 from kdse.data.manifest import Manifest, load
+from kdse.data.serving import INDEX, is_index
 from kdse.files import write_bytes
 
 #: LitData's; "r2" is Cloudflare's.
 SCHEMES = ("s3://", "gs://", "azure://", "r2://")
-INDEX = "index.json"
 #: Of LitData's chunks: number of items, then where each begins and the last ends, 4 bytes each; an item's own header.
 WORD = 4
 ITEM_HEADER = 4
+SCRATCH = "kdse-shards-"
 EXTRA = "pip install 'kdse[shards]'"
 
 
 def is_remote(place: object) -> bool:
     """Whether a folder is one of object storage."""
     return str(place).startswith(SCHEMES)
-
-
-def is_packed(folder: Path) -> bool:
-    """Whether a local folder holds shards instead of audio files."""
-    return (folder / INDEX).is_file()
 
 
 @dataclass
@@ -153,11 +151,13 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._scratch = tempfile.TemporaryDirectory(prefix="kdse-shards-")
+        self._scratch: str | None = None
         try:
-            from litdata.streaming.downloader import get_downloader
+            from litdata.streaming.downloader import Downloader, get_downloader
 
-            self._downloader = get_downloader(self.url, self._scratch.name, [])
+            self._downloader = get_downloader(self.url, "", [])  # no chunks: it never chooses a place for files
+            #: Whether it reads parts of files; those that do not (Azure's) fetch a file once and keep it.
+            self._ranges = type(self._downloader).download_bytes is not Downloader.download_bytes
         except ImportError as error:
             raise ValueError(f"{url}: shards in object storage need LitData ({EXTRA}): {error}") from None
 
@@ -169,7 +169,7 @@ class Remote:
         """
         where = f"{self.url}/{name}"
         try:
-            return self._downloader.download_bytes(where, start, size, os.path.join(self._scratch.name, name))
+            return self._downloader.download_bytes(where, start, size, "" if self._ranges else self._kept(name))
         except Exception as error:  # each client has its own
             raise AudioError(f"{where}: cannot be read ({_reason(error)})") from None
 
@@ -179,12 +179,20 @@ class Remote:
         Raises:
             ValueError: naming the folder, if there is none.
         """
-        local = Path(self._scratch.name) / INDEX
         try:
-            self._downloader.download_file(f"{self.url}/{INDEX}", str(local))
-            return cast(dict[str, Any], json.loads(local.read_bytes()))
+            with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
+                local = Path(scratch) / INDEX
+                self._downloader.download_file(f"{self.url}/{INDEX}", str(local))
+                return cast(dict[str, Any], json.loads(local.read_bytes()))
         except Exception as error:
             raise ValueError(f"{self.url}: holds no packed corpus that can be read ({_reason(error)})") from None
+
+    def _kept(self, name: str) -> str:
+        """Where a whole file goes: a folder that goes with this object, or with the process, a data worker's too."""
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix=SCRATCH)
+            Finalize(self, shutil.rmtree, (self._scratch, True), exitpriority=0)
+        return os.path.join(self._scratch, name)
 
 
 def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
@@ -205,8 +213,8 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
             index = json.loads((Path(place) / INDEX).read_bytes())
         except (OSError, ValueError) as error:
             raise ValueError(f"{place}/{INDEX}: cannot be read ({error})") from None
-    own: Mapping[str, Any] | None = index.get("kdse")
-    if own is None:
+    own = index.get("kdse") if is_index(index) else None
+    if not isinstance(own, Mapping):
         raise ValueError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
     chunks = index["chunks"]

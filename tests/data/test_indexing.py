@@ -192,6 +192,47 @@ def test_a_folder_with_nothing_good_is_refused(tmp_path):
         build(tmp_path, leave_out_bad=True)
 
 
+def test_a_list_of_another_folder_cannot_lie_where_it_would_be_found(tmp_path):
+    a = corpus(tmp_path / "a")
+    for place in (tmp_path / "w", tmp_path, a / "0"):
+        with pytest.raises(ValueError, match=r"--out .*manifest\.kdse: .*choose another name.*--data\.manifest"):
+            build(a, place / NAME)
+        assert not (place / NAME).exists()
+    os.symlink(a, tmp_path / "link")
+    assert build(a, tmp_path / "link" / NAME).files == 5 and (a / NAME).exists()
+    assert build(a, tmp_path / "w" / "a.kdse").files == 5
+
+
+def test_of_two_lists_one_above_the_other_the_second_is_refused(tmp_path):
+    root = corpus(tmp_path / "c")
+    build(root / "0")
+    for update in (False, True):
+        with pytest.raises(ValueError, match=rf"{root}/0/{NAME}: would be used instead of {root}/{NAME}.*remove it"):
+            build(root, update=update)
+    assert build(root, tmp_path / "named.kdse").files == 5  # found by its flag: it hides nothing
+    (root / "0" / NAME).unlink()
+    build(root)
+    for update in (False, True):
+        with pytest.raises(ValueError, match=rf"{root}/0: is part of {root}, .*`kdse corpus index {root} --update`"):
+            build(root / "0", update=update)
+    (root / "0" / "index.json").write_text('{"chunks": [], "config": {}}')
+    (root / "0" / NAME).write_text("the list of shards")
+    assert build(root, update=True).files == 5
+
+
+@pytest.mark.parametrize("check", ["header", "decode"])
+def test_a_name_that_is_not_utf8_is_a_bad_file_that_is_named(tmp_path, check):
+    root = corpus(tmp_path / "c", 3)
+    os.replace(root / "0" / "0000.wav", os.fsdecode(os.fsencode(root / "0") + b"/caf\xe9.wav"))
+    with pytest.raises(ValueError, match="1 of 3 files cannot be used"):
+        build(root, check=check)
+    assert (root / "manifest.bad.txt").read_text() == "0/caf\\udce9.wav\tits name is not UTF-8; rename it\n"
+    assert build(root, check=check, leave_out_bad=True).files == 2
+    assert load(root / NAME).left_out == [os.fsdecode(b"0/caf\xe9.wav")]
+    assert load(root / NAME).below("0").left_out == [os.fsdecode(b"caf\xe9.wav")]
+    assert load(root / NAME).below("1").left_out == []
+
+
 def test_two_at_once_and_a_folder_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     root = corpus(tmp_path / "c", 3)
     with FileLock(root / f".{NAME}.lock"), pytest.raises(ValueError, match="another process is making it"):

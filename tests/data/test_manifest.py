@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import random
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,44 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path, damage):
     elif damage == "version":
         content[14:15] = b"9"
     file.write_bytes({"cut": content[:-1], "empty": b"", "other": b"RIFF" + content}.get(damage, content))
-    with pytest.raises(ValueError, match=r"manifest\.kdse: .*`kdse corpus index FOLDER --update`") as caught:
+    with pytest.raises(ValueError, match=rf"manifest\.kdse: .*`kdse corpus index {tmp_path}/c --update`") as caught:
         scan(tmp_path / "c", "--data.root")
     assert "\n" not in str(caught.value)
+    done = build(tmp_path / "c", update=True)  # the command that the error names
+    assert done.measured == 1 and done.replaced == str(caught.value)
+    assert scan(tmp_path / "c", "--data.root").frames.tolist() == [1600]
+
+
+def test_a_file_of_that_name_above_a_corpus_is_named_and_both_ways_out_work(tmp_path):
+    root = tmp_path / "home" / "corpus"
+    put(root / "a.wav", hiss(0.1))
+    junk = tmp_path / "home" / NAME
+    for way in ("index", "remove"):
+        junk.write_text("mine")
+        with pytest.raises(ValueError, match=rf"{junk}: is no manifest; .*`kdse corpus index {junk.parent} --update`"):
+            scan(root, "--x")
+        if way == "index":
+            build(junk.parent, update=True)
+        else:
+            junk.unlink()
+        assert (scan(root, "--x").manifest is None) == (way == "remove")
+
+
+def test_what_a_list_is_from_is_logged_with_its_date(indexed, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("kdse"), "propagate", True)
+    os.utime(indexed / NAME, (1e9, 1e9))
+    with caplog.at_level("INFO", "kdse.data.corpora"):
+        scan(indexed / "rir" / "train", "--x")
+    wanted = f"1 files from {indexed / NAME} of {datetime.fromtimestamp(1e9):%Y-%m-%d %H:%M}"
+    assert [r.getMessage() for r in caplog.records] == [f"--x {indexed}/rir/train: {wanted}"]
+
+
+def test_the_list_of_shards_serves_no_audio_files_beside_or_below_them(tmp_path):
+    put(tmp_path / "p" / "x" / "a.wav", hiss(0.1))
+    write(tmp_path / "p" / NAME, "/x", "header", [Measured("x/a.wav", 9, 8000, 1, 9, 7, "")])
+    assert scan(tmp_path / "p" / "x", "--x").frames.tolist() == [9]
+    (tmp_path / "p" / "index.json").write_text('{"chunks": [], "config": {}}')
+    assert scan(tmp_path / "p" / "x", "--x").frames == (1600,)
 
 
 @pytest.mark.parametrize("change", ["gone", "size"])

@@ -1,17 +1,21 @@
 """Shards hold what the folder holds: the same mixtures, bit for bit, from a disk or from object storage."""
 
 import argparse
+import gc
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import litdata.streaming.downloader
 import pytest
 import soundfile
 import torch
@@ -23,6 +27,7 @@ from kdse.data.audio import AudioError
 from kdse.data.corpora import scan
 from kdse.data.indexing import build
 from kdse.data.packing import pack, parts_of, plan
+from kdse.data.shards import Remote
 from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from tests.data.corpus import hiss, make_corpus, put, real_corpus
 from tests.data.fake_s3 import BUCKET, serve
@@ -316,6 +321,84 @@ def test_a_file_that_changed_since_the_index_is_not_packed(tmp_path):
     shutil.rmtree(tmp_path / "p.partial")
     pack(root, tmp_path / "p")
     assert scan(tmp_path / "p" / "noise" / "valid", "--x").frames.tolist() == [3200]
+
+
+def test_a_list_that_is_not_of_the_files_that_are_there_is_not_packed(tmp_path):
+    root = make_corpus(tmp_path / "c", files=2)
+    (root / "noise" / "train" / "bad.wav").write_text("no audio")
+    build(root, leave_out_bad=True)
+    named = build(root, tmp_path / "m.kdse", leave_out_bad=True).manifest
+    new, old = root / "speech" / "valid" / "new.wav", root / "noise" / "test" / "noise0.flac"
+    put(new, hiss(0.2))
+    for manifest, command in ((None, f"{root} --update"), (named, f"{root} --out {named} --update")):
+        with pytest.raises(ValueError, match=rf"{new}: is not listed; .*`kdse corpus index {command}`"):
+            pack(root, tmp_path / "p", manifest=manifest)
+    new.unlink()
+    content = old.read_bytes()
+    old.unlink()
+    with pytest.raises(ValueError, match=rf"{old}: is gone; .*`kdse corpus index {root} --update`"):
+        pack(root, tmp_path / "p")
+    old.write_bytes(content)
+    assert pack(root, tmp_path / "p").recordings == 15  # without the one that was left out on request
+    with pytest.raises(ValueError, match="p/.*: shards are not read here"):
+        pack(tmp_path / "p", tmp_path / "q")
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"chunks": []}', "nonsense", '"text"', "3", "null"])
+def test_audio_beside_an_index_json_of_something_else_is_read(tmp_path, content):
+    put(tmp_path / "a.wav", hiss(0.1))
+    (tmp_path / "index.json").write_text(content)
+    assert scan(tmp_path, "--x").paths == ("a.wav",)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", '{"chunks": [], "config": {}}', '{"chunks": [], "config": {}, "kdse": 1}']
+)
+def test_an_index_json_of_something_else_in_object_storage_is_one_line(storage, tmp_path, content):
+    storage.root = tmp_path
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "index.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{URL}: holds shards that kdse did not pack.*$"):
+        scan(URL, "--x")
+
+
+class Whole(litdata.streaming.downloader.Downloader):
+    """A client that reads files as a whole only, as Azure's does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.fetched = folder, 0
+
+    def download_file(self, remote, local):
+        if not os.path.exists(local):
+            self.fetched += 1
+            shutil.copy(self.folder / remote.rsplit("/", 1)[1], local)
+
+
+def test_reading_object_storage_leaves_nothing_in_the_temporary_folder(storage, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    corpus = scan(f"{URL}/speech/train", "--x")
+    wanted = [corpus.read(i, 16000) for i in range(3)]
+    assert not list(tmp_path.glob("kdse-shards-*"))
+    remote, client = corpus.shards._source, Whole(shards / "speech" / "train")
+    remote._downloader, remote._ranges = client, False
+    assert all(torch.equal(corpus.read(i, 16000), wanted[i]) for i in range(3))
+    assert 0 < client.fetched <= len(corpus.shards.names) and len(list(tmp_path.glob("kdse-shards-*"))) == 1
+
+    def works(shards):  # in a data worker, with a connection of its own
+        shards._source = Remote(shards.place)
+        shards._source._downloader, shards._source._ranges = client, False
+        with shards.open(0) as first:
+            ended.value = bool(first.read()) and len(list(tmp_path.glob("kdse-shards-*"))) == 2
+
+    context = multiprocessing.get_context("fork")
+    ended = context.Value("b", False)
+    process = context.Process(target=works, args=(corpus.shards,))
+    process.start()
+    process.join(60)
+    assert ended.value and len(list(tmp_path.glob("kdse-shards-*"))) == 1
+    del corpus, remote
+    gc.collect()
+    assert not list(tmp_path.glob("kdse-shards-*"))
 
 
 def test_a_damaged_copy_of_a_remote_manifest_says_what_to_do(storage, tmp_path):
