@@ -1,4 +1,4 @@
-"""Sending jobs to SLURM, or to this machine, through submitit."""
+"""Sending jobs to SLURM through submitit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.cluster import requeue
-from kdse.cluster.request import Request
+from kdse.cluster.request import DEFAULT_MINUTES, Request
 from kdse.cluster.task import Task
 
 
@@ -42,7 +42,7 @@ def submit(request: Request, task: Task) -> list[str]:
             "--local runs it on this machine"
         )
     executor = _slurm(request)
-    _make(request.log_dir)
+    request.make_log_dir()
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
@@ -51,39 +51,6 @@ def submit(request: Request, task: Task) -> list[str]:
     except (FailedJobError, FailedSubmissionError) as error:
         raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
     return [job.job_id for job in jobs]
-
-
-def run_here(request: Request, task: Task) -> int:
-    """Runs the job, or ``request.workers`` of them side by side, on this machine and waits.
-
-    A task that is stopped by a signal or by the time limit is started again, five times at most.
-
-    Returns:
-        the highest exit code; 75 for a task that was stopped too often.
-
-    Raises:
-        ValueError: if submitit is not installed or the folder for logs cannot be written.
-    """
-    submitit = _submitit()
-    _make(request.log_dir)
-    executor = submitit.LocalExecutor(request.log_dir)
-    executor.update_parameters(
-        timeout_min=request.minutes,
-        signal_delay_s=request.signal_delay_s,
-        gpus_per_node=request.gpus_per_node or 0,
-        stderr_to_stdout=True,
-        setup=list(request.setup),
-    )
-    jobs = executor.submit_array([task] * (request.workers or 1))
-    codes = []
-    for job in jobs:
-        print(f"log: {job.paths.stdout}", flush=True)
-    for job in jobs:
-        try:
-            codes.append(int(job.result()))
-        except submitit.core.utils.UncompletedJobError:
-            codes.append(75)
-    return max(codes)
 
 
 def _slurm(request: Request, wherever: bool = False) -> Any:
@@ -99,7 +66,7 @@ def _slurm(request: Request, wherever: bool = False) -> Any:
     wanted: dict[str, Any] = {
         "job_name": request.name,
         "partition": request.partition,
-        "time": request.minutes,
+        "time": request.minutes or DEFAULT_MINUTES,
         "nodes": request.nodes,
         "ntasks_per_node": request.tasks,
         "cpus_per_task": request.cpus_per_task,
@@ -141,10 +108,3 @@ def _submitit() -> Any:
     except ImportError:
         raise ValueError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
     return submitit
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--log-dir {folder}: cannot be made ({error.strerror or error})") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 #: Commands that can be submitted. All go on where they were when they are started again.
 COMMANDS = ("fit", "sweep", "evaluate", "compare")
+DEFAULT_MINUTES = 60
 #: sbatch flags that have a flag of `kdse submit`, or that queueing a job again depends on.
 _OURS = {
     "nodes": "--nodes", "ntasks-per-node": "--tasks-per-node", "gpus-per-node": "--gpus-per-node",
@@ -20,6 +21,8 @@ _HARMFUL = {
     "gpus-per-task": "Lightning wants every task to see all GPUs of its node: use --gpus-per-node",
     "open-mode": "a job that is queued again would overwrite its log",
 }
+#: sbatch flags that ask for GPUs, and those that may.
+_GPUS, _RESOURCES = ("gpus", "gpus-per-socket"), ("gres", "tres-per-node", "tres-per-task", "tres-per-job")
 _NO_PLACE_LOCALLY = ("partition", "extra", "max_restarts", "requeue", "mem_gb", "cpus_per_task", "array_parallelism")
 
 
@@ -31,7 +34,7 @@ class Request:
         nodes: of a job.
         tasks_per_node: processes on each node; None is one for each GPU, or one.
         gpus_per_node, cpus_per_task, mem_gb, partition: None leaves it to the cluster.
-        minutes: time limit of each start of a job.
+        minutes: time limit of each start of a job; None is `DEFAULT_MINUTES` on a cluster, and none on this machine.
         signal_delay_s: seconds before the time limit at which the tasks are told to stop.
         workers: jobs of an array; None is a single job that is no array.
         array_parallelism: how many of them run at a time; None is all.
@@ -49,7 +52,7 @@ class Request:
     gpus_per_node: int | None = None
     cpus_per_task: int | None = None
     mem_gb: float | None = None
-    minutes: int = 60
+    minutes: int | None = None
     partition: str | None = None
     name: str = "kdse"
     log_dir: Path = Path("runs/submitted")
@@ -68,9 +71,10 @@ class Request:
                 f"--tasks-per-node {self.tasks_per_node}: training has one task for each GPU, and --gpus-per-node is "
                 f"{gpus}; leave it out"
             )
-        if self.signal_delay_s >= 60 * self.minutes:
+        minutes = self.minutes or DEFAULT_MINUTES
+        if self.signal_delay_s >= 60 * minutes:
             raise ValueError(
-                f"--signal-delay {self.signal_delay_s}: is in seconds and leaves nothing of --time {self.minutes}, "
+                f"--signal-delay {self.signal_delay_s}: is in seconds and leaves nothing of --time {minutes}, "
                 "which is in minutes"
             )
         if self.array_parallelism is not None and self.workers is None:
@@ -80,11 +84,24 @@ class Request:
                 raise ValueError(f"--set {name}: use {_OURS[name]}")
             if name in _HARMFUL:
                 raise ValueError(f"--set {name}: {_HARMFUL[name]}")
+            if gpus is None and (name in _GPUS or (name in _RESOURCES and "gpu" in str(self.extra[name]))):
+                raise ValueError(
+                    f"--set {name}={self.extra[name]}: one task would hold all of these GPUs and train on one; give "
+                    "--gpus-per-node G, for the number of GPUs and tasks on each node (a --set for their type may "
+                    "stand beside it)"
+                )
 
     @property
     def tasks(self) -> int:
         """Tasks on each node."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+    def make_log_dir(self) -> None:
+        """Makes the folder for logs, or raises a ValueError that says why it cannot be made."""
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--log-dir {self.log_dir}: cannot be made ({error.strerror or error})") from None
 
     def check_local(self) -> None:
         """Raises a ValueError if something is asked for that only a cluster has."""

@@ -22,7 +22,7 @@ from types import FrameType
 #: The exit code of kdse for "stopped by a signal, start me again" (see `kdse.run_stopping`, whose import takes longer).
 STOPPED = 75
 KDSE = (sys.executable, "-m", "kdse.cli")
-_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submitit's, at the time limit of a local job
+_PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submitit's own, from within
 
 
 def run(arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
@@ -61,25 +61,20 @@ class Task:
 
     Args:
         arguments: of `kdse`, beginning with the command.
-        folder: in which a task that was stopped leaves its note, ``stopped-JOB``; None on this machine, where it exits
-            with the code on which submitit starts it again.
+        folder: in which a task that was stopped leaves its note, ``stopped-JOB``.
     """
 
     arguments: tuple[str, ...]
-    folder: Path | None = None
+    folder: Path = Path()
 
     def __str__(self) -> str:
         return shlex.join(["kdse", *self.arguments])
 
     def __call__(self) -> int:
-        from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
-
         print(self, flush=True)
         code = run(self.arguments)
-        if code == STOPPED:
-            sys.exit(LOCAL_REQUEUE_RETURN_CODE if self.folder is None else _note(self.folder / _name()))
-        if code and self.folder is not None:
-            sys.exit(code)
+        if code:
+            sys.exit(_note(self.folder / _name()) if code == STOPPED else code)
         return code
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdse.cluster.launcher import run_here, script, submit
+from kdse.cluster.here import run_here
+from kdse.cluster.launcher import script, submit
 from kdse.cluster.request import Request, command_for
 from kdse.cluster.task import Task
 from kdse.commands.parser import Parser
@@ -50,7 +51,8 @@ def main(argv: list[str]) -> int:
         if arguments.dry_run:
             print(task)
             return 0
-        return run_here(request, task)
+        request.make_log_dir()
+        return run_here(request, task.arguments)
     if arguments.dry_run:
         print(f"{script(request)}\n# every task runs\n# {task}\n# nothing was submitted")
         return 0
@@ -85,7 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks-per-node", type=_count, metavar="T", help="processes on each node (default: one for each GPU, or one)")
     add("--cpus-per-task", type=_count, metavar="C", help="cores of a process: for itself and its data workers")
     add("--mem-gb", type=float, metavar="GB", help="memory of each node")
-    add("--time", type=_count, dest="minutes", metavar="MINUTES", help="time limit of each start (default: 60)")
+    add(
+        "--time",
+        type=_count,
+        dest="minutes",
+        metavar="MINUTES",
+        help="time limit of each start (default: 60, with --local none)",
+    )
     add("--partition", metavar="NAME", help="partition of the cluster")
     add("--name", metavar="NAME", help="of the job (default: kdse)")
     add("--log-dir", type=Path, metavar="DIR", help="for scripts and logs (default: runs/submitted)")
@@ -97,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="another flag of sbatch; can be repeated")
     add("--max-restarts", type=_none_or_more, metavar="N", help="how often a job is queued again (default: 100)")
     add("--no-requeue", action="store_false", dest="requeue", default=None, help="leave a stopped job stopped")
-    add("--local", action="store_true", help="run it here, without SLURM, and wait")
+    add("--local", action="store_true", help="run it here, without SLURM, and wait; a signal to this is one to it")
     add("--dry-run", action="store_true", help="print the batch script and the command; submit nothing")
     return parser
 

@@ -82,6 +82,16 @@ def test_other_flags_of_sbatch_setup_lines_and_no_requeue(capsys):
     assert "--resume" not in text
 
 
+def test_a_type_of_gpu_may_stand_beside_their_number_and_other_resources_alone(capsys):
+    flags, command, _ = dry(capsys, "--gpus-per-node", "4", "--set", "gres=gpu:a100:4", "--", "fit")
+    assert flags["gres"] == "gpu:a100:4" and flags["ntasks-per-node"] == "4" and "--trainer.devices=4" in command
+    assert dry(capsys, "--set", "gres=tmp:100G", "--", "fit")[0]["gres"] == "tmp:100G"
+
+
+def test_the_time_limit_on_a_cluster_is_an_hour_if_none_is_given(capsys):
+    assert dry(capsys, "--", "fit")[0]["time"] == "60"
+
+
 @pytest.mark.parametrize(
     ("arguments", "names", "fix"),
     [
@@ -105,6 +115,9 @@ def test_other_flags_of_sbatch_setup_lines_and_no_requeue(capsys):
         ("--set nodes=3 -- fit", "--set nodes", "--nodes"),
         ("--set ntasks_per_node=3 -- fit", "--set ntasks-per-node", "--tasks-per-node"),
         ("--set gpus-per-task=1 -- fit", "--set gpus-per-task", "--gpus-per-node"),
+        ("--set gpus=4 -- fit", "--set gpus=4", "--gpus-per-node"),
+        ("--set gres=gpu:a100:4 -- fit", "--set gres=gpu:a100:4", "--gpus-per-node"),
+        ("--set tres_per_node=gres/gpu:4 -- fit", "--set tres-per-node=gres/gpu:4", "--gpus-per-node"),
         ("--set =3 -- fit", "--set =3", "NAME=VALUE"),
         ("--local --nodes 2 -- fit", "--local --nodes 2", "one node"),
         ("--local --partition p -- fit", "--local --partition", "leave it out"),

@@ -1,0 +1,141 @@
+"""Running a job on this machine, without a cluster: what is stopped is started again, as a cluster would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from kdse.cluster.request import Request
+from kdse.cluster.task import KDSE, STOPPED
+
+MAX_RESTARTS = 5
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+LOOK_SECONDS = 0.1
+
+
+def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
+    """Runs a command, or ``request.workers`` of it side by side, and waits.
+
+    A command that was stopped, by a signal to it or at the time limit, is started again, five times at most. A signal
+    to this process is one to all of them, and none is started again.
+
+    Args:
+        request: its workers, GPUs, setup, folder for logs and, if one is given, time limit count here.
+        arguments: of `kdse`, beginning with the command.
+        program: in place of kdse.
+
+    Returns:
+        the highest exit code; 75 for a command that was stopped, 128 + n for one that signal n killed.
+
+    Raises:
+        OSError: if a log cannot be written.
+    """
+    here = [_Place(request, i, [*program, *arguments]) for i in range(request.workers or 1)]
+    for place in here:
+        print(f"log: {place.log}", flush=True)
+    heard: list[int] = []
+    with _listening(heard):
+        try:
+            while any([place.runs() for place in here]):  # noqa: C419 (every one is looked after)
+                while heard:
+                    number = heard.pop(0)
+                    for place in here:
+                        place.stop(number)
+                time.sleep(LOOK_SECONDS)
+        finally:
+            for place in here:  # (only if something went wrong here)
+                place.stop(signal.SIGTERM)
+    return max(place.code for place in here)
+
+
+class _Place:
+    """One command, with its restarts, in a process group of its own: Ctrl-C comes to it from here alone."""
+
+    def __init__(self, request: Request, index: int, command: Sequence[str]) -> None:
+        self.request, self.command = request, list(command)
+        if request.setup:
+            self.command = ["bash", "-c", "\n".join([*request.setup, 'exec "$@"']), "bash", *command]
+        self.log = request.log_dir.absolute() / f"here_{os.getpid()}_{index}_log.out"
+        self.code = 0
+        self.stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts, self._began, self._told = 0, 0.0, False
+
+    def runs(self) -> bool:
+        """Looks after the process, starting it where that is due; False once it has ended for good."""
+        if self._process is None:
+            if self.stopping:
+                self.code = STOPPED
+                return False
+            self._start()
+            return True
+        code = self._process.poll()
+        if code is None:
+            self._keep_time()
+            return True
+        # (killed by a signal before it listened: nothing is lost by then)
+        stopped = code == -signal.SIGUSR1 or (self.stopping and -code in _PASSED_ON)
+        self.code = STOPPED if stopped else code if code >= 0 else 128 - code
+        if self.code != STOPPED or self.stopping or self._starts > MAX_RESTARTS:
+            return False
+        self._process = None
+        return True
+
+    def stop(self, number: int) -> None:
+        """Sends the process a signal, if there is one; it is not started again."""
+        self.stopping = True
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def _start(self) -> None:
+        with open(self.log, "ab") as file:
+            file.write(f"{shlex.join(self.command)}\n".encode())
+            file.flush()
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                env=_environment(self.request), process_group=0,
+            )  # fmt: skip
+        self._starts, self._began, self._told = self._starts + 1, time.monotonic(), False
+
+    def _keep_time(self) -> None:
+        assert self._process is not None
+        if self.request.minutes is None:
+            return
+        left = self._began + 60 * self.request.minutes - time.monotonic()
+        if left < 0:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        elif left < self.request.signal_delay_s and not self._told:
+            self._told = True
+            self._process.send_signal(signal.SIGUSR1)
+
+
+def _environment(request: Request) -> dict[str, str]:
+    """With so many GPUs as were asked for, of those that there are to choose from."""
+    environment = dict(os.environ)
+    if request.gpus_per_node is not None:
+        there = environment.get("CUDA_VISIBLE_DEVICES")
+        names = map(str, range(request.gpus_per_node)) if there is None else there.split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(list(names)[: request.gpus_per_node])
+    return environment
+
+
+@contextlib.contextmanager
+def _listening(heard: list[int]) -> Iterator[None]:
+    """Signals are noted; not those that this process was started to ignore (by nohup, say)."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    numbers = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
