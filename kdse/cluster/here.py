@@ -34,7 +34,7 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
         the highest exit code; 75 for a command that was stopped, 128 + n for one that signal n killed.
 
     Raises:
-        OSError: if a log cannot be written.
+        ValueError: if a log cannot be written.
     """
     here = [_Place(request, i, [*program, *arguments]) for i in range(request.workers or 1)]
     for place in here:
@@ -94,7 +94,11 @@ class _Place:
             self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def _start(self) -> None:
-        with open(self.log, "ab") as file:
+        try:
+            file = open(self.log, "ab")  # noqa: SIM115
+        except OSError as error:
+            raise ValueError(f"--log-dir {self.request.log_dir}: cannot be written to ({error.strerror})") from None
+        with file:
             file.write(f"{shlex.join(self.command)}\n".encode())
             file.flush()
             self._process = subprocess.Popen(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -23,10 +25,13 @@ def parameter_title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def value_words(name: str, value: Any) -> str:
-    """A value where its parameter is known from the side of the picture."""
+def value_words(name: str, value: Any, full: bool = False) -> str:
+    """A value where its parameter is known from the side of the picture; ``full``: with all digits and folders."""
     if name == "model.compression":
-        return f"{value:g}×" if isinstance(value, (int, float)) else str(value)
+        text = f"{value:g}" if isinstance(value, (int, float)) and not full else str(value)
+        return f"{text}×" if isinstance(value, (int, float)) else text
+    if full:
+        return str(value)
     if name == "data.snr_db" and isinstance(value, list) and len(value) == 2:
         return f"{minus(value[0])} to {minus(value[1])}"
     if name == "config":
@@ -34,22 +39,41 @@ def value_words(name: str, value: Any) -> str:
     return written(value)
 
 
-def value_title(name: str, value: Any) -> str:
-    """A value that has to say what it is a value of."""
+def value_title(name: str, value: Any, full: bool = False) -> str:
+    """A value that has to say what it is a value of; ``full``: with all digits and folders."""
+    words = value_words(name, value, full)
     if name == "schedule.distil_fraction" and isinstance(value, (int, float)):
-        return "without distillation" if value == 0 else f"two-step, {100 * value:g} % of steps"
-    if name == "config":
-        return value_words(name, value)
+        share = str(100 * value) if full else f"{100 * value:g}"
+        return "without distillation" if value == 0 and not full else f"two-step, {share} % of steps"
+    if name in ("config", "model.compression"):
+        return words
     if name == "data.snr_db":
-        return f"SNR {value_words(name, value)} dB"
-    if name == "model.compression":
-        return value_words(name, value)
-    return f"{name.rpartition('.')[2].replace('_', ' ')} {value_words(name, value)}"
+        return f"SNR {words} dB"
+    return f"{name.rpartition('.')[2].replace('_', ' ')} {words}"
 
 
-def point_title(values: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Some values of a point, as a name."""
-    return ", ".join(value_title(name, values[name]) for name in names)
+def key_of(*values: Any) -> str:
+    """What tells values apart; words for people can be the same for two of them."""
+    return json.dumps(values, default=str)
+
+
+def distinct(name: str, values: Iterable[Any], words: Callable[..., str] = value_words) -> dict[str, str]:
+    """Values of a parameter in words, by `key_of`: in full where the short words of two are the same."""
+    known = {key_of(value): value for value in values}
+    short = {key: words(name, value) for key, value in known.items()}
+    count = Counter(short.values())
+    return {key: text if count[text] == 1 else words(name, known[key], full=True) for key, text in short.items()}
+
+
+def point_key(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What tells points apart in these parameters."""
+    return key_of(*(values[name] for name in names))
+
+
+def point_titles(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+    """Some values of points as names, by `point_key`, in the order in which they come first."""
+    words = {name: distinct(name, (point[name] for point in points), value_title) for name in names}
+    return {point_key(p, names): ", ".join(words[name][key_of(p[name])] for name in names) for p in points}
 
 
 def metric_title(name: str) -> str:

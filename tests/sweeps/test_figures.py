@@ -94,6 +94,36 @@ def test_the_front_has_the_best_run_up_to_each_size(sweep, rows):
     assert figure.alt.count("without distillation at") == 12  # all four sizes at all three SNRs
 
 
+ALIKE = [
+    ("config", ["a/base.yaml", "b/base.yaml"], ["a/base.yaml", "b/base.yaml"]),
+    ("weight", [0.100001, 0.100002], ["weight 0.100001", "weight 0.100002"]),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "titles"), ALIKE, ids=lambda v: v if isinstance(v, str) else "")
+def test_values_whose_short_words_are_the_same_are_not_merged(tmp_path, name, values, titles):
+    space = {
+        "model.compression": {"values": [4, 63]},
+        "data.snr_db": {"values": [[-5, 0], [0, 5]]},
+        name: {"values": values},
+    }
+    sweep = read_sweep(write_sweep(tmp_path, space))
+    found = [row(i, p, float(values.index(p[name]))) for i, p in enumerate(sweep.grid())]
+    alt = heat_map(sweep, found, METRIC).alt
+    for value, title in zip(values, titles, strict=True):
+        cells = told(alt, title)
+        assert len(cells) == 4 and set(cells.values()) == {float(values.index(value))}
+    front = pareto(sweep, found, METRIC).alt
+    assert f"{titles[1]} at 30,101 (+1.00)" in front and titles[0] not in front
+
+
+def test_they_are_apart_as_rows_of_the_heat_map_too(tmp_path):
+    space = {"config": {"values": ["a/x.yaml", "b/x.yaml", "c/y.yaml"]}, "model.compression": {"values": [4, 63]}}
+    sweep = read_sweep(write_sweep(tmp_path, space))
+    alt = heat_map(sweep, [row(i, p, float(i)) for i, p in enumerate(sweep.grid())], METRIC).alt
+    assert "a/x.yaml at 4× +0.00, a/x.yaml at 63× +1.00, b/x.yaml at 4× +2.00" in alt and "y at 63× +5.00" in alt
+
+
 def test_pictures_are_sharp_and_not_empty(sweep, rows):
     figures = pictures(sweep, rows)
     assert [figure.key for figure in figures] == ["heat_map", "pareto"]

@@ -12,13 +12,15 @@ from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, plain
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
 from kdse.sweeps.words import (
+    distinct,
+    key_of,
     metric_factor,
     metric_text,
     metric_title,
     minus,
     parameter_title,
-    point_title,
-    value_words,
+    point_key,
+    point_titles,
 )
 
 if TYPE_CHECKING:
@@ -53,12 +55,13 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     listed = {p.name: p.listed for p in varying}
     down, across = _axes(list(listed))
     others = [name for name in listed if name not in (down, across)]
-    groups = list(dict.fromkeys(point_title(row.values, others) for row in found if row.values))
+    titles = point_titles([row.values for row in found if row.values], others)
+    groups = list(titles.values())
     if not 1 <= len(groups) <= PANELS:
         return None
     panels = {
-        group: _cells([r for r in found if r.values and point_title(r.values, others) == group], listed, down, across)
-        for group in groups
+        title: _cells([r for r in found if r.values and point_key(r.values, others) == key], listed, down, across)
+        for key, title in titles.items()
     }
     values = {group: _means(cells, metric) for group, cells in panels.items()}
     known = [value for cells in values.values() for value in cells.values()]
@@ -89,7 +92,7 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
             axis.set_visible(False)
             continue
         first = place % per_row == 0
-        axis.set_xticks(range(shape[1]), [value_words(across, value) for value in listed[across]])
+        axis.set_xticks(range(shape[1]), list(distinct(across, listed[across]).values()))
         axis.set_yticks(range(shape[0]), _names(found, down, listed[down]) if first else [])
         axis.set_ylabel(_side(found, down) if first else "")
         axis.set_xlabel(parameter_title(across))
@@ -122,8 +125,9 @@ def _cells(
     rows: Sequence[Row], listed: Mapping[str, list[Any]], down: str, across: str
 ) -> dict[tuple[int, int], list[Row]]:
     found: dict[tuple[int, int], list[Row]] = {}
+    lines, columns = ({key_of(v): i for i, v in enumerate(listed[name])} for name in (down, across))
     for row in rows:
-        place = (listed[down].index(row.values[down]), listed[across].index(row.values[across]))
+        place = (lines[key_of(row.values[down])], columns[key_of(row.values[across])])
         found.setdefault(place, []).append(row)
     return found
 
@@ -195,7 +199,9 @@ def _sizes(found: Sequence[Row]) -> dict[float, int]:
 
 def _names(found: Sequence[Row], name: str, values: Sequence[Any]) -> list[str]:
     sizes = _sizes(found) if name == DOWN else {}
-    return [value_words(name, v) + (f"\n{sizes[v] / 1000:.0f}k" if v in sizes else "") for v in values]
+    words = distinct(name, values).values()
+    sized = [f"\n{sizes[v] / 1000:.0f}k" if name == DOWN and v in sizes else "" for v in values]
+    return [f"{word}{size}" for word, size in zip(words, sized, strict=True)]
 
 
 def _side(found: Sequence[Row], name: str) -> str:
@@ -207,9 +213,10 @@ def _alt(
     metric: str, found: Sequence[Row],
 ) -> str:  # fmt: skip
     parts = []
+    lines, columns = (list(distinct(name, listed[name]).values()) for name in (down, across))
     for group, cells in [*values.items(), *([(DIFFERENCE, difference)] if difference else [])]:
         each = [
-            f"{value_words(down, listed[down][row])} at {value_words(across, listed[across][column])} "
+            f"{lines[row]} at {columns[column]} "
             f"{metric_text(metric, value / metric_factor(metric), sign=group == DIFFERENCE)}"
             for (row, column), value in sorted(cells.items())
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kdse.report.contents import Figure
@@ -12,7 +12,7 @@ from kdse.report.figures.pareto import pareto_front
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.figures.heat_map import ACROSS, DOWN, SEED
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import metric_factor, metric_text, metric_title, point_title, value_title
+from kdse.sweeps.words import metric_factor, metric_text, metric_title, point_key, point_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,17 +38,19 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     ended = [r for r in found if r.state == "finished" and r.parameters and metric in r.metrics]
     if len({row.parameters for row in ended}) < 2:
         return None
-    series = list(dict.fromkeys(point_title(row.values, others) for row in ended))
-    ranges = list(dict.fromkeys(value_title(ACROSS, r.values[ACROSS]) if ACROSS in varying else "" for r in ended))
+    values = [row.values for row in ended]
+    series = point_titles(values, others)
+    apart = [ACROSS] if ACROSS in varying else []
+    ranges = point_titles(values, apart)
     named = len(series) <= NAMED
     per_row = min(PER_ROW, len(ranges))
     lines = math.ceil(len(ranges) / per_row)
     figure = canvas(height=0.6 + 2.7 * lines, width=WIDTH if per_row > 1 else 5.2)
     axes = figure.subplots(lines, per_row, squeeze=False, sharex=True, sharey=True).ravel()
-    look = looks(series)
+    look = looks(list(series))
     alts = []
-    for axis, where in zip(axes, ranges, strict=False):
-        here = [r for r in ended if where in ("", value_title(ACROSS, r.values.get(ACROSS)))]
+    for axis, (key, where) in zip(axes, ranges.items(), strict=False):
+        here = [r for r in ended if point_key(r.values, apart) == key]
         alts.append(_draw(axis, here, others, series, look, metric, named, where, sweep.maximize))
         axis.set_title(where)
         plain(axis)
@@ -61,7 +63,7 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
         if place + per_row >= len(ranges):
             axis.tick_params(labelbottom=True)
     figure.supxlabel("parameters of the student (log scale; dashed: best up to its size)", fontsize=9, color=INK)
-    if named and series != [""]:
+    if named and list(series.values()) != [""]:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8)
     return Figure(
@@ -73,18 +75,18 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
 
 
 def _draw(
-    axis: Axes, here: Sequence[Row], others: Sequence[str], series: Sequence[str], look: dict, metric: str, named: bool,
-    where: str, higher: bool,
+    axis: Axes, here: Sequence[Row], others: Sequence[str], series: Mapping[str, str], look: dict, metric: str,
+    named: bool, where: str, higher: bool,
 ) -> str:  # fmt: skip
     points: list[tuple[str, float, float]] = []
-    for name in series:
+    for key, name in series.items():
         own: dict[int, list[float]] = {}
         for row in here:
-            if point_title(row.values, others) == name:
+            if point_key(row.values, others) == key:
                 own.setdefault(int(row.parameters or 0), []).append(row.metrics[metric] * metric_factor(metric))
         line = [(size, math.fsum(values) / len(values)) for size, values in sorted(own.items())]
         points += [(name, size, value) for size, value in line]
-        colour, marker = look[name] if named else (GREY, ".")
+        colour, marker = look[key] if named else (GREY, ".")
         axis.plot(
             [size for size, _ in line], [value for _, value in line], color=colour, marker=marker, markersize=5,
             linewidth=1.1 if named else 0, alpha=1 if named else 0.7, label=name, zorder=3,
