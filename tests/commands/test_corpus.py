@@ -38,6 +38,20 @@ def test_an_index_is_made_found_again_and_brought_up_to_date(corpus, capsys):
     assert again["rates"] == {"8000": 1, "16000": 15}
 
 
+def test_an_update_mends_a_damaged_list_and_says_so(corpus, capsys):
+    manifest = corpus / "manifest.kdse"
+    manifest.write_text("nonsense")
+    assert f"`kdse corpus index {corpus} --update`" in mistake(capsys, "index", str(corpus))
+    assert (
+        "manifest.kdse: is no manifest" in said(capsys, "index", str(corpus), "--update", "--workers", "0")["replaced"]
+    )
+    assert said(capsys, "index", str(corpus), "--update", "--workers", "0")["replaced"] == ""
+    manifest.write_bytes(b"kdse manifest 2\n")
+    assert main(["corpus", "index", str(corpus), "--update", "--workers", "0"]) == 0
+    text = capsys.readouterr().out
+    assert f"could not be used ({manifest}: has version 2, this kdse reads 1)" in text and "measured 15" in text
+
+
 def test_the_words_say_what_was_done(corpus, capsys):
     assert main(["corpus", "index", str(corpus), "--workers", "0"]) == 0
     out, err = capsys.readouterr()

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -100,3 +102,12 @@ def test_what_is_written_is_read_back(tmp_path, shape):
     data, rate = soundfile.read(str(tmp_path / "new" / "a.wav"), dtype="float32")
     assert rate == 8000
     np.testing.assert_array_equal(data.T, wave.numpy())
+
+
+def test_a_name_that_is_not_utf8_is_named_in_text(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    os.replace(put(tmp_path / "a.wav", hiss(0.1)), path)
+    for look in (lambda: info(path), lambda: read(path, 16000)):
+        with pytest.raises(AudioError, match=r"caf\\udce9\.wav: its name is not UTF-8; rename it") as caught:
+            look()
+        assert str(caught.value).encode()
