@@ -186,7 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=1, metavar="N", help="runs at once (default 1); with GPUs, each gets one")
     add("--max-points", type=int, metavar="N", help="begin or go on with so many points at most, then end")
     add("--seed", type=int, default=0, metavar="N", help="of the draws of random and bayes (default 0)")
-    add("--storage", metavar="URL", help="database for Optuna instead of a file in OUT, such as sqlite:///sweep.db")
+    add(
+        "--storage",
+        metavar="URL",
+        help="database for Optuna instead of a file in OUT, such as sqlite:///sweep.db; at every start",
+    )
     add("--retry-failed", action="store_true", help="train failed points again (otherwise they stay failed)")
     add("--no-wait", action="store_true", help="end when nothing is left to begin, though others still train")
     add("--program", metavar="WORDS", help="what runs in place of kdse, such as 'srun --ntasks=1 kdse'")
