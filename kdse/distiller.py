@@ -42,7 +42,8 @@ class Distiller(Enhancer):
         compression: build the student from the teacher's own family with 1/compression of its parameters.
         loss: supervised loss; None means the phase-sensitive approximation.
         optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
-        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch; None for none.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
+            value, after each validation); None for none.
         metrics: what validation and test measure besides the loss; see `kdse.metrics`.
         metric_workers: processes that compute metrics; 0 computes them in the training process.
         weights: checkpoint to take the student's initial weights from (not a resume).

@@ -23,9 +23,12 @@ from kdse.precision import check_precision
 from kdse.processes import check_processes
 from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
-from kdse.seeding import seeded
+from kdse.seeding import seed_batch, seeded
 
 log = logging.getLogger(__name__)
+
+#: Epochs after which Lightning steps a scheduler that we step ourselves.
+NEVER = 10**9
 
 #: A model, or a function that builds one (which is what a config's class_path and init_args become). A function is
 #: called on a random stream of its own, so that initial weights depend on the seed and nothing else.
@@ -69,7 +72,8 @@ class Enhancer(L.LightningModule):
         model: the network.
         loss: supervised loss; None means the phase-sensitive approximation (`kdse.losses.PhaseSensitive`).
         optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
-        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch; None for none.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
+            value, after each validation); None for none.
         metrics: what validation and test measure besides the loss; see `kdse.metrics`.
         metric_workers: processes that compute metrics; 0 computes them in the training process.
         weights: checkpoint to take initial weights from (not a resume: use --ckpt_path for that).
@@ -90,6 +94,7 @@ class Enhancer(L.LightningModule):
         self.loss = PhaseSensitive() if loss is None else loss
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
+        self._plateau: tuple[torch.optim.lr_scheduler.ReduceLROnPlateau, str] | None = None
         self.scores = ValidationScores(tuple(metrics), workers=metric_workers, sample_rate_hz=self.model.sample_rate_hz)
         if weights is not None:
             load_weights(self.model, read_checkpoint(weights)["state_dict"], source=f"--model.weights {weights}")
@@ -198,7 +203,26 @@ class Enhancer(L.LightningModule):
                 "--model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; use "
                 "lightning.pytorch.cli.ReduceLROnPlateau with --model.lr_scheduler.monitor=val/loss"
             )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": watched}}
+        # stepped in `on_validation_end`: Lightning would step it at the end of an epoch, which a resume may skip, and
+        # which may have had no validation
+        self._plateau = (scheduler, watched)
+        about = {"scheduler": scheduler, "monitor": watched, "interval": "epoch", "frequency": NEVER}
+        return {"optimizer": optimizer, "lr_scheduler": about}
+
+    def on_validation_end(self) -> None:
+        if self._plateau is None or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+            return
+        scheduler, watched = self._plateau
+        if watched not in self.trainer.callback_metrics:
+            known = ", ".join(sorted(self.trainer.callback_metrics))
+            raise ValueError(
+                f"--model.lr_scheduler.monitor={watched}: nothing of this name is logged; there are {known}"
+            )
+        scheduler.step(self.trainer.callback_metrics[watched])
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        started = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        seed_batch(started, self.trainer.global_rank)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """What the optimizer gets."""

@@ -16,6 +16,14 @@ def started(environment: Mapping[str, str] = os.environ) -> tuple[int, str]:
     return int(environment.get("SLURM_STEP_NUM_TASKS", "1")), "srun"
 
 
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the first process of a run, as far as its environment says before the trainer is there."""
+    if "RANK" in environment or "SLURM_PROCID" in environment:
+        return int(environment.get("RANK", environment.get("SLURM_PROCID", "0"))) == 0
+    nodes = (environment.get(name, "0") for name in ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK"))
+    return all(int(number) == 0 for number in nodes)
+
+
 def check_processes(world_size: int, environment: Mapping[str, str] = os.environ) -> None:
     """Refuses a trainer that would be alone in each of several processes: all would train the same run, in one folder.
 

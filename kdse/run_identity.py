@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 DIGITS = 12
@@ -41,7 +41,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     one, other = (dict(_leaves({**_computed(c), "seed_everything": c.get("seed_everything")})) for c in (a, b))
     missing = object()
     names = sorted(one.keys() | other.keys())
-    return [name.replace(".init_args.", ".") for name in names if one.get(name, missing) != other.get(name, missing)]
+    return [n.replace(".init_args.", ".") for n in names if repr(one.get(n, missing)) != repr(other.get(n, missing))]
 
 
 def counts(name: str) -> bool:
@@ -55,14 +55,24 @@ def counts(name: str) -> bool:
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in config.items() if name not in _WHERE}
     trainer = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
-    if str(trainer.get("devices", "")).isdigit():
-        trainer["devices"] = int(trainer["devices"])  # ('2' as a flag, 2 in a file)
-    kept["trainer"] = trainer
+    kept["trainer"] = {name: _ONE_FORM.get(name, _same)(value) for name, value in trainer.items()}
     for part, names in _PARTS.items():
         value = kept.get(part)
         if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
             kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k not in names}}
     return kept
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+#: Settings of the trainer that say one thing in several ways ('2' as a flag and 2 in a file, 5 and 5.0, null and 32).
+_ONE_FORM: dict[str, Callable[[Any], Any]] = {
+    "devices": lambda value: int(value) if str(value).isdigit() else value,
+    "gradient_clip_val": lambda value: None if value is None else float(value),
+    "precision": lambda value: {"None": "32-true", "32": "32-true", "64": "64-true"}.get(str(value), value),
+}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,8 +31,16 @@ class MissedValidation(L.Callback):
             self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._due:
-            return
+        if self._due:
+            self._hold(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._due:  # stopped after the very last step: Lightning found nothing left to train, and let go of the GPU
+            trainer.strategy.model_to_device()
+            self._hold(trainer)
+            pl_module.cpu()
+
+    def _hold(self, trainer: L.Trainer) -> None:
         log.info("resume: the validation after optimizer step %d was not finished; it comes first", trainer.global_step)
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False

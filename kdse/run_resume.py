@@ -19,14 +19,17 @@ log = logging.getLogger(__name__)
 LOCK = "run.lock"
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+#: Key of a checkpoint that holds the identity of its run.
+RUN = "kdse_run"
 SHOWN = 3
 
 
-def last_good(folder: str | Path) -> Path | None:
+def last_good(folder: str | Path, run: str | None = None) -> Path | None:
     """The checkpoint a run goes on from: ``last.ckpt``, or the one before it if that is damaged (and says so).
 
     Args:
         folder: of the checkpoints. None comes back if it holds neither.
+        run: identity of the run. A checkpoint of another one, left by a run whose folder this one took, does not count.
 
     Raises:
         ValueError: if there are checkpoints and none can be read: a run is never started again unasked.
@@ -35,10 +38,14 @@ def last_good(folder: str | Path) -> Path | None:
     problems: list[str] = []
     for path in found:
         try:
-            step = read_checkpoint(path).get("global_step")
+            content = read_checkpoint(path)
         except ValueError as error:
             problems.append(str(error))
             continue
+        if run is not None and content.get(RUN, run) != run:
+            log.warning("%s is of an earlier run of other settings in this folder and is not used", path)
+            continue
+        step = content.get("global_step")
         for problem in problems:
             log.warning("%s", problem.rsplit(";", 1)[0])
         if path.name != LAST:
@@ -68,7 +75,9 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
         return
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
-    changed = differences(config, stored if isinstance(stored, dict) else {})
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
+    changed = differences(config, stored)
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ValueError(

@@ -67,7 +67,8 @@ class StopOnSignal(L.Callback):
 
     All processes agree on the step over a group of their own on the CPU, so that no GPU waits for it. During a
     validation nothing is written: training before it is kept up to the last checkpoint, and is repeated to the same
-    weights. Lightning's own handler for SLURM saves wherever the signal arrives, in the middle of a step as well; this
+    weights. One process stops in the middle of a validation; several at its end, since they wait for each other's
+    scores. Lightning's own handler for SLURM saves wherever the signal arrives, in the middle of a step as well; this
     one takes its place. A W&B run is marked as preempting, so that a sweep's server queues it again.
 
     Args:
@@ -81,16 +82,18 @@ class StopOnSignal(L.Callback):
         self._step = 0
         self._group: Any = None
 
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.deferred = True
+        self._group = None
+        if _several() and dist.get_backend() != "gloo":
+            self._group = dist.new_group(backend="gloo")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.install()  # (Lightning has put its own in place by now)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.install()
-        self.stop.deferred = True
         self._step = trainer.global_step
-        self._group = None
-        if _several() and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == self._step:
@@ -98,26 +101,31 @@ class StopOnSignal(L.Callback):
         self._step = trainer.global_step
         if not self._any_received():
             return
-        if trainer.is_global_zero:
-            _mark_preempting(trainer)
         trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         if trainer.is_global_zero:
+            _mark_preempting(trainer)
             log.warning(
                 "stopped by a signal after optimizer step %d, which %s holds; go on with --resume=true",
                 trainer.global_step,
                 self.folder / LAST,
             )
-        self._leave()
+        self._leave(trainer)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if self.stop.received is None or not self.stop.deferred:
-            return
+        if not _several() and self.stop.received is not None:
+            self._leave_validation(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _several() and self._any_received():
+            self._leave_validation(trainer)
+
+    def _leave_validation(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
             _mark_preempting(trainer)
             log.warning(
                 "stopped by a signal during validation; --resume=true goes on from the last checkpoint before it"
             )
-        self._leave()
+        self._leave(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._group = None
@@ -130,8 +138,11 @@ class StopOnSignal(L.Callback):
             self.stop.received = received = int(flag) or None
         return received is not None
 
-    def _leave(self) -> None:
-        raise SystemExit(STOPPED)
+    def _leave(self, trainer: L.Trainer) -> None:
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        started_here = environment is not None and not environment.creates_processes_externally
+        # (Lightning kills the process that started the others five seconds after one of them has ended with an error)
+        raise SystemExit(0 if started_here and trainer.global_rank > 0 else STOPPED)
 
 
 def _several() -> bool:
@@ -141,4 +152,4 @@ def _several() -> bool:
 def _mark_preempting(trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, RunLogger):
-            logger.experiment.mark_preempting()
+            logger.mark_preempting()

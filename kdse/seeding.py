@@ -15,9 +15,26 @@ def derive_seed(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
+#: What `seed_batch` last set, and the seed of the run it is from.
+_batch: tuple[int, int] | None = None
+
+
 def run_seed() -> int:
     """The seed of this run: what ``seed_everything`` (or ``torch.manual_seed``) last set in this process."""
-    return torch.initial_seed()
+    current = torch.initial_seed()
+    return _batch[1] if _batch is not None and _batch[0] == current else current
+
+
+def seed_batch(*names: str | int) -> None:
+    """Seeds torch's global streams for one training batch from the run's seed and names; `run_seed` stays what it was.
+
+    What layers draw (dropout) is then a function of the batch, and a resumed run draws what an undisturbed one does.
+    """
+    global _batch
+    seed = run_seed()
+    value = derive_seed(seed, "batch", *names)
+    torch.manual_seed(value)
+    _batch = value, seed
 
 
 @contextlib.contextmanager

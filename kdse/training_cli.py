@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,8 +19,9 @@ from kdse.checkpoint import LAST
 from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.data.position import ResumableData
 from kdse.enhancer import Enhancer
+from kdse.files import write_text
 from kdse.objectives.base import Objective
-from kdse.processes import check_strategy, launched_by
+from kdse.processes import check_strategy, is_first, launched_by
 from kdse.replicas import SameStart
 from kdse.report.training.examples import LogExamples
 from kdse.report.training.log_scores import LogScores
@@ -31,7 +32,7 @@ from kdse.report.training.timing import StepTimes
 from kdse.run_identity import identity
 from kdse.run_missed_validation import MissedValidation
 from kdse.run_result import result
-from kdse.run_resume import CHECKPOINTS, check_same_run, hold, last_good
+from kdse.run_resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
@@ -56,11 +57,14 @@ class ResolvedConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
+        config = self.config.clone()
+        config.ckpt_path = None  # (it says what was trained, not how this start came to it; nor does it resume)
+        text = self.parser.dump(config, skip_none=False)
+        write_text(folder / CONFIG, text)  # (whole or not at all: a resume is compared with it)
         self.already_saved = True
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
-                logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+                logger.log_hyperparams(yaml.safe_load(text))
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -82,6 +86,18 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         if trainer.global_step > self._last_global_step_saved:
             trainer.save_checkpoint(self._folder / LAST, weights_only=False)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``; a run that goes on in a folder that was moved knows it again."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        kept = Path(str(self.dirpath)) / Path(str(state_dict.get("best_model_path") or "none")).name
+        if kept.is_file():
+            here = {"dirpath": str(self.dirpath), "best_model_path": str(kept), "kth_best_model_path": str(kept)}
+            scores = state_dict.get("best_k_models") or {}
+            state_dict = {**state_dict, **here, "best_k_models": {str(kept): score for score in scores.values()}}
+        super().load_state_dict(state_dict)
 
 
 class KdseCLI(LightningCLI):
@@ -171,6 +187,7 @@ class KdseCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand != "fit":
+            self._refuse_fit_flags()
             return
         config = self.config["fit"]
         settings = self._plain_settings()
@@ -185,7 +202,7 @@ class KdseCLI(LightningCLI):
             if config.ckpt_path is not None:
                 raise ValueError("--resume and --ckpt_path: give one of them")
             check_same_run(config.run_dir, settings)
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if is_first():
             hold(config.run_dir, self.cleanup)
         if config.resume:
             known = result(config.run_dir)
@@ -193,10 +210,25 @@ class KdseCLI(LightningCLI):
                 self._check_recordings(settings["data"], known.get("recordings"))
                 self._say(f"{config.run_dir}: finished before at step {known['step']}; nothing to do")
                 raise AlreadyFinished
-            self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS)
+            self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS, self.identity)
             self._say(f"resume: {self.resume_from or 'no checkpoint yet, a new run'}")
+        config.resume = False
         self.stop.install()
         self.cleanup.callback(self.stop.restore)
+
+    def _refuse_fit_flags(self) -> None:
+        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one.
+
+        Raises:
+            ValueError: naming the flag and what to give.
+        """
+        config = self.config[self.subcommand]
+        for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
+            if given:
+                raise ValueError(
+                    f"{flag}: is of kdse fit; for kdse {self.subcommand} give --run_dir RUN and --ckpt_path "
+                    f"RUN/{CHECKPOINTS}/{LAST}"
+                )
 
     def _check_recordings(self, data: dict[str, Any], trained_on: str | None) -> None:
         """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting).
@@ -255,6 +287,9 @@ class KdseCLI(LightningCLI):
             objective.name = name
         schedule = self._get(self.config_init, "schedule")
         callbacks: list[Callback] = []
+        for callback in given:
+            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+                callback._check_on_train_epoch_end = False  # but after validations: a resume may skip an epoch's end
         if self.subcommand == "fit":
             callbacks += [*objectives.values(), *([schedule] if schedule is not None else [])]
             every = self._get(self.config_init, "example_every_n_validations")
@@ -277,7 +312,7 @@ class KdseCLI(LightningCLI):
 
     def _checkpointing(self, run_dir: Path) -> list[Callback]:
         folder = run_dir / CHECKPOINTS
-        best = ModelCheckpoint(
+        best = BestCheckpoint(
             dirpath=folder,
             filename="best",
             monitor="val/si_sdr",

@@ -50,6 +50,14 @@ class Harm(L.Callback):
             os.kill(os.getpid(), SIGNALS[name])
 
 
+class Dropout(L.Callback):
+    """A student that draws random numbers in every training step."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        first = next(module for module in pl_module.model.modules() if isinstance(module, torch.nn.Conv2d))
+        first.register_forward_hook(lambda m, _, out: torch.nn.functional.dropout(out, 0.1, training=m.training))
+
+
 def _children(process: int) -> list[int]:
     """Every process below one, the farthest first."""
     listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()

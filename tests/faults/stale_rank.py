@@ -10,5 +10,5 @@ from kdse.cli import main
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1":
-        run_resume.last_good = lambda folder: Path(folder) / PREVIOUS
+        run_resume.last_good = lambda folder, run: Path(folder) / PREVIOUS
     sys.exit(main(sys.argv[1:]))

@@ -64,3 +64,9 @@ def test_a_signal_to_every_process_of_a_job_leaves_data_and_scoring_processes_fo
     stopped = fit(config, tmp_path / "run", *flags, harm=f"{name}-all after batch 3")
     assert stopped.returncode == STOPPED, stopped.stderr[-3000:]
     assert torch.load(tmp_path / "run" / "checkpoints" / LAST, weights_only=True)["global_step"] == 1
+
+
+def test_a_run_that_logs_to_wandb_stops_well_though_the_signal_ended_wandbs_own_process(config, tmp_path):
+    stopped = fit(config, tmp_path / "run", "--wandb=offline", harm="sigterm-all after step 3")
+    assert stopped.returncode == STOPPED, stopped.stderr[-3000:]
+    assert torch.load(tmp_path / "run" / "checkpoints" / LAST, weights_only=True)["global_step"] == 3

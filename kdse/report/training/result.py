@@ -13,6 +13,7 @@ import lightning as L
 from kdse.files import write_text
 from kdse.report.training.timing import step_cost
 from kdse.run_result import RESULT, VALIDATIONS, validations
+from kdse.run_resume import RUN
 
 MONITORED = "val/si_sdr"
 
@@ -40,6 +41,9 @@ class RunResult(L.Callback):
             (self.folder / RESULT).unlink(missing_ok=True)
             if trainer.global_step == 0:
                 (self.folder / VALIDATIONS).unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RUN] = self.identity
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._before = dict(trainer.callback_metrics)

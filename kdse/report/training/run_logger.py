@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.checkpoint import read_checkpoint
 from kdse.files import write_text
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged
+
+log = logging.getLogger(__name__)
 
 FILE = "wandb_run.json"
 PROJECT = "kdse"
@@ -49,6 +53,7 @@ class RunLogger(WandbLogger):
     ) -> None:
         check_installed(f"--wandb {mode}")
         self.run_dir, self.at_step, self.mode = Path(run_dir), at_step, mode
+        self._lost = False
         known = remembered(self.run_dir) if go_on else {}
         if project is not None and known.get("project") != project:
             known = {}
@@ -77,15 +82,32 @@ class RunLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Logs scalars, tables and media at a step of the trainer (see ``at_step``)."""
-        with staged(self.experiment):
+        with self._while_it_lives(), staged(self.experiment):
             super().log_metrics(metrics, step if self.at_step is None else self.at_step)
+
+    @rank_zero_only
+    def mark_preempting(self) -> None:
+        """Tells W&B that the run will be stopped and started again, so that a sweep's server queues it again."""
+        with self._while_it_lives():
+            self.experiment.mark_preempting()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Ends the W&B run, so that a later start in this process gets its own."""
-        super().finalize(status)
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
+        with self._while_it_lives():
+            super().finalize(status)
+            if self._experiment is not None:
+                self._experiment.finish(exit_code=0 if status == "success" else 1)
+
+    @contextmanager
+    def _while_it_lives(self) -> Iterator[None]:
+        """Lets training go on without W&B's own process, which a signal to the whole job or lack of memory can end."""
+        try:
+            yield
+        except ConnectionError:
+            if not self._lost:
+                self._lost = True
+                log.warning("W&B's process has ended: nothing more is logged there (CSV and TensorBoard go on)")
 
 
 def remembered(run_dir: str | Path) -> dict[str, str]:
