@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import lightning as L
@@ -198,3 +199,20 @@ def test_batches_are_the_same_for_any_number_of_workers(folder):
             for a, b in zip(runs[0], other, strict=True):
                 assert a["name"] == b["name"]
                 assert torch.equal(a["noisy"], b["noisy"]) and torch.equal(a["clean"], b["clean"])
+
+
+def test_another_number_of_processes_is_said_and_refused_where_the_same_run_is_meant(tmp_path, caplog):
+    data = Mixtures(root=str(make_corpus(tmp_path)))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=4, state=SimpleNamespace(fn="fit"))
+    stored = {"batches_seen": 1, "batches_per_epoch": 2, "processes": 2, "recordings": data.fingerprint()}
+    data.load_state_dict({**stored, "processes": 4})
+    logger = logging.getLogger("kdse")
+    logger.addHandler(caplog.handler)
+    try:
+        data.load_state_dict(stored)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "trained by 2 processes and not 4" in caplog.text
+    data.same_data_only = True
+    with pytest.raises(ValueError, match="trained by 2 processes and not 4"):
+        data.load_state_dict(stored)
