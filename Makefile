@@ -32,8 +32,9 @@ build/node_modules/onnxruntime-web/package.json: kdse/web/runtime.py
 page: env build/node_modules/onnxruntime-web/package.json   ## a static page that runs the student in a browser (needs npm once)
 	$(BIN)/kdse web --out build/page --overwrite $(PAGE_FLAGS)
 
-test: env        ## the tests (about 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+# one thread a process: two that take both cores each wait for each other
+test: env        ## the tests (about 20 minutes on two cores)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not slow"
 
 test-slow: env   ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow

@@ -21,8 +21,8 @@ EXPERIMENTS = Path(__file__).resolve().parent
 
 
 def configs() -> list[Path]:
-    """All experiments, those of teachers first."""
-    found = (p for p in EXPERIMENTS.rglob("*.yaml") if p.name != "base.yaml")
+    """All experiments, those of teachers first. (A sweep file is none: it names experiments.)"""
+    found = (p for p in EXPERIMENTS.rglob("*.yaml") if p.name != "base.yaml" and p.parent.name != "sweeps")
     return sorted(found, key=lambda p: (p.name != "teacher.yaml", p))
 
 
