@@ -34,7 +34,7 @@ FEWER = {
     "report": ["--listen", "1", "--similarity-items", "1"],
     "profile": ["--seconds", "1", "--runs", "1"],
     "sweep": ["--max-points", "1", "--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",
-              "--data.batch_size=2"],
+              "--data.batch_size=2", "--data.steps_per_epoch=2", "--trainer.check_val_every_n_epoch=1"],
     "benchmark": ["--seconds", "1", "--rounds", "1"],
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]

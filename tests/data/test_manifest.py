@@ -174,7 +174,7 @@ def test_what_a_list_is_from_is_logged_with_its_date(indexed, caplog, monkeypatc
     with caplog.at_level("INFO", "kdse.data.corpora"):
         scan(indexed / "rir" / "train", "--x")
     wanted = f"1 files from {indexed / NAME} of {datetime.fromtimestamp(1e9):%Y-%m-%d %H:%M}"
-    assert [r.getMessage() for r in caplog.records] == [f"--x {indexed}/rir/train: {wanted}"]
+    assert {r.getMessage() for r in caplog.records} == {f"--x {indexed}/rir/train: {wanted}"}
 
 
 def test_the_list_of_shards_serves_no_audio_files_beside_or_below_them(tmp_path):
