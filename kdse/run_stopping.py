@@ -15,11 +15,10 @@ import torch.distributed as dist
 
 from kdse.checkpoint import LAST
 from kdse.report.training.run_logger import RunLogger
+from kdse.signals import STOPPED
 
 log = logging.getLogger(__name__)
 
-#: "Stopped, start me again with --resume=true": EX_TEMPFAIL of sysexits.h.
-STOPPED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

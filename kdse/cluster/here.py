@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from kdse.cluster.request import Request
-from kdse.cluster.task import KDSE, STOPPED
+from kdse.cluster.task import KDSE
+from kdse.signals import STOPPED, listening
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -40,7 +39,7 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
     for place in here:
         print(f"log: {place.log}", flush=True)
     heard: list[int] = []
-    with _listening(heard):
+    with listening(_PASSED_ON, lambda number, _: heard.append(number)):
         try:
             while any([place.runs() for place in here]):  # noqa: C419 (every one is looked after)
                 while heard:
@@ -127,19 +126,3 @@ def _environment(request: Request) -> dict[str, str]:
         names = map(str, range(request.gpus_per_node)) if there is None else there.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(list(names)[: request.gpus_per_node])
     return environment
-
-
-@contextlib.contextmanager
-def _listening(heard: list[int]) -> Iterator[None]:
-    """Signals are noted; not those that this process was started to ignore (by nohup, say)."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    numbers = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-#: The exit code of kdse for "stopped by a signal, start me again" (see `kdse.run_stopping`, whose import takes longer).
-STOPPED = 75
+from kdse.signals import STOPPED
+
 KDSE = (sys.executable, "-m", "kdse.cli")
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submitit's own, from within
 

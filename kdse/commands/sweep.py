@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.commands.parser import Parser
+from kdse.signals import STOPPED
 from kdse.sweeps.command import check_extra, fit_flags, value_of
 from kdse.sweeps.conditions import conditions, file_part
 from kdse.sweeps.definition import Sweep, read_sweep
@@ -108,9 +109,9 @@ def main(argv: list[str]) -> int:
     if runner.stopping:
         again = shlex.join(["kdse", "sweep", *argv])
         print(f"stopped; go on with the same command:\n  {again}", file=sys.stderr)
-        return 75
+        return STOPPED
     code = _report(sweep, store, out, arguments.json)
-    return 75 if code == 0 and runner.tally.interrupted else code
+    return STOPPED if code == 0 and runner.tally.interrupted else code
 
 
 def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
+from kdse.signals import STOPPED
 from kdse.sweeps.store import Claim
 
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
@@ -105,6 +106,6 @@ def _die_with_parent():  # type: ignore[no-untyped-def]
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(75)
+            os._exit(STOPPED)
 
     return ask

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.run_result import result
+from kdse.signals import STOPPED, listening
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
@@ -21,8 +22,8 @@ from kdse.sweeps.outcome import history
 from kdse.sweeps.progress import Progress
 from kdse.sweeps.store import RUNS, Claim, Store
 
-#: "Stopped, run me again": exit code of `kdse fit` and of a sweep that was stopped.
-STOPPED = 75
+#: What stops a sweep.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
 MISTAKE, ENOUGH_MISTAKES = 2, 3
 #: Seconds between two looks at the children, and between two looks at what others leave to do.
@@ -79,7 +80,10 @@ class Runner:
 
     def run(self) -> Tally:
         """Works until there is nothing left to do, or a signal stops it."""
-        before = {number: signal.signal(number, self._signalled) for number in _signals()}
+        with listening(STOPPING, self._signalled):
+            return self._work()
+
+    def _work(self) -> Tally:
         try:
             asked = 0.0
             while True:
@@ -100,8 +104,6 @@ class Runner:
         finally:
             for child in self._children.values():  # (only if something went wrong here)
                 child.stop()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _look(self) -> bool:
         """Looks after every child; whether one has ended."""
@@ -238,12 +240,6 @@ def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> 
     flags = fit_flags(sweep.command, sweep.arguments(values))
     ours = [f"--run_root={settings.out / RUNS}", "--resume=true", "--wandb=off"]
     return [*settings.program, "fit", *flags, *ours, *settings.extra]
-
-
-def _signals() -> list[int]:
-    """Those that stop a sweep; not what it was started to ignore (by nohup, say)."""
-    stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-    return [number for number in stopping if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _name(number: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from kdse.checkpoint import LAST, read_checkpoint
 from kdse.report.figures.curves import training_log
-from kdse.run_stopping import STOPPED
+from kdse.signals import STOPPED
 from tests.faults.runs import STEPS, assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(900)

@@ -11,7 +11,7 @@ from kdse.checkpoint import LAST, read_checkpoint
 from kdse.cli import main
 from kdse.run_result import result, validations
 from kdse.run_resume import check_same_run
-from kdse.run_stopping import STOPPED
+from kdse.signals import STOPPED
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(600)

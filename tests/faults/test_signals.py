@@ -9,7 +9,7 @@ import torch
 
 from kdse.checkpoint import LAST
 from kdse.run_result import result
-from kdse.run_stopping import STOPPED
+from kdse.signals import STOPPED
 from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
