@@ -86,7 +86,10 @@ def _talk_plainly() -> None:
     """kdse's own messages on stderr, Lightning's without its advertisements."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.set_name("kdse.cli")
     logger = logging.getLogger("kdse")
+    for earlier in [known for known in logger.handlers if known.get_name() == handler.get_name()]:
+        logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
     from lightning.pytorch.utilities import rank_zero_only

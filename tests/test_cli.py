@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -197,6 +199,18 @@ def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(flags, named, confi
     assert main(["fit", "--config", str(config), *flags]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdse fit: ")]
     assert len(lines) == 1 and named in lines[0]
+
+
+def test_what_kdse_says_goes_to_the_stderr_of_each_command_and_not_of_an_earlier_one_in_the_same_process(
+    config, monkeypatch, capsys
+):
+    for _ in range(2):
+        with monkeypatch.context() as patched, io.StringIO() as stderr:
+            patched.setattr(sys, "stderr", stderr)
+            assert main(["fit", "--config", str(config), "--ckpt_path=/nowhere.ckpt"]) == 2
+            logging.getLogger("kdse.teacher").warning("a word of caution")
+            assert stderr.getvalue().count("a word of caution\n") == 1
+    assert "caution" not in capsys.readouterr().err  # (nor "I/O operation on closed file")
 
 
 def test_help_names_every_command_and_an_unknown_one_is_refused(capsys):

@@ -1,7 +1,6 @@
 """A manifest says exactly what the files say, is whole or refused, and changes no mixture."""
 
 import hashlib
-import logging
 import os
 import pickle
 import random
@@ -168,8 +167,7 @@ def test_a_file_of_that_name_above_a_corpus_is_named_and_both_ways_out_work(tmp_
         assert (scan(root, "--x").manifest is None) == (way == "remove")
 
 
-def test_what_a_list_is_from_is_logged_with_its_date(indexed, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("kdse"), "propagate", True)
+def test_what_a_list_is_from_is_logged_with_its_date(indexed, caplog):
     os.utime(indexed / NAME, (1e9, 1e9))
     with caplog.at_level("INFO", "kdse.data.corpora"):
         scan(indexed / "rir" / "train", "--x")
@@ -235,9 +233,6 @@ def test_a_manifest_of_another_folder_is_refused(plain, indexed, tmp_path):
 def test_a_folder_that_the_manifest_above_says_nothing_of_is_walked_and_the_log_says_so(indexed, caplog):
     put(indexed / "new" / "a.wav", hiss(0.1))
     with caplog.at_level("INFO", "kdse.data.corpora"):
-        logger = logging.getLogger("kdse")
-        before, logger.propagate = logger.propagate, True
         corpus = scan(indexed / "new", "--x")
-        logger.propagate = before
     assert corpus.paths == ("a.wav",) and corpus.manifest is None
     assert "lists no file below" in caplog.text
