@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kdse.commands.parser import Parser
 from kdse.signals import STOPPED
@@ -70,48 +70,53 @@ def main(argv: list[str]) -> int:
 
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("kdse sweep needs Optuna: pip install 'kdse[sweep]'")
-    from kdse.sweeps.runner import Runner, Settings
+    from kdse.sweeps.runner import Settings
+    from kdse.sweeps.store import Store
 
-    if arguments.dry_run:
-        return _show(sweep, Settings(out, program, tuple(extra)), arguments.seed)
-    if not arguments.report_only and sweep.points() is None and arguments.max_points is None:
-        raise ValueError(f"{sweep.path}: method {sweep.method} has no end; set run_cap in it, or give --max-points")
-    if arguments.report_only and not (out / "study_name").is_file():
-        raise ValueError(f"--report-only: {out} holds no sweep")
-
-    from kdse.sweeps.progress import LiveProgress, Progress
-    from kdse.sweeps.store import RUNS, Store
-
-    if arguments.report_only:  # (the points of the file are looked at, whatever flags they were trained with)
-        definition = {"file": file_part(sweep)}
-    else:
-        definition = conditions(sweep, flags, extra, arguments.seed)
-    store = Store(sweep, out, arguments.storage, arguments.seed, definition)
-    if arguments.report_only:
-        return _report(sweep, store, out, arguments.json)
-    if arguments.retry_failed:
-        store.retry_failed()
     settings = Settings(
         out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
         _gpus(arguments.workers),
     )  # fmt: skip
-    stream = sys.stderr if arguments.json else sys.stdout
-    shown = (LiveProgress if stream.isatty() else Progress)(sweep, out / RUNS, stream)
-    runner = Runner(sweep, store, settings, shown)
-    try:
-        with shown:
-            runner.run()
-    except OSError as error:
-        why = error.strerror or error
-        raise ValueError(f"--out {out}: {why}; the same command goes on once that is mended") from None
-    finally:
-        store.close()
+    if arguments.dry_run:
+        return _show(sweep, settings, arguments.seed)
+    if arguments.report_only:
+        if not (out / "study_name").is_file():
+            raise ValueError(f"--report-only: {out} holds no sweep")
+        # (the points of the file are looked at, whatever flags they were trained with)
+        store = Store(sweep, out, arguments.storage, arguments.seed, {"file": file_part(sweep)})
+        return _report(sweep, store, out, arguments.json)
+    if sweep.points() is None and arguments.max_points is None:
+        raise ValueError(f"{sweep.path}: method {sweep.method} has no end; set run_cap in it, or give --max-points")
+    definition = conditions(sweep, flags, extra, arguments.seed)
+    store = Store(sweep, out, arguments.storage, arguments.seed, definition)
+    if arguments.retry_failed:
+        store.retry_failed()
+    runner = _run(sweep, store, settings, sys.stderr if arguments.json else sys.stdout)
     if runner.stopping:
         again = shlex.join(["kdse", "sweep", *argv])
         print(f"stopped; go on with the same command:\n  {again}", file=sys.stderr)
         return STOPPED
     code = _report(sweep, store, out, arguments.json)
     return STOPPED if code == 0 and runner.tally.interrupted else code
+
+
+def _run(sweep: Sweep, store: Any, settings: Any, stream: TextIO) -> Any:
+    """Works on the points until none is left or a signal comes; the `Runner` that did."""
+    from kdse.sweeps.progress import LiveProgress, Progress
+    from kdse.sweeps.runner import Runner
+    from kdse.sweeps.store import RUNS
+
+    shown = (LiveProgress if stream.isatty() else Progress)(sweep, settings.out / RUNS, stream)
+    runner = Runner(sweep, store, settings, shown)
+    try:
+        with shown:
+            runner.run()
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"--out {settings.out}: {why}; the same command goes on once that is mended") from None
+    finally:
+        store.close()
+    return runner
 
 
 def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:
