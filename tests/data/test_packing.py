@@ -17,21 +17,7 @@ from kdse.data.indexing import build
 from kdse.data.packing import pack, plan
 from tests.data.corpus import hiss, make_corpus, put
 from tests.data.test_indexing import processes_in_session
-from tests.data.tricky import make_tricky
-
-SMALL_MB = 0.03  # several shards of a few files each
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_tricky(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def shards(folder, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("packed") / "p"
-    pack(folder, out, shard_mb=SMALL_MB)
-    return out
+from tests.data.tricky import SMALL_MB
 
 
 def test_a_pack_is_planned_in_order_without_gaps_and_within_its_size():

@@ -28,22 +28,8 @@ from kdse.evaluation.item_options import add_item_options, held_out_of, item_rec
 from tests.data.corpus import hiss, put, real_corpus
 from tests.data.fake_s3 import BUCKET, serve
 from tests.data.test_position import Recorder, SaveEveryStep, fit, on_rank
-from tests.data.tricky import make_tricky
 
 COMMON = {"reverb_share": 0.5, "segment_seconds": 0.7, "seed": 7, "batch_size": 2, "steps_per_epoch": 4}
-SMALL_MB = 0.03  # several shards of a few files each
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_tricky(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def shards(folder, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("packed") / "p"
-    pack(folder, out, shard_mb=SMALL_MB)
-    return out
 
 
 @pytest.fixture

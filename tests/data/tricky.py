@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
 
+SMALL_MB = 0.03  # makes several shards of a few files each
+
 
 def make_tricky(root: Path) -> Path:
     make_corpus(root, files=2, seconds=0.6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -16,18 +15,6 @@ from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    return make_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert fit(config, folder).returncode == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +42,13 @@ def flip_a_bit_of_a_weight(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.fixture
-def said(caplog) -> pytest.LogCaptureFixture:
-    """What kdse logs, also where an earlier command line in this process has taken its logger for itself."""
-    logger = logging.getLogger("kdse")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit_of_a_weight])
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(damage, killed, tmp_path, said):
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(damage, killed, tmp_path, caplog):
     folder = shutil.copytree(killed / "checkpoints", tmp_path / "checkpoints")
-    assert last_good(folder) == folder / LAST and not said.text
+    assert last_good(folder) == folder / LAST and not caplog.text
     damage(folder / LAST)
     assert last_good(folder) == folder / PREVIOUS
-    assert LAST in said.text and "corrupt" in said.text and "going on from the checkpoint before it" in said.text
+    assert LAST in caplog.text and "corrupt" in caplog.text and "going on from the checkpoint before it" in caplog.text
 
 
 def test_a_run_with_a_damaged_last_checkpoint_still_reaches_the_undisturbed_weights(

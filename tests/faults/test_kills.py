@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,23 +12,11 @@ import pytest
 from kdse.checkpoint import LAST, read_checkpoint
 from kdse.report.figures.curves import training_log
 from kdse.signals import STOPPED
-from tests.faults.runs import STEPS, assert_same_end, fit, make_config
+from tests.faults.runs import STEPS, assert_same_end, fit
 
 pytestmark = pytest.mark.timeout(900)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    return make_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert fit(config, folder).returncode == 0
-    return folder
 
 
 def exit_codes(torchrun_said: str) -> set[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,19 +12,6 @@ from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    return make_config(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = fit(config, folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.mark.parametrize(
