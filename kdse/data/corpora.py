@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Corpus:
             check_listed(file, int(self.manifest.sizes[index]), str(self.manifest.file))
         return read(file, sample_rate_hz, start, stop)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of names and lengths: what a mixture depends on besides seed, epoch and index."""
         digest = hashlib.sha256()
