@@ -33,7 +33,7 @@ page: env build/node_modules/onnxruntime-web/package.json   ## a static page tha
 	$(BIN)/kdse web --out build/page --overwrite $(PAGE_FLAGS)
 
 # one thread a process: two that take both cores each wait for each other
-test: env        ## the tests (about 20 minutes on two cores)
+test: env        ## the tests (about 13 minutes on two cores)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not slow"
 
 test-slow: env   ## the tests marked slow

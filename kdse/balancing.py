@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kdse.process_group import world_size
+
 FLOOR = 1e-12
 
 
@@ -73,7 +75,7 @@ def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
     if value.requires_grad:
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         squared = torch.stack([g.float().square().sum() for g in gradients if g is not None] or [squared]).sum()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         dist.all_reduce(squared)
-        squared = squared / dist.get_world_size()
+        squared = squared / world_size()
     return float(squared.sqrt())

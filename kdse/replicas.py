@@ -6,6 +6,8 @@ import lightning as L
 import torch.distributed as dist
 from torch import nn
 
+from kdse.process_group import world_size
+
 
 def take_buffers_of_rank_zero(module: nn.Module) -> None:
     """Gives every process rank zero's saved buffers, which are the ones in checkpoints.
@@ -13,7 +15,7 @@ def take_buffers_of_rank_zero(module: nn.Module) -> None:
     DDP averages gradients, so parameters stay equal; running statistics (batch norm) follow each process's own items
     until some later forward pass. Without a process group nothing happens.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return
     saved = module.state_dict().keys()
     for name, buffer in module.named_buffers():
@@ -29,9 +31,9 @@ class SameStart(L.Callback):
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if world_size() == 1:
             return
-        steps: list[int] = [0] * dist.get_world_size()
+        steps: list[int] = [0] * world_size()
         dist.all_gather_object(steps, trainer.global_step)
         if len(set(steps)) > 1:
             seen = ", ".join(map(str, steps))

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from kdse.checkpoint import LAST
+from kdse.process_group import world_size
 from kdse.report.training.run_logger import RunLogger
 from kdse.signals import STOPPED
 
@@ -84,7 +85,7 @@ class StopOnSignal(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.deferred = True
         self._group = None
-        if _several() and dist.get_backend() != "gloo":
+        if world_size() > 1 and dist.get_backend() != "gloo":
             self._group = dist.new_group(backend="gloo")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,11 +112,11 @@ class StopOnSignal(L.Callback):
         self._leave(trainer)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not _several() and self.stop.received is not None:
+        if world_size() == 1 and self.stop.received is not None:
             self._leave_validation(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _several() and self._any_received():
+        if world_size() > 1 and self._any_received():
             self._leave_validation(trainer)
 
     def _leave_validation(self, trainer: L.Trainer) -> None:
@@ -131,7 +132,7 @@ class StopOnSignal(L.Callback):
 
     def _any_received(self) -> bool:
         received = self.stop.received
-        if _several():
+        if world_size() > 1:
             flag = torch.tensor([received or 0])
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
             self.stop.received = received = int(flag) or None
@@ -142,10 +143,6 @@ class StopOnSignal(L.Callback):
         started_here = environment is not None and not environment.creates_processes_externally
         # (Lightning kills the process that started the others five seconds after one of them has ended with an error)
         raise SystemExit(0 if started_here and trainer.global_rank > 0 else STOPPED)
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _mark_preempting(trainer: L.Trainer) -> None:

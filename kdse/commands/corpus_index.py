@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from kdse.cores import available_cores
 
 SECONDS_BETWEEN_LINES = 5.0
 HELP = "list the files of a corpus with their lengths, so that training starts at once"
@@ -117,10 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def processes(asked: int | None) -> int:
     """Number of processes: as asked, else one for each core that this process may use, at most 32."""
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(32, cores)
+    return min(32, available_cores()) if asked is None else asked
 
 
 class Lines:

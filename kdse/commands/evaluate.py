@@ -6,7 +6,6 @@ import argparse
 import functools
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser
+from kdse.cores import available_cores
 from kdse.data.known_sets import compare_noisy, recognise, undecided
 from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from kdse.evaluation.journal import Journal
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         import torch
 
         before = torch.get_num_threads()  # (those that wait for work would take the workers' cores)
-        torch.set_num_threads(max(1, _cores() - arguments.workers))
+        torch.set_num_threads(max(1, available_cores() - arguments.workers))
         try:
             return _evaluate(arguments, pool, started)
         finally:
@@ -133,7 +133,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
         "warnings": warned,
         "metrics": {name: {"unit": METRICS[name].unit, "variant": METRICS[name].variant} for name in metrics},
         "versions": versions,
-        "machine": {"cpus": _cores(), "processor": platform.machine(), "system": platform.system()},
+        "machine": {"cpus": available_cores(), "processor": platform.machine(), "system": platform.system()},
         "systems": {label: system.about for label, system in systems.items()},
         "table": records(summary),
         "failures": [
@@ -235,7 +235,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        default=_cores(),
+        default=available_cores(),
         help="scoring processes; 0: this one (default: all cores, %(default)s); models get the cores left, or one",
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
@@ -291,7 +291,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return {"kdse": kdse.__version__, "python": platform.python_version(), **found}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,15 +10,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kdse.metrics.table import Row, once
+from kdse.process_group import world_size
 
 T = TypeVar("T")
 
 
 def gather_lists(mine: list[T]) -> list[T]:
     """The lists of all processes as one, in rank order; just ``mine`` without a process group."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return mine
-    gathered: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    gathered: list[list[T]] = [[] for _ in range(world_size())]
     dist.all_gather_object(gathered, mine)
     return [entry for part in gathered for entry in part]
 

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kdse.process_group import world_size
+
 
 def gather_batch(x: Tensor) -> Tensor:
     """Concatenates ``x`` ``[B, ...]`` of all processes to ``[W B, ...]``; the identity without torch.distributed.
@@ -14,7 +16,7 @@ def gather_batch(x: Tensor) -> Tensor:
     computes the same global loss, each passes W times its own slice's gradient back, and DDP divides by W.
     Every process must hold equally many items.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return x
     return _Gather.apply(x)
 
@@ -22,7 +24,7 @@ def gather_batch(x: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
+        sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world_size())]
         dist.all_gather(sizes, torch.tensor(x.shape[0], device=x.device))
         if len({int(s) for s in sizes}) > 1:
             raise ValueError(f"gather: the processes hold batches of {[int(s) for s in sizes]} items; use drop_last")
@@ -35,4 +37,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
         items = ctx.items  # type: ignore[attr-defined]
         start = dist.get_rank() * items
-        return grads[0][start : start + items] * dist.get_world_size()
+        return grads[0][start : start + items] * world_size()

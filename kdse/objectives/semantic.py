@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from kdse.objectives.compression import split_pairs
 from kdse.objectives.gather import gather_batch
 from kdse.objectives.shapes import resample
 from kdse.precision import exact
+from kdse.process_group import world_size
 
 
 class SemanticCalibration(Objective):
@@ -150,7 +150,7 @@ def require_batch(name: str, batch_size: int, gather: bool, activations: Sequenc
     wrong = sorted({x.shape[0] for x in activations} - {batch_size})
     if not wrong:
         return
-    world = dist.get_world_size() if gather and dist.is_available() and dist.is_initialized() else 1
+    world = world_size() if gather else 1
     made_of = f" ({world} processes together, since gather is on)" if world > 1 else ""
     raise ValueError(
         f"objectives.{name}: its heads are built for batches of {batch_size} items and this one has "

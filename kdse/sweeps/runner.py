@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdse.cores import available_cores
 from kdse.run_result import result
 from kdse.signals import STOPPED, listening
 from kdse.sweeps.child import Child
@@ -186,8 +187,7 @@ class Runner:
 
     def _environment(self, place: int) -> dict[str, str]:
         environment = dict(os.environ)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.settings.workers)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.settings.workers)))
         if self.settings.gpus and self.settings.workers > 1:
             environment["CUDA_VISIBLE_DEVICES"] = self.settings.gpus[place % len(self.settings.gpus)]
         return environment

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.cache import cache_root
+from kdse.cores import available_cores
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.progress import show_progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
@@ -112,8 +113,7 @@ def _alone(folder: Path, tell: bool) -> Iterator[None]:
 
 def _worker_count(workers: int | None) -> int:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(cores, 8)
+        return min(available_cores(), 8)
     if workers < 0:
         raise ValueError(f"--workers (--data.build_workers) must not be negative, got {workers}")
     return workers
