@@ -35,13 +35,20 @@ def run(arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
     Returns:
         its exit code, 128 + n where signal n killed it, and `STOPPED` also where SIGUSR1 came before kdse took it.
     """
-    process = subprocess.Popen([*program, *arguments])
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []  # signals that came while kdse was being started
 
     def stop(number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGUSR1 if number == signal.SIGUSR2 else number)
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(signal.SIGUSR1 if number == signal.SIGUSR2 else number)
 
     for number in _PASSED_ON:
         signal.signal(number, stop)
+    process = subprocess.Popen([*program, *arguments])
+    for missed in early:
+        stop(missed, None)
     try:
         code = process.wait()
     except KeyboardInterrupt:
