@@ -2,22 +2,31 @@
 
 import logging
 import os
+import random
 import signal
 
+import numpy as np
 import pytest
+import torch
 
 
 def pytest_configure() -> None:
     """Takes signals that whoever started the tests ignores (nohup, a shell's ``&``): processes here inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_new_process() -> None:
-    """No test sees what a command line that ran in this process before it has set up: its log and its seed."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Nothing that ran in this process before is seen, not by fixtures either: logs, seeds, W&B's service, draws."""
     logger = logging.getLogger("kdse")
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
-    os.environ.pop("PL_GLOBAL_SEED", None)
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "WANDB_SERVICE"):
+        os.environ.pop(name, None)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -80,13 +80,13 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path, measure
 
 
 def test_an_index_killed_with_all_its_processes_goes_on_and_leaves_none_running(tmp_path, measured):
-    root, total = tmp_path / "c", 6 * BATCH
+    root, total = tmp_path / "c", 20 * BATCH
     put(root / "0.flac", tone_and_pauses(60) + hiss(60) / 5)
     for i in range(1, total):
         os.link(root / "0.flac", root / f"{i}.flac")
     command = [sys.executable, "-m", "kdse.cli", "corpus", "index", str(root), "--workers", "2", "--check", "decode"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    journal, deadline = root / f".{NAME}.journal", time.monotonic() + 60
+    journal, deadline = root / f".{NAME}.journal", time.monotonic() + 200
     while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

@@ -61,7 +61,7 @@ def test_a_killed_pack_command_leaves_no_out_and_no_process(tmp_path):
     root = make_corpus(tmp_path / "c", files=40)
     command = [sys.executable, "-m", "kdse.cli", "corpus", "pack", str(root), str(tmp_path / "p"), "--shard-mb", "0.05"]
     process = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, stderr=subprocess.DEVNULL)
-    partial, deadline = tmp_path / "p.partial", time.monotonic() + 60
+    partial, deadline = tmp_path / "p.partial", time.monotonic() + 200
     while not list(partial.glob("*/*/.chunk-*.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ the file is on disk). ``KDSE_TEST_HARM_RANK`` chooses one process of several.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -46,7 +47,8 @@ class Harm(L.Callback):
         if self.here and (when, count) == (self.when, self.count):
             name, _, everybody = self.what.partition("-")
             for process in _children(os.getpid()) if everybody else []:
-                os.kill(process, SIGNALS[name])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, SIGNALS[name])
             os.kill(os.getpid(), SIGNALS[name])
 
 
@@ -60,7 +62,10 @@ class Dropout(L.Callback):
 
 def _children(process: int) -> list[int]:
     """Every process below one, the farthest first."""
-    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    try:
+        listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return []
     return [below for child in map(int, listed) for below in [*_children(child), child]]
 
 

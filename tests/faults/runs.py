@@ -52,7 +52,8 @@ def fit(
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`kdse fit --resume=true` into ``run_dir`` in a process of its own; ``prefix`` replaces the interpreter."""
-    variables = {k: v for k, v in os.environ.items() if k not in ("PL_GLOBAL_SEED", VARIABLE, RANK)}
+    left = ("PL_GLOBAL_SEED", "WANDB_SERVICE", VARIABLE, RANK)  # (a W&B service would be this process's)
+    variables = {k: v for k, v in os.environ.items() if k not in left}
     variables |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", VARIABLE: harm}
     if rank is not None:
         variables[RANK] = str(rank)

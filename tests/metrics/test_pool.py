@@ -111,10 +111,10 @@ pool.collect()
 print([w._process.pid for w in pool._crew if w._process], flush=True)
 {ending}
 """
-    out = subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, timeout=60).stdout
+    out = subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, timeout=200).stdout
     pids = eval(out)
     assert pids
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_alive(pid) for pid in pids)
