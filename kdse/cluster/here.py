@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kdse.cluster.request import Request
 from kdse.cluster.task import KDSE
-from kdse.signals import STOPPED, listening
+from kdse.signals import STOPPED, listening, stop_with_parent
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -22,7 +22,7 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
     """Runs a command, or ``request.workers`` of it side by side, and waits.
 
     A command that was stopped, by a signal to it or at the time limit, is started again, five times at most. A signal
-    to this process is one to all of them, and none is started again.
+    to this process is one to all of them, and none is started again; killed, it leaves none running (Linux).
 
     Args:
         request: its workers, GPUs, setup, folder for logs and, if one is given, time limit count here.
@@ -103,6 +103,7 @@ class _Place:
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 env=_environment(self.request), process_group=0,
+                preexec_fn=stop_with_parent(),  # noqa: PLW1509 (this process has one thread)
             )  # fmt: skip
         self._starts, self._began, self._told = self._starts + 1, time.monotonic(), False
 

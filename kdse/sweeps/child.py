@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from kdse.signals import STOPPED
+from kdse.signals import stop_with_parent
 from kdse.sweeps.store import Claim
 
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
@@ -22,7 +20,6 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LONGEST = 300
 #: Bytes of a log that are looked at for what comes early, and for what comes last.
 MUCH = 1 << 18
-PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -48,7 +45,7 @@ class Child:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             self._begin = file.tell()
-            die_with_parent = _die_with_parent()
+            stop_too = stop_with_parent()
             self.process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -57,7 +54,7 @@ class Child:
                 env=dict(environment),
                 pass_fds=(claim.lock,),
                 process_group=0,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (this process has one thread)
+                preexec_fn=stop_too,  # noqa: PLW1509 (this process has one thread)
             )
 
     @property
@@ -95,17 +92,3 @@ class Child:
             end = file.seek(0, os.SEEK_END)
             file.seek(self._begin if last is None else max(self._begin, end - last))
             return file.read(first).decode("utf-8", errors="replace")
-
-
-def _die_with_parent():  # type: ignore[no-untyped-def]
-    """What a child runs before it becomes its program, so that it does not outlive a killed sweep; None elsewhere."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(STOPPED)
-
-    return ask

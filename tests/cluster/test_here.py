@@ -66,6 +66,20 @@ def test_a_signal_stops_all_that_was_started(tmp_path, number):
     assert len(list(tmp_path.glob("ready-*"))) == 2  # none was started again
 
 
+def test_what_was_started_is_stopped_when_its_starter_is_killed(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, "-c", MAIN.format(workers=2, program=LISTENS)], cwd=tmp_path, env=env)
+    end = time.monotonic() + 200
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while not (tmp_path / "saved-SIGTERM").exists():
+        assert time.monotonic() < end, "goes on by itself"
+        time.sleep(0.05)
+
+
 def test_what_is_stopped_is_started_again_and_ends_with_its_own_code(tmp_path):
     program = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); n = p.exists(); p.touch(); sys.exit(3 if n else 75)"
     assert here(tmp_path, program, arguments=(str(tmp_path / "once"),)) == 3
