@@ -73,12 +73,8 @@ def main(argv: list[str]) -> int:
     from kdse.sweeps.runner import Settings
     from kdse.sweeps.store import Store
 
-    settings = Settings(
-        out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
-        _gpus(arguments.workers),
-    )  # fmt: skip
     if arguments.dry_run:
-        return _show(sweep, settings, arguments.seed)
+        return _show(sweep, Settings(out, program, tuple(extra)), arguments.seed)
     if arguments.report_only:
         if not (out / "study_name").is_file():
             raise ValueError(f"--report-only: {out} holds no sweep")
@@ -91,6 +87,10 @@ def main(argv: list[str]) -> int:
     store = Store(sweep, out, arguments.storage, arguments.seed, definition)
     if arguments.retry_failed:
         store.retry_failed()
+    settings = Settings(
+        out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
+        _gpus(arguments.workers),
+    )  # fmt: skip
     runner = _run(sweep, store, settings, sys.stderr if arguments.json else sys.stdout)
     if runner.stopping:
         again = shlex.join(["kdse", "sweep", *argv])
