@@ -41,12 +41,17 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     one, other = (dict(_leaves({**_computed(c), "seed_everything": c.get("seed_everything")})) for c in (a, b))
     missing = object()
     names = sorted(one.keys() | other.keys())
-    return [n.replace(".init_args.", ".") for n in names if repr(one.get(n, missing)) != repr(other.get(n, missing))]
+    return [short(n) for n in names if repr(one.get(n, missing)) != repr(other.get(n, missing))]
+
+
+def short(name: str) -> str:
+    """The name of a setting as its flag may be written: without ``init_args``."""
+    return name.replace(".init_args.", ".")
 
 
 def counts(name: str) -> bool:
     """Whether a setting, named as its flag without dashes, is part of which run a config is; the seed is."""
-    part, _, rest = name.replace(".init_args.", ".").partition(".")
+    part, _, rest = short(name).partition(".")
     if part == "trainer":
         return rest.partition(".")[0] not in _TRAINER
     return name == "seed_everything" or not (part in _WHERE or rest in _PARTS.get(part, ()))

@@ -70,9 +70,7 @@ class ResumableData(L.LightningDataModule):
 
     num_workers: int = 0
     labelled_share: float = 1.0  # of the training items that have clean speech
-    same_data_only: bool = (
-        False  # refuse to go on with other recordings or processes than a checkpoint's, not only say so
-    )
+    same_data_only: bool = False  # refuse other recordings or processes than a checkpoint's, not only say so
 
     def __init__(self) -> None:
         super().__init__()

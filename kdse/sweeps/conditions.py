@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from kdse.run_identity import counts
+from kdse.run_identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
 
 TEACHER, CORPUS = "model.teacher_checkpoint", "data.root"
@@ -62,10 +62,10 @@ def _values(sweep: Sweep, flags: Sequence[str], name: str) -> Iterator[str]:
     """The values of a setting among flags and parameters."""
     for flag in flags:
         key, _, value = flag.removeprefix("--").partition("=")
-        if _plain(key) == name and value:
+        if short(key) == name and value:
             yield value
     for parameter in sweep.parameters:
-        if _plain(parameter.name) == name:
+        if short(parameter.name) == name:
             yield from map(str, parameter.settings.get("values", [parameter.settings.get("value")]))
 
 
@@ -81,10 +81,6 @@ def _in_configs(paths: Sequence[str], name: str) -> Iterator[str]:
         for place in (part, part.get("init_args") if isinstance(part, Mapping) else None):
             if isinstance(place, Mapping) and isinstance(place.get(last), str):
                 yield place[last]
-
-
-def _plain(name: str) -> str:
-    return name.replace(".init_args.", ".")
 
 
 def _digest(path: Path) -> str:
