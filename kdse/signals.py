@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import BinaryIO
 
 #: Exit code for "stopped by a signal, start me again": EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
@@ -28,11 +30,37 @@ def listening(numbers: Sequence[int], handler: Callable[[int, FrameType | None],
             signal.signal(number, known)
 
 
-def stop_with_parent() -> Callable[[], None] | None:
-    """For ``preexec_fn``: the new process gets SIGTERM when this one ends, however it does (Linux; elsewhere None).
+def start_apart(
+    command: Sequence[str], output: BinaryIO, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Starts a program that this process, of one thread, looks after.
 
-    Only for a process of one thread, as everything that runs between fork and exec.
+    It is in a process group of its own, so that Ctrl-C in a terminal reaches this process alone, which passes it on;
+    and it gets SIGTERM when this process ends, however it does (Linux).
+
+    Args:
+        command: program and arguments.
+        output: an open file for all that it says.
+        environment: of the program.
+        pass_fds: open files that it keeps.
+
+    Raises:
+        OSError: if it cannot be started.
     """
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        pass_fds=tuple(pass_fds),
+        process_group=0,
+        preexec_fn=_stop_with_parent(),  # noqa: PLW1509 (this process has one thread)
+    )
+
+
+def _stop_with_parent() -> Callable[[], None] | None:
+    """What a new process runs before it becomes its program, so that it gets SIGTERM when this one ends."""
     if not sys.platform.startswith("linux"):
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kdse.cluster.request import Request
 from kdse.cluster.task import KDSE
-from kdse.signals import STOPPED, listening, stop_with_parent
+from kdse.signals import STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -54,7 +54,7 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
 
 
 class _Place:
-    """One command, with its restarts, in a process group of its own: Ctrl-C comes to it from here alone."""
+    """One command, with its restarts."""
 
     def __init__(self, request: Request, index: int, command: Sequence[str]) -> None:
         self.request, self.command = request, list(command)
@@ -100,11 +100,7 @@ class _Place:
         with file:
             file.write(f"{shlex.join(self.command)}\n".encode())
             file.flush()
-            self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=_environment(self.request), process_group=0,
-                preexec_fn=stop_with_parent(),  # noqa: PLW1509 (this process has one thread)
-            )  # fmt: skip
+            self._process = start_apart(self.command, file, _environment(self.request))
         self._starts, self._began, self._told = self._starts + 1, time.monotonic(), False
 
     def _keep_time(self) -> None:

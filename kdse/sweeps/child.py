@@ -6,12 +6,11 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from kdse.signals import stop_with_parent
+from kdse.signals import start_apart
 from kdse.sweeps.store import Claim
 
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
@@ -25,8 +24,7 @@ MUCH = 1 << 18
 class Child:
     """A running `kdse fit`.
 
-    It shares the claim's lock, so that its point is taken as long as it lives, and gets SIGTERM if the sweep dies
-    (Linux). It is in a process group of its own: Ctrl-C in a terminal reaches the sweep alone, which passes it on.
+    It shares the claim's lock, so that its point is taken as long as it lives (see also `start_apart`).
 
     Args:
         claim: what it trains.
@@ -45,17 +43,7 @@ class Child:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             self._begin = file.tell()
-            stop_too = stop_with_parent()
-            self.process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                pass_fds=(claim.lock,),
-                process_group=0,
-                preexec_fn=stop_too,  # noqa: PLW1509 (this process has one thread)
-            )
+            self.process = start_apart(command, file, environment, (claim.lock,))
 
     @property
     def seconds(self) -> float:

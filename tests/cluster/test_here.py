@@ -46,15 +46,22 @@ def log(folder: Path) -> str:
     return path.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_stops_all_that_was_started(tmp_path, number):
+def two_that_listen(folder: Path) -> subprocess.Popen:
+    """A process that has started them in ``folder``, when both listen."""
     code = MAIN.format(workers=2, program=LISTENS)
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=env, stdout=subprocess.PIPE)
     end = time.monotonic() + 200
-    while len(ready := list(tmp_path.glob("ready-*"))) < 2:
+    while len(list(folder.glob("ready-*"))) < 2:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_all_that_was_started(tmp_path, number):
+    process = two_that_listen(tmp_path)
+    ready = list(tmp_path.glob("ready-*"))
     process.send_signal(number)
     process.communicate(timeout=200)
     assert process.returncode == 75
@@ -67,14 +74,10 @@ def test_a_signal_stops_all_that_was_started(tmp_path, number):
 
 
 def test_what_was_started_is_stopped_when_its_starter_is_killed(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([sys.executable, "-c", MAIN.format(workers=2, program=LISTENS)], cwd=tmp_path, env=env)
-    end = time.monotonic() + 200
-    while len(list(tmp_path.glob("ready-*"))) < 2:
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
+    process = two_that_listen(tmp_path)
     process.kill()
-    process.wait()
+    process.communicate(timeout=200)
+    end = time.monotonic() + 200
     while not (tmp_path / "saved-SIGTERM").exists():
         assert time.monotonic() < end, "goes on by itself"
         time.sleep(0.05)
