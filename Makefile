@@ -2,20 +2,39 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# exact versions to install; empty for the newest that pyproject.toml allows
+LOCK   ?= constraints.txt
+# chosen by hand: torch and torchaudio are a pair, and the newest of each need not be one
+PAIR   ?= torch==2.14.1 torchaudio==2.11.1 torchvision==0.29.1
 
-.PHONY: help demo figures page test test-slow test-slurm check lint types bench env try-configs clean
+.PHONY: help demo figures page test test-slow test-slurm test-latest test-oldest check lint types bench env lock \
+  try-configs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
 # The stamp is written last, so an interrupted install starts again.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip $(if $(LOCK),--constraint $(LOCK))
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' \
+	  $(if $(LOCK),--constraint $(LOCK) --build-constraint $(LOCK))
 	@touch $@
 
 env: $(VENV)/.installed   ## create the virtual environment and install kdse with its tools (about 3 minutes, 5 GB)
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet uv
+
+COMPILE = build/uv/bin/uv pip compile --quiet --strip-extras --no-annotate --no-header --no-emit-index-url \
+  --no-emit-find-links --python-version 3.11 --extra dev
+
+# one file for every Python and system that pyproject.toml names, with pip and the tools that build pesq
+lock: build/uv/bin/uv   ## renew constraints.txt, the exact versions that every install takes (half a minute)
+	printf '%s\n' $(PAIR) > build/pair.txt
+	printf '%s\n' cython pip setuptools wheel | $(COMPILE) --universal --upgrade --extra live \
+	  --constraint build/pair.txt --output-file constraints.txt pyproject.toml -
 
 demo: env        ## train, distil, evaluate and compare on the embedded corpus (under 15 minutes on two cores)
 	$(BIN)/python experiments/demo.py $(DEMO_FLAGS)
@@ -41,6 +60,16 @@ test-slow: env   ## the tests marked slow
 
 test-slurm: env  ## the tests on a real SLURM, which it installs (apt-get, as root) and starts (4 minutes on two cores)
 	tests/cluster/slurm/with_slurm.sh $(BIN)/python -m pytest -q -p no:xdist -m slurm tests/cluster
+
+test-latest:     ## the fast tests with the newest versions that pyproject.toml allows, in build/latest (10 minutes)
+	rm -rf build/latest
+	$(MAKE) test-fast VENV=build/latest LOCK=
+
+test-oldest: build/uv/bin/uv   ## the fast tests with the lowest versions that it allows, in build/oldest (10 minutes)
+	rm -rf build/oldest
+	mkdir -p build/oldest
+	$(COMPILE) --resolution lowest-direct --output-file build/oldest/constraints.txt pyproject.toml
+	$(MAKE) test-fast VENV=build/oldest/venv LOCK=build/oldest/constraints.txt
 
 lint: env        ## ruff
 	$(BIN)/ruff check .
