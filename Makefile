@@ -33,7 +33,7 @@ COMPILE = build/uv/bin/uv pip compile --quiet --strip-extras --no-annotate --no-
 # one file for every Python and system that pyproject.toml names, with pip and the tools that build pesq
 lock: build/uv/bin/uv   ## renew constraints.txt, the exact versions that every install takes (half a minute)
 	printf '%s\n' $(PAIR) > build/pair.txt
-	printf '%s\n' cython pip setuptools wheel | $(COMPILE) --universal --upgrade --extra live \
+	printf '%s\n' cython pip setuptools wheel | $(COMPILE) --universal --upgrade --extra live --extra executorch \
 	  --constraint build/pair.txt --output-file constraints.txt pyproject.toml -
 
 demo: env        ## train, distil, evaluate and compare on the embedded corpus (under 15 minutes on two cores)
