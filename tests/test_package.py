@@ -12,6 +12,13 @@ import kdse.data
 ROOT = Path(__file__).parents[1]
 
 
+def test_the_package_metadata_have_the_version_of_the_package():
+    from setuptools.config.pyprojecttoml import read_configuration
+
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert read_configuration(ROOT / "pyproject.toml")["project"]["version"] == kdse.__version__
+
+
 def test_the_marker_of_typed_packages_is_packaged():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "py.typed" in settings["package-data"]["kdse"]
