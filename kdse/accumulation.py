@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import lightning as L
 
 
-def window_factor(trainer: Any, batch_idx: int) -> float:
+def window_factor(trainer: L.Trainer, batch_idx: int) -> float:
     """What a batch's loss is multiplied by so that its optimizer step takes the mean over its batches.
 
     Lightning divides every loss by ``accumulate_grad_batches``, and steps at the end of an epoch with what there is:

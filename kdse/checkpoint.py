@@ -2,7 +2,7 @@
 
 A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with one more key, ``"kdse"``:
 
-    {"format_version": 1, "kdse_version": "0.1.0", "sample_rate_hz": 16000,
+    {"format_version": 1, "kdse_version": "X.Y.Z", "sample_rate_hz": 16000,
      "model": {"class_path": "kdse.models.cruse.Cruse", "init_args": {"channels": [4, 8, 16, 24], ...}}}
 
 The model's weights are the ``state_dict`` entries under ``"model."``. Everything is read with ``weights_only=True``,

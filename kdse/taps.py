@@ -16,7 +16,7 @@ import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -106,7 +106,7 @@ class TapRecorder:
         self._raw.clear()
 
 
-def hook(module: nn.Module, path: str, function: Any) -> RemovableHandle:
+def hook(module: nn.Module, path: str, function: Callable[[nn.Module, Any, Any], None]) -> RemovableHandle:
     """Registers a forward hook.
 
     Raises:

@@ -57,7 +57,7 @@ def _slurm(request: Request, wherever: bool = False) -> Any:
     """submitit's executor for the request; ``wherever``: also where there is no SLURM, to look at the script."""
     submitit = _submitit()
 
-    class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
+    class Anywhere(submitit.SlurmExecutor):  # type: ignore[name-defined]  # (imported when needed)
         @classmethod
         def affinity(cls) -> int:
             return 1

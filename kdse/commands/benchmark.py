@@ -112,7 +112,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _forms(name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, arguments: Any) -> dict[str, str]:
+def _forms(
+    name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
+) -> dict[str, str]:
     """Label to source of what is timed for one MODEL."""
     if path.suffix == ".onnx":
         return {name: str(path)}

@@ -95,7 +95,7 @@ def refuse_model(model: SpeechModel, flag: str) -> None:
 def _descriptor(stream: object, which: str) -> int:
     """The file descriptor behind stdin or stdout, in binary."""
     try:
-        number = int(stream.fileno())  # type: ignore[attr-defined]
+        number = int(stream.fileno())  # type: ignore[attr-defined]  # (None has none: caught below)
     except (AttributeError, OSError, ValueError):
         raise ValueError(f"INPUT -: standard {which} is closed") from None
     if os.isatty(number):

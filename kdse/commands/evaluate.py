@@ -31,6 +31,9 @@ from kdse.report.tables.table import Table
 from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
+    from rich.panel import Panel
+    from rich.progress import Progress
+
     from kdse.evaluation.held_out import HeldOut
 
 DESCRIPTION = """\
@@ -201,7 +204,7 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
     return compare_noisy(recognised, line.values)
 
 
-def _loud(text: str) -> Any:
+def _loud(text: str) -> Panel:
     from rich.panel import Panel
 
     return Panel(text, title="WARNING", border_style="bold red")
@@ -258,7 +261,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _progress() -> Any:
+def _progress() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

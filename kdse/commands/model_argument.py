@@ -116,5 +116,5 @@ def _find_class(name: str) -> type[SpeechModel]:
     return cls
 
 
-def _is_model(cls: Any) -> bool:
+def _is_model(cls: object) -> bool:
     return isinstance(cls, type) and issubclass(cls, SpeechModel) and cls is not SpeechModel

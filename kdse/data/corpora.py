@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -44,7 +43,7 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
         if self.manifest is not None:
             return of_manifest, (self.root, self.manifest)
         return type(self), (self.root, self.paths, self.frames, self.rates)
@@ -93,7 +92,7 @@ class PackedCorpus(Corpus):
 
     shards: Shards = field(kw_only=True)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
         return packed, (self.shards,)
 
     def file(self, index: int) -> Path:

@@ -19,7 +19,7 @@ import json
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Names(Sequence[str]):
             and all(a == b for a, b in zip(self, other, strict=True))
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # (compared by value, as lists are)
 
 
 class Manifest:
@@ -104,7 +104,7 @@ class Manifest:
     def __len__(self) -> int:
         return self._last - self._first
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[], Manifest], tuple[()]]:
         """Data workers open the file again: nothing of it travels."""
         return partial(_open_part, str(self.file), self.digest, self._prefix, self._first, self._last), ()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 EXTENSIONS = (".flac", ".wav", ".ogg")
 #: How thoroughly files are looked at: their header, or every sample.
@@ -93,7 +96,7 @@ def measure(root: str, path: str, check: str) -> Measured:
     return Measured(path, frames, rate, channels, status.st_size, status.st_mtime_ns, fault)
 
 
-def _decode(audio) -> str:  # type: ignore[no-untyped-def]
+def _decode(audio: SoundFile) -> str:
     """The fault of an open file; empty if all of it can be read and is finite."""
     import numpy as np
 

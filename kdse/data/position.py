@@ -53,9 +53,9 @@ class Batches(Sampler[list[Key]]):
             yield [(epoch, first + i) for i in range(self.batch_size)]
 
 
-def position(trainer: Any) -> dict[str, int]:
+def position(trainer: L.Trainer) -> dict[str, int]:
     """Consumed batches so far, as a data module's state."""
-    seen = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    seen = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # (a batch's has it)
     return {"batches_seen": int(seen), "batches_per_epoch": int(trainer.num_training_batches)}
 
 

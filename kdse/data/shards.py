@@ -59,7 +59,7 @@ class Shards:
     names: list[str]
     sizes: list[int]
     cache: str | None = None
-    _source: Any = field(default=None, repr=False)
+    _source: Remote | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_source": None}  # a connection belongs to one process
@@ -102,7 +102,7 @@ class Shards:
     def _fetch(self, shard: int, start: int, size: int) -> bytes:
         if self._source is None:
             self._source = Remote(self.place)
-        return cast(bytes, self._source.read(self.names[shard], start, size))
+        return self._source.read(self.names[shard], start, size)
 
 
 class Window(io.RawIOBase):
@@ -128,7 +128,7 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self._size - self._at))
         self._source.seek(self._start + self._at)
-        count = self._source.readinto(memoryview(buffer)[:count])  # type: ignore[attr-defined]
+        count = self._source.readinto(memoryview(buffer)[:count])  # type: ignore[attr-defined]  # (binary files have it)
         self._at += count
         return cast(int, count)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import (
@@ -20,6 +20,9 @@ from torch.utils.data import (
     SequentialSampler,
     default_collate,
 )
+
+if TYPE_CHECKING:
+    import lightning as L
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -75,7 +78,7 @@ class CollateOrNothing:
         }
 
 
-def limit_of(trainer: Any) -> int | None:
+def limit_of(trainer: L.Trainer) -> int | None:
     """How many batches the trainer's limit leaves to all processes together; None for all.
 
     Raises:
@@ -93,7 +96,7 @@ def limit_of(trainer: Any) -> int | None:
     return None
 
 
-def same_on_every_process(loader: Any) -> bool:
+def same_on_every_process(loader: object) -> bool:
     """Whether a loader certainly gives each process all items: a plain order, or a shuffled one of the same seed."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
@@ -104,7 +107,7 @@ def same_on_every_process(loader: Any) -> bool:
     return type(order) in (SequentialSampler, RandomSampler)
 
 
-def check_shared(trainer: Any, loaders: Any, stage: str) -> None:
+def check_shared(trainer: L.Trainer, loaders: object, stage: str) -> None:
     """Refuses training and predict loaders that give every process of a run the same items.
 
     Raises:

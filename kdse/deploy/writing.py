@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 #: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
 SLICE = 16384
 
 
 @contextmanager
-def write_like(reader: Any, target: Path) -> Iterator[Callable[[Tensor], None]]:
+def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], None]]:
     """Yields a function that appends samples ``[C, n]`` to ``target``, in the format of an open `SoundFile`.
 
     The file is written beside its final name, moved there when the body ends, and removed if the body raises.

@@ -137,7 +137,7 @@ class Journal:
             self._lock.release()
 
 
-def _is_score(entry: Any) -> bool:
+def _is_score(entry: object) -> bool:
     """Whether a line is what `Journal.put` writes: a damaged one is computed again."""
     if not isinstance(entry, dict):
         return False

@@ -17,12 +17,15 @@ import hashlib
 from collections.abc import Mapping
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdse.metrics.model_file import loaded, one_line
 from kdse.metrics.pair import Pair
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 FLAG = "--dnsmos"
 RATE_HZ = 16000
@@ -78,7 +81,7 @@ def _ratings(pair: Pair) -> np.ndarray:
     return pair.once("dnsmos", lambda: _rate(pair.at(RATE_HZ).estimate, _session(pair.files)))
 
 
-def _rate(estimate: np.ndarray, session: Any) -> np.ndarray:
+def _rate(estimate: np.ndarray, session: InferenceSession) -> np.ndarray:
     name = session.get_inputs()[0].name
     raw = np.stack([session.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)])
     raw = raw.astype(np.float64)
@@ -87,7 +90,7 @@ def _rate(estimate: np.ndarray, session: Any) -> np.ndarray:
     return np.mean(POLYNOMIALS[:, 0] * raw**2 + POLYNOMIALS[:, 1] * raw + POLYNOMIALS[:, 2], axis=0)
 
 
-def _session(files: Mapping[str, str]) -> Any:
+def _session(files: Mapping[str, str]) -> InferenceSession:
     if not files.get("dnsmos"):
         raise ValueError(
             f"the DNSMOS metrics need Microsoft's model sig_bak_ovr.onnx (DNS-Challenge, folder DNSMOS/DNSMOS): "
@@ -96,7 +99,7 @@ def _session(files: Mapping[str, str]) -> Any:
     return loaded(files["dnsmos"], _open, FLAG)
 
 
-def _open(path: str) -> Any:
+def _open(path: str) -> InferenceSession:
     import onnxruntime
 
     right = "give sig_bak_ovr.onnx of DNS-Challenge's folder DNSMOS/DNSMOS"

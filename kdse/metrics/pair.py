@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ class Pair:
         self.files = files or {}
         self._kept: dict[Any, Any] = {}
 
-    def once(self, key: Any, compute: Callable[[], T]) -> T:
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, or what it gave before under this key: PESQ is slow, and four metrics want it."""
         if key not in self._kept:
             self._kept[key] = compute()

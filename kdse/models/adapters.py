@@ -226,7 +226,7 @@ def _old_torchaudio() -> Iterator[None]:
     It imports torchaudio.backend.common.AudioMetaData for a type hint only; an empty class stands in meanwhile.
     """
     backend, common = types.ModuleType("torchaudio.backend"), types.ModuleType("torchaudio.backend.common")
-    common.AudioMetaData = type("AudioMetaData", (), {})  # type: ignore[attr-defined]
+    common.AudioMetaData = type("AudioMetaData", (), {})  # type: ignore[attr-defined]  # (a module made by hand)
     missing = {m.__name__: m for m in (backend, common)}
     try:
         importlib.import_module("torchaudio.backend.common")

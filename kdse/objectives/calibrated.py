@@ -288,7 +288,7 @@ def _fusion(channels: list[int], mid_channels: int) -> ReviewFusion:
     fusion = ReviewFusion(channels, channels, mid_channels, norm="instance")
     for block in list(fusion.blocks)[:-1]:
         assert isinstance(block, FusionBlock)
-        block.leave = block.leave_norm = nn.Identity()  # type: ignore[assignment]
+        block.leave = block.leave_norm = nn.Identity()  # type: ignore[assignment]  # (no convolution, on purpose)
     return fusion
 
 

@@ -30,11 +30,11 @@ class _Gather(torch.autograd.Function):
             raise ValueError(f"gather: the processes hold batches of {[int(s) for s in sizes]} items; use drop_last")
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in sizes]
         dist.all_gather(parts, x.contiguous())
-        ctx.items = x.shape[0]  # type: ignore[attr-defined]
+        ctx.items = x.shape[0]  # type: ignore[attr-defined]  # (a context takes any)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
-        items = ctx.items  # type: ignore[attr-defined]
+        items: int = ctx.items  # type: ignore[attr-defined]  # (a context takes any)
         start = dist.get_rank() * items
         return grads[0][start : start + items] * world_size()

@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import wandb
 
 
-def log_report(report: Report, folder: Path, mode: str, project: str, name: str) -> str:
+def log_report(report: Report, folder: Path, mode: Literal["online", "offline"], project: str, name: str) -> str:
     """Logs a report to W&B, after it was written to disk; what is on disk stays whatever happens here.
 
     The run's id follows from the project and the folder's path, so a report that is built again updates its run.
@@ -60,7 +60,7 @@ def log_report(report: Report, folder: Path, mode: str, project: str, name: str)
             id=report_id(project, folder),
             notes="\n\n".join([report.title, *report.notes]),
             job_type="report",
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             dir=os.environ.get("WANDB_DIR") or str(folder),
             resume="allow",
             reinit="create_new",

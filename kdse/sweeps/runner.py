@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from kdse.cores import available_cores
@@ -226,7 +227,7 @@ class Runner:
         self.progress.waiting(theirs)
         return bool(theirs)
 
-    def _signalled(self, number: int, frame: Any) -> None:
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
         # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
         again = self.stopping
         self.killing = self.killing or (again and number == signal.SIGINT)

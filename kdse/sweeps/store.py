@@ -219,7 +219,7 @@ class Store:
         state = STATES.get(trial.state.name) or ("running" if self._alive(trial) else "interrupted")
         drawn = trial.params or trial.system_attrs.get("fixed_params", {})
         complete = all(p.name in drawn for p in self.sweep.parameters if p.distribution != "constant")
-        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]
+        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]  # (has what it calls)
         value = trial.value if state in ("finished", "stopped early") else None
         error = trial.user_attrs.get(ERROR) if state == "failed" else None
         return Point(number, values, state, trial.user_attrs.get(IDENTITY), value, error, attempts)
@@ -258,6 +258,7 @@ class Store:
         opened: Any = storage
         if storage is None:
             journal = self.out / JOURNAL
+            # the lock has an optuna lock's methods but not its base class, which would import optuna
             opened = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))  # type: ignore[arg-type]
         try:
             study = optuna.create_study(

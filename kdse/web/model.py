@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdse.models.exported import parse
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 #: Types of states as the metadata and as onnxruntime name them; the page's script has arrays for these.
 _DTYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
@@ -47,7 +50,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     return content, about
 
 
-def _check_fit(path: Path, session: Any, about: dict[str, Any]) -> None:
+def _check_fit(path: Path, session: InferenceSession, about: dict[str, Any]) -> None:
     inputs = {"audio": ([1, about["hop_samples"]], _DTYPES["float32"])}
     for state in about["states"]:
         inputs[f"state.{state['name']}"] = (state["shape"], _DTYPES[state["dtype"]])
