@@ -96,4 +96,8 @@ def stop_if_failed(command: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("demo: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

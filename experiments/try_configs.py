@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from kdse.pretrained import names
+
 EXPERIMENTS = Path(__file__).resolve().parent
 
 
@@ -47,9 +49,9 @@ def merged(path: Path, key: str) -> dict[str, Any]:
 
 
 def teacher_run(path: Path) -> str | None:
-    """The run_dir of the teacher that a config needs, or None."""
+    """The run_dir of the teacher that a config needs, or None: it needs none, or one from the box."""
     checkpoint = merged(path, "model")["init_args"].get("teacher_checkpoint")
-    return None if checkpoint is None else checkpoint.removesuffix("/checkpoints/last.ckpt")
+    return None if checkpoint is None or checkpoint in names() else checkpoint.removesuffix("/checkpoints/last.ckpt")
 
 
 def small(path: Path, batch: int, data: dict[str, Any] | None, scratch: Path) -> list[str]:

@@ -6,7 +6,8 @@ A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with
      "model": {"class_path": "kdse.models.cruse.Cruse", "init_args": {"channels": [4, 8, 16, 24], ...}}}
 
 The model's weights are the ``state_dict`` entries under ``"model."``. Everything is read with ``weights_only=True``,
-and a class path resolves only to a model that kdse ships unless the caller trusts the file.
+and a class path resolves only to a model that kdse ships unless the caller trusts the file. Whatever reads one also
+takes the name of a model in the box (`kdse.pretrained`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 import kdse
+from kdse import pretrained
 from kdse.models.base import UNBOUNDED, SpeechModel
 
 FORMAT_VERSION = 1
@@ -64,12 +66,13 @@ def _plain(value: Any, name: str, cls: type) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint file as data only (no code in it can run).
+    """Reads a checkpoint, a file or the name of one in the box, as data only (no code in it can run).
 
     Raises:
-        ValueError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects.
+        ValueError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects; or the
+            box, if it is neither a file nor a name there.
     """
-    path = Path(path)
+    path = pretrained.find(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: no such file")
     try:
@@ -100,7 +103,7 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     `kdse export`, else `Onnx`.
 
     Args:
-        path: a checkpoint written by `kdse fit`, or an ONNX file.
+        path: a checkpoint written by `kdse fit`, the name of one in the box ("cruse-62k"), or an ONNX file.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:

@@ -6,9 +6,11 @@ import contextlib
 import importlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"kdse {command}: interrupted", file=sys.stderr)
+        more = "; --resume=true goes on from the last checkpoint, if there is one" if command == "fit" else ""
+        print(f"kdse {command}: interrupted{more}", file=sys.stderr)
         return 130
 
 
@@ -77,8 +80,13 @@ def run_lightning(arguments: list[str]) -> int:
     _talk_plainly()
     from kdse.training_cli import AlreadyFinished, KdseCLI
 
-    with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
-        KdseCLI(arguments, cleanup)
+    try:
+        with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
+            KdseCLI(arguments, cleanup)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning makes exit code 1 of it
+            raise KeyboardInterrupt from None
+        raise
     return 0
 
 
@@ -96,7 +104,9 @@ def _talk_plainly() -> None:
 
     logger.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.WARNING)
     logger.propagate = False
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -123,8 +133,14 @@ def _overview() -> str:
     lines += [f"  {name:<10} {text}" for name, text in LIGHTNING.items()]
     lines += ["", "tools:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in TOOLS.items()]
-    lines += ["", "start with:  kdse fit --config experiments/quickstart.yaml"]
+    lines += ["", f"start with:  kdse fit --config {shlex.quote(str(_quickstart()))}"]
     return "\n".join(lines)
+
+
+def _quickstart() -> Path:
+    """The config of the first run: by its short name in a clone, else inside the installed package."""
+    inside, short = Path(__file__).with_name("quickstart.yaml"), Path("experiments", "quickstart.yaml")
+    return short if short.is_file() and short.samefile(inside) else inside
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Distiller(Enhancer):
 
     Args:
         teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
-        teacher_checkpoint: checkpoint with the teacher's weights. None keeps the weights `teacher` came with.
+        teacher_checkpoint: checkpoint with the teacher's weights: a file, or the name of a model in the box
+            ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
         compression: build the student from the teacher's own family with 1/compression of its parameters.
         loss: supervised loss; None means the phase-sensitive approximation.

@@ -15,6 +15,9 @@ from typing import BinaryIO
 #: Exit code for "stopped by a signal, start me again": EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
 
+#: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
+PATIENCE_S = 10.0
+
 PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 
 
@@ -28,6 +31,34 @@ def listening(numbers: Sequence[int], handler: Callable[[int, FrameType | None],
     finally:
         for number, known in before.items():
             signal.signal(number, known)
+
+
+def call(command: Sequence[str], stdout: int | None = None) -> int:
+    """Runs a program of this process's group to its end; returns its exit code.
+
+    Ctrl-C in a terminal reaches both. The program then has ``PATIENCE_S`` to end by itself, so that what it writes last
+    is whole and comes before our own words; then it gets SIGTERM, and at last, or at a second Ctrl-C, SIGKILL.
+
+    Args:
+        command: program and arguments.
+        stdout: file descriptor that it writes to; None is ours.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when the program has ended.
+    """
+    child = subprocess.Popen(list(command), stdout=stdout)
+    try:
+        return child.wait()
+    except BaseException:
+        try:
+            for stop in (child.terminate, child.kill):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(PATIENCE_S)
+                stop()  # (nothing happens to what has ended)
+        except KeyboardInterrupt:
+            child.kill()
+        child.wait()
+        raise
 
 
 def start_apart(

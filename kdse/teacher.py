@@ -89,7 +89,9 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
     """
     if teacher is None:
         if checkpoint is None:
-            raise ValueError("give --model.teacher_checkpoint (a checkpoint of kdse fit) or --model.teacher")
+            raise ValueError(
+                "give --model.teacher_checkpoint (a checkpoint of kdse fit, or cruse-62k) or --model.teacher"
+            )
         return load_model(checkpoint, trust_code=trust_code)
     loaded = build(teacher, "teacher")
     if checkpoint is not None:

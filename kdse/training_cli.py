@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,6 +36,7 @@ from kdse.run_resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
+from kdse.training_lines import TrainingLines
 
 
 class AlreadyFinished(Exception):
@@ -303,11 +304,9 @@ class KdseCLI(LightningCLI):
         elif self.subcommand == "predict":
             callbacks.append(WritePredictions(run_dir / "predictions"))
         trainer = self._get(self.config_init, "trainer") or {}
-        if trainer.get("enable_progress_bar") is not False and not any(
-            isinstance(c, (RichProgressBar, TQDMProgressBar)) for c in given
-        ):
-            interactive = sys.stderr.isatty()
-            callbacks.append(RichProgressBar() if interactive else TQDMProgressBar(refresh_rate=50))
+        if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            interactive = sys.stdout.isatty() and sys.stderr.isatty()  # (the bar goes to one, our words to the other)
+            callbacks.append(RichProgressBar() if interactive else TrainingLines())
         return callbacks
 
     def _checkpointing(self, run_dir: Path) -> list[Callback]:

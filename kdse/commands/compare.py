@@ -15,6 +15,7 @@ from kdse.commands.parser import Parser
 from kdse.commands.runs import Run, kdse, train
 from kdse.files import write_text
 from kdse.metrics.table import NOISY, Row, read_rows, to_csv
+from kdse.pretrained import located
 from kdse.report.tables.comparison import (
     add_costs,
     add_differences,
@@ -176,9 +177,9 @@ def _teacher(settings: dict[str, Any]) -> str | None:
     for flag in settings["flags"]:
         name, _, value = flag.partition("=")
         path = value if name == "--model.teacher_checkpoint" else path
-    if path is None or not Path(path).is_file():
+    if path is None or not located(path).is_file():
         return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(located(path).read_bytes()).hexdigest()
 
 
 def _yaml(path: Path, flag: str) -> dict[str, Any]:

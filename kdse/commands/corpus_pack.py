@@ -7,7 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from kdse.commands.corpus_index import Lines, processes
+from kdse.commands.corpus_index import processes
+from kdse.progress import Lines
 
 HELP = "copy a corpus into shards, for object storage or a slow file system"
 DESCRIPTION = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import json
 import platform
@@ -26,13 +25,13 @@ from kdse.metrics.intrusive import METRICS, check_metrics
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.squim import cached_weights
 from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
+from kdse.progress import counting
 from kdse.report.tables.scores import score_table
 from kdse.report.tables.table import Table
 from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
     from rich.panel import Panel
-    from rich.progress import Progress
 
     from kdse.evaluation.held_out import HeldOut
 
@@ -109,13 +108,12 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     audio_of: dict[tuple[str, str], int] = {}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
-        _progress() as progress,
+        counting() as progress,
     ):
         if len(journal):
-            progress.console.print(f"{len(journal)} scores in {journal.path} are kept", markup=False)
+            progress.print(f"{len(journal)} scores in {journal.path} are kept")
         for label, system in systems.items():
-            task = progress.add_task(label, total=len(held_out))
-            advance = functools.partial(progress.advance, task)
+            advance = progress.add(label, "items", len(held_out))
             rows += score_system(
                 label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio, audio_of
             )
@@ -123,9 +121,9 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
             if label == NOISY:  # before hours of models
                 told, warned = _against_published(rows, metrics, held_out)
                 for text in told:
-                    progress.console.print(text, markup=False)
+                    progress.print(text)
                 for text in warned:
-                    progress.console.print(_loud(text))
+                    progress.print(_loud(text))
 
     summary = summarize(rows, metrics, max_failed_share=None)
     table = score_table(rows, metrics, exclude_from_best=[label for label in systems if label == "teacher"])
@@ -218,7 +216,12 @@ def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kdse evaluate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
-    add("checkpoints", nargs="*", metavar="[LABEL=]CHECKPOINT", help="checkpoint, run folder or .onnx file")
+    add(
+        "checkpoints",
+        nargs="*",
+        metavar="[LABEL=]CHECKPOINT",
+        help="checkpoint, run folder, .onnx file or model in the box (cruse-62k)",
+    )
     add("--enhanced", action="append", default=[], metavar="LABEL=DIR", help="folder of enhanced files; with --paired")
     add_item_options(parser)
     add_scoring_options(parser)
@@ -259,14 +262,6 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
     return name
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _print(table: Table, summary: Summary, out: Path, items: int) -> None:

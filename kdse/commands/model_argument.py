@@ -7,11 +7,11 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from kdse.checkpoint import load_model
 from kdse.models.base import SpeechModel
+from kdse.pretrained import located
 from kdse.seeding import seeded
 
 
@@ -20,7 +20,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="checkpoint file of kdse fit (runs/student/checkpoints/last.ckpt), or class path (kdse.models.Cruse)",
+        help="checkpoint file of kdse fit (runs/student/checkpoints/last.ckpt), model in the box (cruse-62k), or "
+        "class path (kdse.models.Cruse)",
     )
     parser.add_argument(
         "--init",
@@ -45,7 +46,7 @@ def build_model(arguments: argparse.Namespace) -> SpeechModel:
     name = arguments.model
     if not name:
         raise ValueError("MODEL is empty; give a checkpoint file or a class path such as kdse.models.Cruse")
-    if Path(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
+    if located(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
         if arguments.init:
             raise ValueError("--init: a checkpoint stores its own constructor arguments; leave --init out")
         return load_model(name, trust_code=arguments.trust_code)

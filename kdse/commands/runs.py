@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.files import write_text
+from kdse.signals import call
 
 MARKER = "run.json"
 
@@ -86,7 +86,7 @@ def kdse(arguments: list[str], quiet: bool = False) -> int:
         quiet: send what it and we print to stderr.
     """
     _say(f"\n$ kdse {shlex.join(arguments)}", quiet)
-    return subprocess.call([sys.executable, "-m", "kdse.cli", *arguments], stdout=2 if quiet else None)
+    return call([sys.executable, "-m", "kdse.cli", *arguments], stdout=2 if quiet else None)
 
 
 def _note(run: Run, state: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
+from kdse.pretrained import find
 from kdse.report.run_folder import run_folder_of
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
 
 
 def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
-    """Label to checkpoint file from ``label=path`` or ``path``; a run folder means its checkpoints/last.ckpt.
+    """Label to checkpoint file from ``label=path`` or ``path``.
+
+    A run folder means its checkpoints/last.ckpt, a name such as "cruse-62k" the model in the box.
 
     Raises:
         ValueError: for a missing file or a label given twice.
@@ -156,10 +159,11 @@ def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         label, where = ("", text) if "=" not in text or Path(text).exists() else _split(text, "checkpoint")
         path = Path(where)
-        file = path
         if path.is_dir():
             candidates = [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
             file = next((c for c in candidates if c.is_file()), candidates[0])
+        else:
+            file = find(path)
         if not file.is_file():
             raise ValueError(f"checkpoint {file}: no such file")
         if not label:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdse.pretrained import located
+
 
 def run_folder_of(checkpoint: str | Path) -> Path | None:
     """The run folder that a checkpoint lies in; None if it lies in none."""
@@ -49,4 +51,4 @@ def teacher_of(run: Path) -> Path | None:
     """The teacher's checkpoint that a run's config names; None if it had no teacher, or one of another kind."""
     model = config_of(run).get("model")
     path = (model.get("init_args") or {}).get("teacher_checkpoint") if isinstance(model, dict) else None
-    return Path(path) if isinstance(path, str) else None
+    return located(path) if isinstance(path, str) else None

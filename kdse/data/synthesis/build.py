@@ -24,9 +24,9 @@ from typing import Any
 from kdse.cache import cache_root
 from kdse.cores import available_cores
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
-from kdse.data.synthesis.progress import show_progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
+from kdse.progress import counting
 
 MANIFEST_COLUMNS = (
     "path", "kind", "split", "speaker", "type", "gender", "seconds", "language", "voice", "room", "t60_seconds", "text",
@@ -163,7 +163,8 @@ def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: i
     """Renders what is missing. With workers, one thread speaks to each worker process."""
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
     todo = iter(missing)
-    with show_progress(len(clips), len(clips) - len(missing), progress) as advance:
+    with counting(progress) as counts:
+        advance = counts.add("embedded corpus", "clips", len(clips), len(clips) - len(missing))
         if workers == 0:
             for number in todo:
                 render(clips[number], partial)

@@ -29,8 +29,8 @@ def write_executorch(
     ``Runtime.get().load_program(path).load_method("forward").execute([spectrum, *states])`` runs it; the method
     "kdse" returns the metadata as a JSON string. GRUs become matrix products: ExecuTorch has no GRU.
 
-    ExecuTorch goes with one torch: 1.2 with torch 2.11, 1.5.1 with torch 2.14 (1.5.1 beside 2.11 lowers XNNPACK programs
-    that fail as they run: "tensor does not have a device").
+    ExecuTorch goes with one torch: 1.2 with torch 2.11, 1.5.1 with torch 2.14. Beside torch 2.11, 1.5.1 lowers XNNPACK
+    programs that fail as they run ("tensor does not have a device").
 
     Args:
         model: the student, on the CPU; one that streams.
