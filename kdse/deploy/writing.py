@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
+from kdse.packages import required
+
 #: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
 SLICE = 16384
 
@@ -27,8 +29,7 @@ def write_like(reader: Any, target: Path) -> Iterator[Callable[[Tensor], None]]:
     Raises:
         OSError: if it cannot be written (disk full, no permission).
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.models.exported import parse
+from kdse.packages import required
 
 #: Types of states as the metadata and as onnxruntime name them; the page's script has arrays for these.
 _DTYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
@@ -19,10 +20,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     Raises:
         ValueError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise ValueError("the page needs onnxruntime to check its model; run `pip install 'kdse[onnx]'`") from None
+    ort = required("onnxruntime")
     try:
         content = path.read_bytes()
     except OSError as error:
