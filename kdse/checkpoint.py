@@ -24,6 +24,7 @@ import torch
 import kdse
 from kdse import pretrained
 from kdse.models.base import UNBOUNDED, SpeechModel
+from kdse.packages import PackageError
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
@@ -122,6 +123,8 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     init_args = about["model"].get("init_args")
     try:
         model = cls(**(init_args if isinstance(init_args, dict) else {}))
+    except PackageError:  # (no fault of the checkpoint's)
+        raise
     except (TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
     load_weights(model, content["state_dict"], source=f"checkpoint {path}")

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdse.packages import PackageError
+
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
     "taps": ("kdse.commands.taps", "list the distillation points of a model: path, layout, shape"),
@@ -110,8 +112,16 @@ def _talk_plainly() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own."""
+    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own.
+
+    A package that cannot be imported is the reason for whatever followed, also where a message of ours replaced it.
+    """
     seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, PackageError):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    seen = error
     while seen is not None:
         if isinstance(seen, ValueError) and _raised_by_kdse(seen):
             error = seen

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import kdse.pretrained
 from kdse.commands.parser import Parser, positive
 from kdse.files import write_text
+from kdse.packages import required
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +122,7 @@ def _forms(
     forms = {f"{name} torch": str(path)}
     if arguments.no_export:
         return forms
-    import soundfile
-
+    soundfile = required("soundfile")
     from kdse.checkpoint import load_model
     from kdse.deploy.export.write import export_file
     from kdse.deploy.streaming import can_stream
@@ -153,8 +153,7 @@ def _audio(file: str | None, seconds: float) -> tuple[np.ndarray, int]:
         from kdse.models.probe_speech import speech_like, with_noise
 
         return with_noise(speech_like(16000, seconds))[0].numpy(), 16000
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (RuntimeError, OSError) as error:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.data.measure import EXTENSIONS, NOT_UTF8, printable
+from kdse.packages import required
 
 __all__ = ["EXTENSIONS", "AudioError", "AudioInfo", "info", "read", "write"]
 
@@ -40,8 +41,7 @@ def info(path: str | Path) -> AudioInfo:
     Raises:
         AudioError: naming the file, if it cannot be read.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         about = soundfile.info(str(path))
     except UnicodeError:
@@ -63,8 +63,7 @@ def read(
     Raises:
         AudioError: naming the file, if it is unreadable, cut short, or holds NaN or infinite samples.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         with soundfile.SoundFile(str(path) if content is None else content) as file:
             rate = file.samplerate
@@ -82,8 +81,7 @@ def read(
     if not torch.isfinite(wave).all():
         raise AudioError(f"{path}: holds NaN or infinite samples")
     if rate != sample_rate_hz:
-        from torchaudio.functional import resample
-
+        resample = required("torchaudio.functional", "resample")
         wave = resample(wave, rate, sample_rate_hz, lowpass_filter_width=FILTER_WIDTH, rolloff=FILTER_ROLLOFF)
         wave = wave[skipped:]
     return wave if stop is None else wave[: stop - start]
@@ -91,8 +89,7 @@ def read(
 
 def write(path: str | Path, wave: Tensor, sample_rate_hz: int, subtype: str | None = None) -> None:
     """Writes ``[N]`` or ``[C, N]``; the extension chooses the format."""
-    import soundfile
-
+    soundfile = required("soundfile")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     data = wave.detach().cpu().numpy()
     soundfile.write(str(path), data.T if data.ndim == 2 else data, sample_rate_hz, subtype=subtype)

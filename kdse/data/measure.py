@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
+from kdse.packages import required
+
 EXTENSIONS = (".flac", ".wav", ".ogg")
 #: How thoroughly files are looked at: their header, or every sample.
 CHECKS = ("header", "decode")
@@ -77,8 +79,7 @@ def measure(root: str, path: str, check: str) -> Measured:
         check: "header" trusts the header; "decode" reads every sample and finds files that are cut short or hold NaN
             or infinite samples too.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     file = os.path.join(root, path)
     try:
         status = os.stat(file)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kdse.packages import required
+
 SNR_DEFINITIONS = ("rms", "active", "lufs")
 FRAME_SECONDS = 0.02
 ACTIVE_RANGE_DB = 40.0
@@ -53,8 +55,7 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
     Raises:
         ValueError: if the signal is shorter than one 0.4 s block.
     """
-    from torchaudio.functional import loudness
-
+    loudness = required("torchaudio.functional", "loudness")
     if wave.numel() < 0.4 * sample_rate_hz:
         raise ValueError(
             f"--data.snr_definition lufs: {wave.numel() / sample_rate_hz:.2f} s is shorter than one 0.4 s block; "

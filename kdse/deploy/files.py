@@ -20,6 +20,7 @@ from kdse.deploy.resampling import ResampleStream
 from kdse.deploy.streaming import Streamer, can_stream
 from kdse.deploy.writing import write_like
 from kdse.models.base import SpeechModel
+from kdse.packages import required
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -79,8 +80,7 @@ def enhance_file(
             or in the result, or the model does not stream where that is asked for.
         OSError: if the target cannot be written.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         reader = soundfile.SoundFile(str(source))
     except (RuntimeError, OSError) as error:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
 
+from kdse.packages import required
+
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
@@ -30,8 +32,7 @@ def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], N
     Raises:
         OSError: if it cannot be written (disk full, no permission).
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

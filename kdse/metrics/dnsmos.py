@@ -23,6 +23,7 @@ import numpy as np
 
 from kdse.metrics.model_file import loaded, one_line
 from kdse.metrics.pair import Pair
+from kdse.packages import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -100,8 +101,7 @@ def _session(files: Mapping[str, str]) -> InferenceSession:
 
 
 def _open(path: str) -> InferenceSession:
-    import onnxruntime
-
+    onnxruntime = required("onnxruntime")
     right = "give sig_bak_ovr.onnx of DNS-Challenge's folder DNSMOS/DNSMOS"
     if hashlib.sha256(Path(path).read_bytes()).hexdigest() == PERSONALISED_SHA256:
         raise ValueError(f"{FLAG} {path}: is the personalised model (pDNSMOS), which has another scale; {right}")

@@ -19,7 +19,6 @@ The estimate's level counts in segmental SNR, CBAK, LSD and DNSMOS. It does not,
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import numpy as np
 
 from kdse.metrics import composite, dnsmos, perceptual, ratios, spectral, squim
 from kdse.metrics.pair import Pair
+from kdse.packages import PackageError, required
 
 #: Peak below which a signal counts as silent.
 SILENCE = 1e-8
@@ -127,8 +127,10 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[st
         if name not in METRICS:
             raise ValueError(f"metrics: there is no {name!r}; choose from {list(METRICS)}")
         for package in METRICS[name].packages:
-            if importlib.util.find_spec(package) is None:
-                raise ValueError(f"metrics: {name} needs the package {package}; `pip install {package}` or drop it")
+            try:
+                required(package)
+            except PackageError as error:
+                raise PackageError(f"metrics: {name} needs {package}, and {error}; or leave it out") from error
         if sample_rate_hz < METRICS[name].min_sample_rate_hz:
             raise ValueError(
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "

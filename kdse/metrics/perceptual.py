@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from kdse.metrics.pair import Pair
+from kdse.packages import required
 
 
 def pesq_wb(pair: Pair) -> float:
@@ -30,8 +31,7 @@ def estoi(pair: Pair) -> float:
 
 
 def _pesq(pair: Pair, rate_hz: int, mode: str) -> float:
-    from pesq import pesq
-
+    pesq = required("pesq", "pesq")
     fed = pair.at(rate_hz)
     return pair.once(("pesq", mode), lambda: pesq(rate_hz, fed.clean, fed.estimate, mode))
 

@@ -283,5 +283,5 @@ def serve(connection: Any) -> None:
 
 def _import_packages(metrics: Sequence[str]) -> None:
     for package in {package for name in metrics for package in METRICS[name].packages}:
-        with contextlib.suppress(ImportError):  # (check_metrics has spoken of it, or scoring will)
+        with contextlib.suppress(Exception):  # (check_metrics has spoken of it, or scoring will)
             importlib.import_module(package)

@@ -16,6 +16,7 @@ import numpy as np
 
 from kdse.metrics.model_file import loaded, one_line
 from kdse.metrics.pair import Pair, one_thread
+from kdse.packages import required
 
 FLAG = "--squim"
 RATE_HZ = 16000
@@ -82,8 +83,8 @@ def cached_weights() -> str:
 
 def _load(path: str) -> Any:
     import torch
-    from torchaudio.models import squim_objective_base
 
+    squim_objective_base = required("torchaudio.models", "squim_objective_base")
     wrong = f"{FLAG} {path}: is not a state dict of torchaudio.models.squim_objective_base()"
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

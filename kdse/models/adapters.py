@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import first_line, run_foreign
+from kdse.packages import required
 
 #: Shorter audio is filled with zeros to this length: less than one frame of a network fails in most of them.
 MINIMUM_SECONDS = 0.1
@@ -199,6 +200,7 @@ def _package(module: str, package: str, who: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # an old release can fail in any way on a new torch
+        required("torchaudio")  # all four toolkits import it: if it is broken, that is the reason
         raise ValueError(
             f"{who}: needs the package {package}, which cannot be imported ({first_line(error)}): pip install {package}"
         ) from None
@@ -231,7 +233,7 @@ def _old_torchaudio() -> Iterator[None]:
     try:
         importlib.import_module("torchaudio.backend.common")
         missing = {}
-    except ImportError:
+    except Exception:  # (a broken torchaudio fails again below, in the toolkit's import, and is named there)
         sys.modules.update(missing)
     try:
         yield

@@ -19,6 +19,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.foreign import digest_tensor, fit_length
 from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.recorded import Recorded
+from kdse.packages import required
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +177,7 @@ class Aligned(SpeechModel):
         theirs, ours = self.inner.sample_rate_hz, self.sample_rate_hz
         if theirs == ours:
             return wave
-        from torchaudio.functional import resample
-
+        resample = required("torchaudio.functional", "resample")
         with torch.autocast(wave.device.type, enabled=False):
             rates = (ours, theirs) if to_teacher else (theirs, ours)
             wave = resample(wave.float(), *rates, lowpass_filter_width=FILTER_WIDTH)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, first_line, fit_length, run_foreign
+from kdse.packages import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -121,13 +122,7 @@ def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession
     """
     if not Path(path).is_file():
         raise ValueError(f"{who}: path {path}: no such file")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(
-            f"{who}: needs the package onnxruntime, which cannot be imported ({first_line(error)}): "
-            "pip install onnxruntime"
-        ) from None
+    onnxruntime = required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: graphs of older exporters warn at length

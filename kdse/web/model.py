@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.models.exported import parse
+from kdse.packages import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,10 +23,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     Raises:
         ValueError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise ValueError("the page needs onnxruntime to check its model; run `pip install 'kdse[onnx]'`") from None
+    ort = required("onnxruntime")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -26,6 +26,7 @@ from kdse.cores import available_cores
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
+from kdse.packages import required
 from kdse.progress import counting
 
 MANIFEST_COLUMNS = (
@@ -161,6 +162,8 @@ def _open_partial(settings: Settings, folder: Path) -> Path:
 
 def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, progress: bool) -> None:
     """Renders what is missing. With workers, one thread speaks to each worker process."""
+    for package in ("soundfile", "espeakng_loader", "pyroomacoustics"):
+        required(package)  # here: a worker that dies of it could not say so
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
     todo = iter(missing)
     with counting(progress) as counts:
@@ -202,8 +205,7 @@ def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: i
 
 
 def _write_manifest(clips: list[Clip], partial: Path) -> None:
-    import soundfile
-
+    soundfile = required("soundfile")
     for leftover in partial.rglob("*" + UNFINISHED):
         leftover.unlink(missing_ok=True)
     unfinished = partial / ("manifest.csv" + UNFINISHED)

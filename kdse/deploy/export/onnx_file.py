@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
 from kdse.deploy.export.exact_rewrites import exact_rewrites
 from kdse.models.foreign import first_line
+from kdse.packages import PackageError, required
 
 #: Versions of the operator set that files can be written in. PyTorch's exporter writes 18 and converts upwards;
 #: onnxruntime 1.31 loads up to 26.
@@ -108,9 +109,9 @@ def _strip(proto: Any) -> None:
 def _require_packages() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
-            __import__(name)
-        except ImportError:
-            raise ValueError(f"--format onnx: needs the package {name}: pip install 'kdse[onnx]'") from None
+            required(name)
+        except PackageError as error:
+            raise PackageError(f"--format onnx: {error}") from error
 
 
 @contextlib.contextmanager

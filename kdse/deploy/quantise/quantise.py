@@ -168,6 +168,6 @@ def _packages() -> Any:
     try:
         import onnx
         import onnxruntime.quantization  # noqa: F401 (quantises later)
-    except ImportError as error:
+    except Exception as error:  # (a compiled package can fail in any way)
         raise ValueError(f"--quantize: needs onnx and onnxruntime ({error}): pip install 'kdse[onnx]'") from None
     return onnx
