@@ -82,6 +82,7 @@ def finished(corpus, teacher, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.integration
 def test_a_run_leaves_its_config_logs_examples_and_a_student_that_loads_alone(finished):
     assert yaml.safe_load((finished / "config.yaml").read_text())["schedule"]["init_args"]["distil_fraction"] == 0.5
     student = load_model(finished / "checkpoints" / "last.ckpt")
@@ -89,6 +90,7 @@ def test_a_run_leaves_its_config_logs_examples_and_a_student_that_loads_alone(fi
     assert list((finished / "tensorboard").glob("events.*")) and list((finished / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.integration
 def test_every_term_is_logged_raw_weighted_and_by_phase(finished):
     table = training_log(finished)
     gram, supervised = table["terms/gram/raw"].dropna(), table["terms/supervised/raw"].dropna()
@@ -123,6 +125,7 @@ def test_dotted_flags_win_over_the_file(config, capsys):
     assert printed["schedule"]["init_args"]["distil_fraction"] == 0.1
 
 
+@pytest.mark.integration
 def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, tmp_path):
     losses = {
         "psa": {"class_path": "kdse.losses.PhaseSensitive"},
@@ -138,6 +141,7 @@ def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, t
     np.testing.assert_allclose(parts, table["terms/supervised/raw"].dropna(), rtol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished, capsys):
     checkpoint = finished / "checkpoints" / "last.ckpt"
@@ -149,6 +153,7 @@ def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished,
         assert "si_sdr" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_a_resumed_run_ends_like_the_uninterrupted_one(config, tmp_path, finished):
     flags = ["fit", "--config", str(config), "--save_every_n_steps", "1"]
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")

@@ -18,6 +18,8 @@ from kdse.report.figures.curves import training_log
 from kdse.seeding import seeded
 from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
 
+pytestmark = pytest.mark.integration
+
 CONFIGS = configs()
 BATCH = 4
 

@@ -15,7 +15,7 @@ from kdse.report.figures.curves import training_log
 from tests.ddp_launch import REPOSITORY, environment, torchrun
 from tests.tiny_run import write_config
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 

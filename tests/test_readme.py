@@ -39,7 +39,8 @@ FEWER = {
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
 
-pytestmark = pytest.mark.timeout(900)  # a reduced demo takes 80 s on two idle cores; a busy machine is no failure
+# a reduced demo takes 80 s on two idle cores; a busy machine is no failure
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

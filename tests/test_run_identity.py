@@ -13,6 +13,8 @@ from kdse.run_identity import differences, identity
 from kdse.run_result import result, validations
 from tests.tiny_run import write_config
 
+pytestmark = pytest.mark.integration
+
 CONFIG = "experiments/two_step/two_step.yaml"
 BASE = "experiments/two_step/base.yaml"
 

@@ -15,6 +15,8 @@ from kdse.report.training.timing import step_cost
 from kdse.training_cli import LastCheckpoint
 from tests.tiny_run import write_config
 
+pytestmark = pytest.mark.integration
+
 
 def checkpoint(folder: Path, name: str = "switch") -> Path:
     return folder / "run" / "checkpoints" / f"{name}.ckpt"

@@ -13,6 +13,8 @@ from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.deploy.export.write import export_file
 
+pytestmark = pytest.mark.integration
+
 FAST = ["--seconds", "0.5", "--rounds", "1", "--no-rnnoise"]
 
 

@@ -22,6 +22,8 @@ from kdse.report.training.timing import COLUMNS
 from kdse.training_cli import LastCheckpoint
 from tests.data.corpus import make_corpus
 
+pytestmark = pytest.mark.integration
+
 CHANNELS = {"small": [2, 4, 4, 4], "big": [3, 4, 6, 8]}
 STEPS = 3
 

@@ -79,6 +79,7 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path, measure
     assert not journal.exists()
 
 
+@pytest.mark.integration
 def test_an_index_killed_with_all_its_processes_goes_on_and_leaves_none_running(tmp_path, measured):
     root, total = tmp_path / "c", 20 * BATCH
     put(root / "0.flac", tone_and_pauses(60) + hiss(60) / 5)

@@ -19,6 +19,8 @@ from tests.data.corpus import hiss, make_corpus, put
 from tests.data.test_indexing import processes_in_session
 from tests.data.tricky import SMALL_MB
 
+pytestmark = pytest.mark.integration
+
 
 def test_a_pack_is_planned_in_order_without_gaps_and_within_its_size():
     sizes = [5, 3, 3, 20, 1, 1, 1, 9, 2]

@@ -106,6 +106,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.integration
 def test_object_storage_feeds_several_data_workers(folder, storage, tmp_path):
     """In a process of its own: data workers have the environment that the first of them was started in."""
     (tmp_path / "feed.py").write_text(FEED)

@@ -71,6 +71,7 @@ def test_the_copy_in_float64_is_the_same_model():
     torch.testing.assert_close(Copy(model).push(wave)[:, HOP:], offline[:, :-HOP], atol=1e-7, rtol=0)
 
 
+@pytest.mark.integration
 def test_forty_seconds_end_as_float64_would_have_it():
     model, wave = load_model(find(DEFAULT)), segment().repeat(1, 4)
     streamer = Streamer(model)

@@ -14,7 +14,7 @@ from kdse.run_resume import last_good
 from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from kdse.report.figures.curves import training_log
 from kdse.signals import STOPPED
 from tests.faults.runs import STEPS, assert_same_end, fit
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
 

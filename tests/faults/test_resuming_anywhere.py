@@ -14,7 +14,7 @@ from kdse.run_resume import check_same_run
 from kdse.signals import STOPPED
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 PLATEAU = {
     "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
     "init_args": {"monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0},

@@ -11,7 +11,7 @@ from kdse.signals import STOPPED
 from tests.data.corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ def test_importing_the_metrics_loads_no_heavy_library() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(corpus() is None, reason="needs the real recordings: set KDSE_CORPUS")
 def test_noisy_voicebank_gives_the_yardsticks() -> None:
     import soundfile

@@ -204,6 +204,7 @@ def test_files_that_hold_other_python_objects_are_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.integration
 def test_importing_the_adapters_imports_no_toolkit():
     code = (
         "import sys, kdse.models.adapters, kdse.models.onnx, kdse.models.torchscript, kdse.models.aligned; "

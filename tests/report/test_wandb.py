@@ -30,6 +30,8 @@ from kdse.report.wandb_run import table_of
 from tests.report.wandb_files import OfflineRun, starts
 from tests.toys import make_teacher
 
+pytestmark = pytest.mark.integration
+
 
 class Starts(NamedTuple):
     """A run folder and the W&B files of its fit, resume, refused resume, test and validation."""

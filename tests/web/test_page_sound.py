@@ -17,6 +17,8 @@ from kdse.report.page import spectrogram
 from tests.data.corpus import RATE, real_corpus
 from tests.web.conftest import Opened, floats, give, noisy_speech, result, saved
 
+pytestmark = pytest.mark.integration
+
 #: Difference allowed between the runtimes, and the rounding of a 16-bit file.
 TOLERANCE, ROUNDING = 1e-4, 2**-16
 

@@ -14,6 +14,8 @@ from tests.data.corpus import RATE
 from tests.report.test_page_browser_looks import CONTRAST
 from tests.web.conftest import Opened, give, noisy_speech
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def opened(browser, address):

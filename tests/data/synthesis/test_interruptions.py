@@ -19,6 +19,8 @@ from kdse.data.synthesis.plan import Settings
 from kdse.progress import counting
 from tests.data.synthesis.conftest import SETTINGS, audio_bytes
 
+pytestmark = pytest.mark.integration
+
 TINY = Settings(minutes=0.05)
 
 

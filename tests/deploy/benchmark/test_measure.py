@@ -18,6 +18,8 @@ from kdse.deploy.benchmark.runners import open_runner, rnnoise_runner
 from kdse.deploy.export.write import export_file
 from kdse.models.probe_speech import speech_like, with_noise
 
+pytestmark = pytest.mark.integration
+
 needs_rnnoise = pytest.mark.skipif(not importlib.util.find_spec("pyrnnoise"), reason="pyrnnoise is not installed")
 
 

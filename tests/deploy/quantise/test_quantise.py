@@ -46,6 +46,7 @@ def enhanced(path: Path, wave: np.ndarray) -> torch.Tensor:
         return OnnxStudent(str(path))(torch.from_numpy(wave)[None]).waveform
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mode", ["static", "dynamic", "weights"])
 def test_an_8_bit_file_is_small_says_so_and_sounds_the_same(float_file: Path, tmp_path: Path, mode: str) -> None:
     from kdse.models.onnx_student import read_metadata
