@@ -42,6 +42,7 @@ def ready_made(monkeypatch):
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
 
 
+@pytest.mark.integration
 def test_a_distilled_students_file_holds_no_teacher_and_no_head(tmp_path, capsys, monkeypatch):
     """From training to `kdse enhance` with the exported file; the file is no larger than that of the bare student."""
     monkeypatch.chdir(tmp_path)
