@@ -34,7 +34,7 @@ def targets() -> set[str]:
 
 def made(text: str) -> set[str]:
     """The targets of every `make` command in a text."""
-    return {word for words in re.findall(r"\bmake((?: [a-z][a-z-]*)+)", text) for word in words.split()}
+    return {word for words in re.findall(r"\bmake((?: [a-z][a-z-]*(?![\w/-]))+)", text) for word in words.split()}
 
 
 def pythons() -> list[str]:
