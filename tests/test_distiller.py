@@ -158,6 +158,7 @@ def test_the_total_is_schedule_times_weight_times_raw(tmp_path):
     assert logged["train/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kill_at", [2, 4, 6])
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_resumed_run_reaches_the_same_weights_as_the_uninterrupted_one(tmp_path, kill_at, reset):

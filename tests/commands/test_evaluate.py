@@ -22,6 +22,8 @@ from kdse.evaluation.journal import FILE
 from kdse.losses import si_sdr
 from kdse.models import Cruse
 
+pytestmark = pytest.mark.integration
+
 RATE = 16000
 
 

@@ -42,6 +42,7 @@ def ready_made(monkeypatch):
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
 
 
+@pytest.mark.integration
 def test_a_distilled_students_file_holds_no_teacher_and_no_head(tmp_path, capsys, monkeypatch):
     """From training to `kdse enhance` with the exported file; the file is no larger than that of the bare student."""
     monkeypatch.chdir(tmp_path)
@@ -161,6 +162,7 @@ def test_a_graph_of_whole_signals_enhances_any_length(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("flag", "mode"), [("int8", "static"), ("int8-dynamic", "dynamic"), ("int8-weights", "weights")]
 )
+@pytest.mark.integration
 def test_a_quantised_file_streams_and_says_what_it_is(tmp_path, monkeypatch, capsys, flag, mode):
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
     checkpoint = save(Cruse([2, 2, 2, 4]), tmp_path / "small.ckpt")

@@ -21,6 +21,8 @@ from kdse.report.collect import find_runs, read_scores
 from kdse.report.listening import choose
 from tests.tiny_run import write_config
 
+pytestmark = pytest.mark.integration
+
 RATE = 16000
 SUPERVISED = {
     "model": {
