@@ -16,7 +16,7 @@ from typing import BinaryIO
 STOPPED = 75
 
 #: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 

@@ -14,7 +14,7 @@ from kdse.progress import Pace, say
 
 
 class TrainingLines(ProgressBar):
-    """Lines on stderr: the optimizer step, of how many, epoch, steps a second since the last line, losses and scores.
+    """Lines on stderr: the optimizer step, of how many, steps a second since the last line, losses and scores.
 
     One when training starts, one when it ends, between them one every ``kdse.progress.SECONDS_BETWEEN_LINES``. Long
     validations, and tests, count their batches at the same pace.
@@ -48,7 +48,7 @@ class TrainingLines(ProgressBar):
         if not self._shown:
             return
         now, step, total = time.monotonic(), trainer.global_step, trainer.estimated_stepping_batches
-        parts = [f"step {step}" if math.isinf(total) else f"step {step}/{total:.0f}", f"epoch {trainer.current_epoch}"]
+        parts = [f"step {step}" if math.isinf(total) else f"step {step}/{total:.0f}"]
         if step > self._step:
             parts.append(f"{(step - self._step) / max(now - self._at, 1e-9):.2f} steps/s")
         self._step, self._at = step, now

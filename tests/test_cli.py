@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,32 @@ def test_help_names_every_command_and_an_unknown_one_is_refused(capsys):
         name in overview for name in ("fit", "validate", "test", "predict", "taps", "profile", "evaluate", "enhance")
     )
     assert main(["denoise"]) == 2 and "denoise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["in the clone", "elsewhere, as from a wheel"])
+def test_the_first_command_that_the_help_names_works_where_it_is_shown(
+    installed, corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path if installed else REPOSITORY)
+    assert main(["--help"]) == 0
+    start = capsys.readouterr().out.splitlines()[-1].partition("start with:")[2]
+    command = shlex.split(start)
+    assert command[:3] == ["kdse", "fit", "--config"]
+    assert Path(command[3]).is_absolute() == installed
+    run = tmp_path / "run"
+    fewer = ["--trainer.max_steps=2", "--data=kdse.data.Mixtures", f"--data.root={corpus}",
+             "--data.segment_seconds=0.5", "--data.steps_per_epoch=2", "--trainer.limit_val_batches=0",
+             f"--run_dir={run}"]  # fmt: skip
+    assert main([*command[1:], *fewer]) == 0
+    assert count_parameters(load_model(run / "checkpoints" / "last.ckpt")) == pytest.approx(62313 / 4, rel=0.05)
+
+
+def test_the_quickstart_is_one_file_and_part_of_the_package():
+    import tomllib
+
+    assert (REPOSITORY / "experiments" / "quickstart.yaml").samefile(REPOSITORY / "kdse" / "quickstart.yaml")
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "quickstart.yaml" in settings["tool"]["setuptools"]["package-data"]["kdse"]
 
 
 def test_importing_kdse_is_light():
