@@ -102,9 +102,9 @@ def _talk_plainly() -> None:
         logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
-    from lightning.pytorch.utilities import rank_zero_only
+    from kdse.training.lightning_internals import process_rank
 
-    logger.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.WARNING)
+    logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logger.propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))

@@ -20,6 +20,7 @@ from kdse.balancing import GradientBalance
 from kdse.enhancer import Enhancer, ModelOrFactory, has_labels
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
+from kdse.models.torch_internals import FollowedModule
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.seeding import seeded
@@ -29,7 +30,7 @@ from kdse.teacher import Teacher, fingerprint, load_teacher, record
 log = logging.getLogger(__name__)
 
 
-class Distiller(Enhancer):
+class Distiller(FollowedModule, Enhancer):
     """Trains a student under a frozen teacher.
 
     Objectives and the schedule are callbacks of the Trainer; they bind themselves in their `setup`. Without a
@@ -130,9 +131,10 @@ class Distiller(Enhancer):
         """The teacher's distillation points by name."""
         return self._teacher.taps
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.teacher._apply(fn)  # the teacher follows the student from device to device
-        return super()._apply(fn, recurse)
+    @property
+    def follower(self) -> nn.Module:
+        """The teacher, which goes where the student goes."""
+        return self.teacher
 
     # --- binding: called from the callbacks' setup, before optimizers are made and weights loaded ---
 

@@ -24,6 +24,7 @@ from kdse.processes import check_processes
 from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seed_batch, seeded
+from kdse.training.lightning_internals import batches_started
 
 log = logging.getLogger(__name__)
 
@@ -221,8 +222,7 @@ class Enhancer(L.LightningModule):
         scheduler.step(self.trainer.callback_metrics[watched])
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        started = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        seed_batch(started, self.trainer.global_rank)
+        seed_batch(batches_started(self.trainer), self.trainer.global_rank)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """What the optimizer gets."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import lightning as L
 
+from kdse.training.lightning_internals import hold_validation, validation_due
+
 log = logging.getLogger(__name__)
 
 
@@ -23,8 +25,7 @@ class MissedValidation(L.Callback):
         self._due = False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        fetcher = trainer.fit_loop._data_fetcher
-        self._due = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+        self._due = validation_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -42,11 +43,7 @@ class MissedValidation(L.Callback):
 
     def _hold(self, trainer: L.Trainer) -> None:
         log.info("resume: the validation after optimizer step %d was not finished; it comes first", trainer.global_step)
-        loop = trainer.fit_loop.epoch_loop.val_loop
-        loop.restarting = False
-        trainer.validating = True
-        loop.run()
-        trainer.training = True
+        hold_validation(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"due": self._due}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kdse.models.base import SpeechModel, Tap
+from kdse.models.torch_internals import version
 
 AXES = ("b", "c", "t", "f")
 
@@ -77,7 +78,7 @@ class TapRecorder:
                 "tap a module that is called once (`kdse taps --all` lists them)"
             )
         tensor = first_tensor(output, name)
-        self._raw[name] = tensor, _version(tensor)
+        self._raw[name] = tensor, version(tensor)
 
     def activations(self) -> dict[str, Tensor]:
         """What was recorded, name to ``[B, C, T, F]``, in the order of the taps.
@@ -93,8 +94,8 @@ class TapRecorder:
                     f"tap {name!r}: the module {tap.path!r} exists but was not called in the forward pass; "
                     "`kdse taps --all` lists those that are"
                 )
-            tensor, version = self._raw[name]
-            if _version(tensor) != version:
+            tensor, recorded = self._raw[name]
+            if version(tensor) != recorded:
                 raise ValueError(
                     f"tap {name!r}: a later layer changed the output of {tap.path!r} in place; tap that layer instead"
                 )
@@ -298,10 +299,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _before_a_call(module: nn.Module) -> str:
     return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _shape_text(output: Any) -> str:

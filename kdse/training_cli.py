@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -36,6 +36,7 @@ from kdse.run_resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
 from kdse.run_stopping import StopOnSignal, StopSignals
 from kdse.schedule import Schedule
 from kdse.switch_checkpoint import SwitchCheckpoint
+from kdse.training.lightning_internals import FlagsWinCLI, last_saved_step, stop_early_after_validations
 from kdse.training_lines import TrainingLines
 
 
@@ -85,7 +86,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if trainer.global_step > self._last_global_step_saved:
+        if trainer.global_step > last_saved_step(self):
             trainer.save_checkpoint(self._folder / LAST, weights_only=False)
 
 
@@ -101,7 +102,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
 
 
-class KdseCLI(LightningCLI):
+class KdseCLI(FlagsWinCLI):
     """fit, validate, test, predict. Every component is a key of the config and a dotted flag.
 
     Args:
@@ -183,9 +184,6 @@ class KdseCLI(LightningCLI):
         defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
-    def _parse_ckpt_path(self) -> None:
-        """Explicit flags win: nothing in a checkpoint overrides the command line."""
-
     def before_instantiate_classes(self) -> None:
         if self.subcommand != "fit":
             self._refuse_fit_flags()
@@ -248,27 +246,30 @@ class KdseCLI(LightningCLI):
             )
 
     def _plain_settings(self) -> dict[str, Any]:
-        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        settings: dict[str, Any] = yaml.safe_load(text)
+        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
         return settings
+
+    def _given(self, key: str) -> Any:
+        """What a setting has become: a value, or the object made from it."""
+        return self.config_init[self.subcommand].get(key)
 
     @rank_zero_only
     def _say(self, text: str) -> None:
         print(text, flush=True)
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        kwargs["weights_only"] = True
-        path = kwargs.get("ckpt_path")
+    def after_instantiate_classes(self) -> None:
+        """Settles what the trainer is called with, which the stored config does not say."""
+        call = self.config_init[self.subcommand]
+        call["weights_only"] = True
+        path = call.get("ckpt_path")
         if self.resume_from is not None:  # (not in the stored config: the file is what this start found)
-            kwargs["ckpt_path"] = str(self.resume_from)
+            call["ckpt_path"] = str(self.resume_from)
         elif path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
             raise ValueError(f"--ckpt_path {path}: no such file")
-        return kwargs
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        run_dir = Path(self._get(self.config_init, "run_dir"))
-        config = self._get(self.config_init, "trainer") or {}
+        run_dir = Path(self._given("run_dir"))
+        config = self._given("trainer") or {}
         check_strategy(config.get("strategy"))
         if isinstance(self.datamodule, ResumableData):
             self.datamodule.same_data_only = self.resume_from is not None
@@ -283,27 +284,27 @@ class KdseCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
-        objectives: dict[str, Objective] = self._get(self.config_init, "objectives") or {}
+        objectives: dict[str, Objective] = self._given("objectives") or {}
         for name, objective in objectives.items():
             objective.name = name
-        schedule = self._get(self.config_init, "schedule")
+        schedule = self._given("schedule")
         callbacks: list[Callback] = []
         for callback in given:
-            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
-                callback._check_on_train_epoch_end = False  # but after validations: a resume may skip an epoch's end
+            if isinstance(callback, EarlyStopping):
+                stop_early_after_validations(callback)
         if self.subcommand == "fit":
             callbacks += [*objectives.values(), *([schedule] if schedule is not None else [])]
-            every = self._get(self.config_init, "example_every_n_validations")
+            every = self._given("example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
             callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity)]
             callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
-        elif self.subcommand in ("validate", "test") and self._get(self.config_init, "wandb") != "off":
+        elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
         elif self.subcommand == "predict":
             callbacks.append(WritePredictions(run_dir / "predictions"))
-        trainer = self._get(self.config_init, "trainer") or {}
+        trainer = self._given("trainer") or {}
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             interactive = sys.stdout.isatty() and sys.stderr.isatty()  # (the bar goes to one, our words to the other)
             callbacks.append(RichProgressBar() if interactive else TrainingLines())
@@ -320,8 +321,8 @@ class KdseCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
         )
-        last = LastCheckpoint(folder, self._get(self.config_init, "save_every_n_steps"))
-        schedule: Schedule | None = self._get(self.config_init, "schedule")
+        last = LastCheckpoint(folder, self._given("save_every_n_steps"))
+        schedule: Schedule | None = self._given("schedule")
         if schedule is None or len(schedule.phases) == 1:
             return [best, last]
         return [SwitchCheckpoint(folder, schedule), best, last]
@@ -334,16 +335,16 @@ class KdseCLI(LightningCLI):
             # a folder for every start and nothing held back: neither a resume nor a kill loses logged steps
             loggers.append(CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1))
             loggers.append(TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False))
-        mode = self._get(self.config_init, "wandb")
+        mode = self._given("wandb")
         if mode not in ("off", "online", "offline"):
             raise ValueError(f"--wandb {mode}: use off, online or offline")
         if mode != "off" and self.subcommand != "predict":
-            checkpoint = self.resume_from or self._get(self.config_init, "ckpt_path")
+            checkpoint = self.resume_from or self._given("ckpt_path")
             loggers.append(
                 RunLogger(
                     run_dir,
                     mode,
-                    project=self._get(self.config_init, "wandb_project"),
+                    project=self._given("wandb_project"),
                     go_on=not fitting or checkpoint is not None,
                     at_step=None if fitting else last_step(checkpoint),
                     run_id=self.identity if self.named_by_settings else None,

@@ -12,6 +12,7 @@ from typing import Any
 
 from kdse.cluster import requeue
 from kdse.cluster.request import DEFAULT_MINUTES, Request
+from kdse.cluster.submitit_internals import batch_script
 from kdse.cluster.task import Task
 
 
@@ -21,10 +22,7 @@ def script(request: Request) -> str:
     Raises:
         ValueError: if submitit is not installed.
     """
-    executor = _slurm(request, wherever=True)
-    if (request.workers or 1) > 1:
-        executor.parameters["map_count"] = request.workers
-    return str(executor._make_submission_file_text(executor._submitit_command_str, uid="")).rstrip() + "\n"
+    return batch_script(_slurm(request, wherever=True), request.workers or 1).rstrip() + "\n"
 
 
 def submit(request: Request, task: Task) -> list[str]:

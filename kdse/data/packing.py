@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from kdse.data.corpora import Corpus, check_listed, scan
+from kdse.data.litdata_internals import ITEM_HEADER, WORD, write_chunk
 from kdse.data.manifest import NAME, write
 from kdse.data.measure import Measured, audio_files, measure, printable
 from kdse.data.pool import as_they_come
 from kdse.data.serving import INDEX
-from kdse.data.shards import EXTRA, ITEM_HEADER, WORD
+from kdse.data.shards import EXTRA
 from kdse.files import write_text
 
 KINDS, SPLITS = ("speech", "noise", "rir"), ("train", "valid", "test")
@@ -149,8 +150,6 @@ def plan(part: str, sizes: list[int], shard_bytes: int) -> Iterator[Shard]:
 
 def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> None:
     """Writes one shard with LitData's writer, compares it with the files, and notes that it is complete."""
-    from litdata.streaming.writer import BinaryWriter
-
     contents = []
     for row in rows:
         file = Path(root) / row.path
@@ -161,11 +160,8 @@ def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> No
         raise ValueError(f"{Path(root) / rows[0].path}: is too large for a shard; split the recording")
     scratch = into / f".{shard.number}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
-    writer = BinaryWriter(str(scratch), chunk_bytes=most + 1, chunk_index=shard.number)
-    for place, content in enumerate(contents):
-        writer.add_item(place, content)
-    (made,) = writer.done()
-    (about,) = writer._chunks_info  # noqa: SLF001 (what LitData puts into its index)
+    made, index = write_chunk(scratch, shard.number, contents, most + 1)
+    (about,) = index["chunks"]
     position = WORD * (len(contents) + 2)
     with open(made, "rb+") as chunk:
         for row, content in zip(rows, contents, strict=True):
@@ -177,7 +173,7 @@ def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> No
     name = f"chunk-0-{shard.number}.bin"
     os.replace(made, into / name)
     write_text(
-        _note_of(into, shard.number), json.dumps({"chunk": {**about, "filename": name}, "config": writer.get_config()})
+        _note_of(into, shard.number), json.dumps({"chunk": {**about, "filename": name}, "config": index["config"]})
     )
     shutil.rmtree(scratch)
 

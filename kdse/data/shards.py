@@ -24,15 +24,13 @@ from filelock import FileLock
 
 from kdse.cache import cache_root
 from kdse.data.audio import AudioError
+from kdse.data.litdata_internals import ITEM_HEADER, WORD, downloader
 from kdse.data.manifest import Manifest, load
 from kdse.data.serving import INDEX, is_index
 from kdse.files import write_bytes
 
 #: LitData's; "r2" is Cloudflare's.
 SCHEMES = ("s3://", "gs://", "azure://", "r2://")
-#: Of LitData's chunks: number of items, then where each begins and the last ends, 4 bytes each; an item's own header.
-WORD = 4
-ITEM_HEADER = 4
 SCRATCH = "kdse-shards-"
 EXTRA = "pip install 'kdse[shards]'"
 
@@ -153,11 +151,7 @@ class Remote:
         self.url = url.rstrip("/")
         self._scratch: str | None = None
         try:
-            from litdata.streaming.downloader import Downloader, get_downloader
-
-            self._downloader = get_downloader(self.url, "", [])  # no chunks: it never chooses a place for files
-            #: Whether it reads parts of files; those that do not (Azure's) fetch a file once and keep it.
-            self._ranges = type(self._downloader).download_bytes is not Downloader.download_bytes
+            self._downloader, self._ranges = downloader(self.url)
         except ImportError as error:
             raise ValueError(f"{url}: shards in object storage need LitData ({EXTRA}): {error}") from None
 

@@ -21,6 +21,8 @@ from torch.utils.data import (
     default_collate,
 )
 
+from kdse.training.lightning_internals import own_batch_sampler
+
 if TYPE_CHECKING:
     import lightning as L
 
@@ -100,7 +102,7 @@ def same_on_every_process(loader: object) -> bool:
     """Whether a loader certainly gives each process all items: a plain order, or a shuffled one of the same seed."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
-    batches = getattr(loader.batch_sampler, "_batch_sampler", loader.batch_sampler)  # (Lightning's index keeper)
+    batches = own_batch_sampler(loader)
     if batches is not None and type(batches) is not BatchSampler:
         return False
     order = loader.sampler if batches is None else batches.sampler

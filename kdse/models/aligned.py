@@ -19,6 +19,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.foreign import digest_tensor, fit_length
 from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.recorded import Recorded
+from kdse.models.torch_internals import without_forward_hooks
 from kdse.packages import required
 
 log = logging.getLogger(__name__)
@@ -226,18 +227,12 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     from kdse.taps import undisturbed  # here: kdse.taps imports models
 
-    silenced = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
-    try:
-        for hooks, _ in silenced:
-            hooks.clear()
-        with undisturbed(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
-            if device.type == "cuda":
-                torch.cuda.manual_seed(0)
-            yield
-    finally:
-        for hooks, kept in silenced:
-            hooks.update(kept)
+    streams = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with without_forward_hooks(model), undisturbed(model), streams:
+        torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
+        if device.type == "cuda":
+            torch.cuda.manual_seed(0)
+        yield
 
 
 def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:

@@ -19,6 +19,7 @@ from kdse.report.page import spectrogram
 from kdse.report.page.audio import shared_gain, trouble
 from kdse.report.tables.table import Table
 from kdse.report.tables.writers import fields
+from kdse.report.wandb_internals import start_folder, without_system_metrics
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged, table_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def log_report(report: Report, folder: Path, mode: Literal["online", "offline"],
             dir=os.environ.get("WANDB_DIR") or str(folder),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            settings=without_system_metrics(silent=True, console="off"),
         )
         try:
             after_earlier_starts(run)
@@ -79,7 +80,7 @@ def log_report(report: Report, folder: Path, mode: Literal["online", "offline"],
         run.finish()
     if mode == "online":
         return str(run.url)
-    sent = Path(run.dir).parent
+    sent = start_folder(run)
     return f"{sent} (send it with: wandb sync {shlex.quote(str(sent))})"
 
 

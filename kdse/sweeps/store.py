@@ -22,6 +22,7 @@ from kdse.files import write_text
 from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.locks import JournalLock, Lock, held, take
+from kdse.sweeps.optuna_internals import queued_values, taken_up
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -115,7 +116,7 @@ class Store:
         drawn = [p.name for p in self.sweep.parameters if p.distribution != "constant"]
         there = set()
         for trial in _latest(self._trials()).values():
-            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            values = {**queued_values(trial), **trial.params}
             there.add(tuple(values.get(name) for name in drawn))
         points = [tuple(str(values[name]) for name in drawn) for values in self.sweep.grid()]
         missing = [point for point in points if point not in there]
@@ -148,8 +149,6 @@ class Store:
 
     def _take(self, trial: FrozenTrial, number: int) -> Claim | None:
         """An interrupted trial, unless somebody has it or trains in its run folder."""
-        from optuna.trial import Trial
-
         lock = take(self._lock_of(trial.number))
         if lock is None:
             return None
@@ -158,7 +157,7 @@ class Store:
             return None
         self.study.sampler = sampler(self.sweep.method, self.seed, trial.number)
         self._held[trial.number] = lock
-        taken = Trial(self.study, trial._trial_id)
+        taken = taken_up(self.study, trial)
         return Claim(number, taken, self.sweep.draw(taken), lock, again=True)  # (draws what a kill left undrawn)
 
     def note_identity(self, claim: Claim, identity: str) -> None:
@@ -217,7 +216,7 @@ class Store:
 
     def _point(self, number: int, trial: FrozenTrial, attempts: int) -> Point:
         state = STATES.get(trial.state.name) or ("running" if self._alive(trial) else "interrupted")
-        drawn = trial.params or trial.system_attrs.get("fixed_params", {})
+        drawn = trial.params or queued_values(trial)
         complete = all(p.name in drawn for p in self.sweep.parameters if p.distribution != "constant")
         values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]  # (has what it calls)
         value = trial.value if state in ("finished", "stopped early") else None

@@ -14,6 +14,7 @@ from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.gru_cell import gru_as_products
 from kdse.deploy.export.onnx_file import quiet
 from kdse.files import write_bytes
+from kdse.internals import MissingInternal
 from kdse.models.base import SpeechModel
 
 #: Who computes: ExecuTorch's portable C++ kernels, which build for any target, or XNNPACK on ARM and x86 CPUs.
@@ -70,6 +71,8 @@ def write_executorch(
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # (its running sums are float64)
             )
             content = bytes(lowered.to_executorch().buffer)
+    except MissingInternal:
+        raise
     except Exception as error:  # it has many classes of its own
         logging.getLogger(__name__).debug("lowering failed", exc_info=True)
         reason = " ".join(str(error).split())[:160] or type(error).__name__

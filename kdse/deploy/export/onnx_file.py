@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
-from kdse.deploy.export.exact_rewrites import exact_rewrites
+from kdse.deploy.export.onnxscript_internals import exact_rewrites
+from kdse.internals import MissingInternal
 from kdse.models.foreign import first_line
 from kdse.packages import PackageError, required
 
@@ -61,6 +62,8 @@ def build(
                 verbose=False,
             )
             proto = program.model_proto
+    except MissingInternal:
+        raise
     except Exception as error:  # the exporter has many classes of its own
         raise ValueError(f"PyTorch's ONNX exporter refuses this model: {_reason(error)}") from error
     written = {entry.domain: entry.version for entry in proto.opset_import}

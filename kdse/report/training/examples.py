@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from kdse.training.lightning_internals import logged_step
+
 #: Lowest level drawn, in dB below the noisy item's peak bin.
 FLOOR_DB = -80.0
 
@@ -87,14 +89,6 @@ class LogExamples(L.Callback):
                 grey = (255 * image[0]).round().byte().numpy()  # W&B takes 0 to 255, and 0 to 1 for black
                 content[f"{key}/spectrograms"] = wandb.Image(grey, caption=f"{', '.join(signals)}: {about}")
                 logger.log_metrics(content, step=step)
-
-
-def logged_step(trainer: L.Trainer) -> int:
-    """The step at which Lightning itself logs validation scores, so that all of a validation is at one step.
-
-    That is the optimizer step before the validation, counted from 0; ``trainer.global_step`` is one more.
-    """
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def picture(signal: Tensor, reference: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from kdse.metrics.validation import STUDENT, ValidationScores
 from kdse.report.contents import Figure
 from kdse.report.tables.scores import score_table
 from kdse.report.tables.writers import to_markdown
-from kdse.report.training.examples import logged_step
+from kdse.training.lightning_internals import logged_step, set_logged_step
 
 
 class LogScores(L.Callback):
@@ -38,7 +38,7 @@ class LogScores(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         # Lightning counts one too many when it resumes at the end of an epoch, and would log scores a step too late
         if len(trainer.optimizers) == 1:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            set_logged_step(trainer, trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scores = getattr(pl_module, "scores", None)

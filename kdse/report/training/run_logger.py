@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.checkpoint import read_checkpoint
 from kdse.files import write_text
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged
+from kdse.training.lightning_internals import leave_anonymous_out
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class RunLogger(WandbLogger):
     ) -> None:
         check_installed(f"--wandb {mode}")
         self.run_dir, self.at_step, self.mode = Path(run_dir), at_step, mode
-        self._lost = False
+        self._lost = self._started = False
         known = remembered(self.run_dir) if go_on else {}
         if project is not None and known.get("project") != project:
             known = {}
@@ -65,19 +66,24 @@ class RunLogger(WandbLogger):
             mode=mode,
             log_model=False,
         )
-        self._wandb_init.pop("anonymous")  # W&B warns of it
+        leave_anonymous_out(self)
 
     @property
     def experiment(self) -> Any:
         """The W&B run; started and remembered when first asked for (a dummy on other ranks)."""
-        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            with plain_errors(self.mode):
-                run: Any = super().experiment
-            after_earlier_starts(run)
-            about = {"id": run.id, "project": run.project, "url": "" if run.offline else run.url}
-            write_text(self.run_dir / FILE, json.dumps(about, indent=2) + "\n")
+        if not self._started:
+            self._start()
         return super().experiment
+
+    @rank_zero_only
+    def _start(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with plain_errors(self.mode):
+            run: Any = super().experiment
+        self._started = True
+        after_earlier_starts(run)
+        about = {"id": run.id, "project": run.project, "url": "" if run.offline else run.url}
+        write_text(self.run_dir / FILE, json.dumps(about, indent=2) + "\n")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -96,8 +102,8 @@ class RunLogger(WandbLogger):
         """Ends the W&B run, so that a later start in this process gets its own."""
         with self._while_it_lives():
             super().finalize(status)
-            if self._experiment is not None:
-                self._experiment.finish(exit_code=0 if status == "success" else 1)
+            if self._started:
+                self.experiment.finish(exit_code=0 if status == "success" else 1)
 
     @contextmanager
     def _while_it_lives(self) -> Iterator[None]:

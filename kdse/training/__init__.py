@@ -1,0 +1,1 @@
+"""Training: the pieces of `kdse fit` that follow Lightning."""
