@@ -133,7 +133,8 @@ def _overview() -> str:
     lines += [f"  {name:<10} {text}" for name, text in LIGHTNING.items()]
     lines += ["", "tools:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in TOOLS.items()]
-    lines += ["", "start with:  kdse fit --config experiments/quickstart.yaml"]
+    lines += ["", "start with:  kdse enhance noisy.wav --out enhanced"]
+    lines += ["to train:    kdse fit --config experiments/quickstart.yaml (experiments/ comes with the source code)"]
     return "\n".join(lines)
 
 
