@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,22 @@ def describe(model: SpeechModel) -> dict[str, Any]:
         "kdse_version": kdse.__version__,
         "sample_rate_hz": int(model.sample_rate_hz),
         "model": {
-            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "class_path": class_path_of(cls),
             "init_args": {name: _plain(value, name, cls) for name, value in model.init_args.items()},
         },
     }
+
+
+def class_path_of(cls: type) -> str:
+    """The class path that a checkpoint stores.
+
+    The public path (``kdse.models.Cruse``) of a class that a package of kdse exports, so that its file can move;
+    module and name of any other class.
+    """
+    parts = cls.__module__.split(".")
+    packages = [".".join(parts[:count]) for count in range(1, len(parts))] if parts[0] == "kdse" else []
+    public = next((p for p in packages if getattr(sys.modules.get(p), cls.__qualname__, None) is cls), cls.__module__)
+    return f"{public}.{cls.__qualname__}"
 
 
 def _plain(value: Any, name: str, cls: type) -> Any:
@@ -158,7 +171,8 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
     """The model class behind a class path read from a file.
 
     A class path alone can import and run code, so without ``trust_code`` only `SpeechModel`s defined inside kdse
-    resolve, and among them not those that import further code themselves (``imports_code``).
+    resolve, and among them not those that import further code themselves (``imports_code``). A path in ``kdse.models``
+    whose module is not there, as an earlier version of kdse stored it, stands for the public class of its name.
     """
     module_name, _, name = class_path.rpartition(".")
     shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
@@ -167,7 +181,9 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError):
-        raise ValueError(f"{source}: the class {class_path!r} does not exist here") from None
+        cls = getattr(sys.modules["kdse.models"], name, None) if shipped else None
+        if cls is None:
+            raise ValueError(f"{source}: the class {class_path!r} does not exist here") from None
     if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
         raise ValueError(f"{source}: {class_path!r} is not a kdse model")
     if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import pickle
 
 import pytest
 import torch
 
-from kdse.checkpoint import describe, load_model, read_checkpoint
+import kdse.models
+from kdse.checkpoint import class_path_of, describe, load_model, read_checkpoint
 from kdse.checkpoint_io import SafeCheckpointIO
-from kdse.models import Cruse
+from kdse.models import Cruse, SpeechModel
+from kdse.models.exported import ExportedStudent
 from tests.toys import STUDENT_CHANNELS, make_student
 
 
@@ -30,6 +33,29 @@ def test_a_student_is_rebuilt_from_its_checkpoint_alone(student_checkpoint):
     assert torch.equal(loaded(noisy).waveform, model.eval()(noisy).waveform)
 
 
+def test_a_checkpoint_names_a_shipped_model_by_its_public_path_and_another_by_its_module():
+    shipped = [cls for cls in vars(kdse.models).values() if isinstance(cls, type) and issubclass(cls, SpeechModel)]
+    assert len(shipped) > 10
+    for cls in shipped:
+        assert class_path_of(cls) == f"kdse.models.{cls.__name__}"
+        assert getattr(importlib.import_module("kdse.models"), cls.__name__) is cls
+    own = type("Own", (SpeechModel,), {})
+    assert class_path_of(own) == f"{__name__}.Own"
+    assert class_path_of(ExportedStudent) == "kdse.models.exported.ExportedStudent"  # (no package exports it)
+
+
+#: What kdse 0.1 stored: the module that held the class then. "gone" is one that has moved since.
+@pytest.mark.parametrize("class_path", ["kdse.models.Cruse", "kdse.models.cruse.Cruse", "kdse.models.gone.Cruse"])
+def test_a_checkpoint_with_the_public_path_or_a_path_of_an_earlier_version_loads(
+    student_checkpoint, tmp_path, class_path
+):
+    _, model, content = student_checkpoint
+    content["kdse"]["model"]["class_path"] = class_path
+    torch.save(content, tmp_path / "old.ckpt")
+    loaded, noisy = load_model(tmp_path / "old.ckpt"), torch.randn(1, 3000)
+    assert type(loaded) is Cruse and torch.equal(loaded(noisy).waveform, model.eval()(noisy).waveform)
+
+
 def test_a_pickled_object_is_refused_before_it_can_run(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -47,7 +73,8 @@ def test_a_pickled_object_is_refused_before_it_can_run(tmp_path):
 @pytest.mark.parametrize(
     "class_path",
     ["os.system", "tests.toys.ToyData", "kdse.commands.enhance.main", "kdse.models.base.importlib.import_module",
-     "kdse.models.Wrapped", "kdse.models.wrapped.Wrapped", "kdse.models..os.system", ""],
+     "kdse.models.Wrapped", "kdse.models.wrapped.Wrapped", "kdse.models.gone.Wrapped", "kdse.models.gone.compress",
+     "kdse.models.gone.Gone", "kdse.models.SpeechModel.__init__", "kdse.models..os.system", ""],
 )  # fmt: skip
 def test_a_class_path_in_a_checkpoint_reaches_only_models_that_kdse_ships(student_checkpoint, tmp_path, class_path):
     _, _, content = student_checkpoint

@@ -89,9 +89,10 @@ class Aligned(SpeechModel):
         if isinstance(self.inner, Recorded):
             raise ValueError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
-            cls = type(model)
+            from kdse.checkpoint import class_path_of
+
             self.init_args["model"] = {
-                "class_path": f"{cls.__module__}.{cls.__qualname__}",
+                "class_path": class_path_of(type(model)),
                 "init_args": dict(getattr(model, "init_args", {})),
             }
         self.sample_rate_hz = sample_rate_hz
