@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdse.commands.runs import Run, kdse, train
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "experiments" / "demo"

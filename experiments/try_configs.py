@@ -89,9 +89,9 @@ def main() -> int:
     if not os.environ.get("KDSE_CORPUS"):
         parser.error("set KDSE_CORPUS to a folder with speech/ and noise/")
 
-    from kdse.commands.runs import kdse
-    from kdse.report.figures.curves import training_log
-    from kdse.report.training.timing import step_cost
+    from kdse.run.log import training_log
+    from kdse.run.timing import step_cost
+    from kdse.sweeps.sequential_runs import kdse
 
     failed, rows = [], []
     for path in configs():

@@ -13,15 +13,15 @@ __version__ = "0.2.0"
 _LAZY = {
     "Enhancer": "kdse.enhancer",
     "Distiller": "kdse.distiller",
-    "load_student": "kdse.checkpoint:load_model",
+    "load_student": "kdse.models.checkpoint:load_model",
 }
 __all__ = ["Distiller", "Enhancer", "__version__", "load_student"]
 
 
 if TYPE_CHECKING:  # type checkers see the classes themselves, and refuse names that are not there
-    from kdse.checkpoint import load_model as load_student
     from kdse.distiller import Distiller
     from kdse.enhancer import Enhancer
+    from kdse.models.checkpoint import load_model as load_student
 else:
 
     def __getattr__(name: str) -> Any:

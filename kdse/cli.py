@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdse.packages import PackageError
+from kdse.machine.packages import PackageError
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -80,7 +80,7 @@ def run_lightning(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     _talk_plainly()
-    from kdse.training_cli import AlreadyFinished, KdseCLI
+    from kdse.training.cli import AlreadyFinished, KdseCLI
 
     try:
         with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
@@ -102,7 +102,7 @@ def _talk_plainly() -> None:
         logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
-    from kdse.training.lightning_internals import process_rank
+    from kdse.machine.lightning_internals import process_rank
 
     logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logger.propagate = False
@@ -135,7 +135,7 @@ def _raised_by_kdse(error: BaseException) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith("kdse.") and module != "kdse.training_cli"  # (which only passes the parser's words on)
+    return module.startswith("kdse.") and module != "kdse.training.cli"  # (which only passes the parser's words on)
 
 
 def _overview() -> str:

@@ -15,17 +15,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdse.accumulation import window_factor
-from kdse.balancing import GradientBalance
-from kdse.enhancer import Enhancer, ModelOrFactory, has_labels
+from kdse.enhancer import Enhancer, has_labels
+from kdse.gradients import GradientBalance, window_factor
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
+from kdse.models.build import ModelOrFactory
+from kdse.models.checkpoint import fingerprint
 from kdse.models.torch_internals import FollowedModule
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.seeding import seeded
-from kdse.taps import probe, resolve_taps
-from kdse.teacher import Teacher, fingerprint, load_teacher, record
+from kdse.taps import probe, record, resolve_taps
+from kdse.teacher import Teacher, load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Distiller(FollowedModule, Enhancer):
         compile_teacher: run the teacher through torch.compile.
         trust_code: allow `teacher_checkpoint` to name classes that kdse does not ship.
         balance_gradients: bring the gradient norms of all terms (with respect to the student) to that of the
-            supervised loss, so that weights are ratios of norms; see `kdse.balancing`.
+            supervised loss, so that weights are ratios of norms; see `kdse.gradients`.
         balance_every: optimizer steps between its measurements; each costs one backward pass a term.
     """
 

@@ -12,11 +12,10 @@ The rules, stated once:
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,8 @@ from einops import EinopsError, rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kdse.models.base import SpeechModel, Tap
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.probing import probe_signal, undisturbed
 from kdse.models.torch_internals import version
 
 AXES = ("b", "c", "t", "f")
@@ -272,31 +272,6 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
     return shapes
 
 
-def probe_signal(model: nn.Module, samples: int) -> Tensor:
-    """Fixed noise ``[1, samples]`` on the model's device, drawn from a generator of its own."""
-    place = next(model.parameters(), torch.empty(0))
-    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
-    return (0.05 * noise).to(place.device)
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Runs the body in eval mode under no_grad, then puts training flags, buffers and random streams back."""
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
 def _before_a_call(module: nn.Module) -> str:
     return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
 
@@ -307,3 +282,23 @@ def _shape_text(output: Any) -> str:
     if isinstance(output, (tuple, list)):
         return f"({', '.join(_shape_text(part) for part in output)})"
     return type(output).__name__
+
+
+def record(
+    model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
+) -> tuple[Estimate, Mapping[str, Tensor]]:
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
+
+    Args:
+        model: the model the taps belong to.
+        taps: what to record, by name.
+        noisy: audio.
+        run: what to call, if not the model itself (its compiled form).
+    """
+    run = model if run is None else run
+    if not taps:
+        return run(noisy), {}
+    recorder = TapRecorder(model, taps)
+    with recorder:
+        estimate = run(noisy)
+    return estimate, recorder.activations()

@@ -17,10 +17,10 @@ import soundfile
 import torch
 import yaml
 
-from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.models import count_parameters
-from kdse.report.figures.curves import training_log
+from kdse.models.checkpoint import describe, load_model
+from kdse.run.log import training_log
 from tests.toys import make_teacher
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -172,7 +172,7 @@ CRASH = """
 import os, sys
 import lightning as L
 from kdse.cli import main
-from kdse.training_cli import LastCheckpoint
+from kdse.training.cli import LastCheckpoint
 after = LastCheckpoint.on_train_batch_end
 def on_train_batch_end(self, trainer, *rest):
     after(self, trainer, *rest)

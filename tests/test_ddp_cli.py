@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdse.report.figures.curves import training_log
+from kdse.run.log import training_log
 from tests.ddp_launch import REPOSITORY, environment, torchrun
 from tests.tiny_run import write_config
 

@@ -28,7 +28,7 @@ from onnxscript.rewriter.rules.common import _no_op
 from kdse.cluster.submitit_internals import SUBMITIT, batch_script
 from kdse.data.litdata_internals import ITEM_HEADER, LITDATA, WORD, downloader, write_chunk
 from kdse.deploy.export.onnxscript_internals import ONNXSCRIPT, exact_rewrites
-from kdse.internals import Library, MissingInternal
+from kdse.machine.internals import Library, MissingInternal
 from kdse.models.torch_internals import (
     TORCH,
     FollowedModule,

@@ -19,9 +19,9 @@ from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.utilities import data, rank_zero_only
 from torch.utils.data import BatchSampler
 
-from kdse.internals import MissingInternal
-from kdse.training import lightning_internals as internals
-from kdse.training.lightning_internals import LIGHTNING, FlagsWinCLI
+from kdse.machine import lightning_internals as internals
+from kdse.machine.internals import MissingInternal
+from kdse.machine.lightning_internals import LIGHTNING, FlagsWinCLI
 from tests.internals import Line, fit, loader, sentence
 
 

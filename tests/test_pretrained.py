@@ -12,14 +12,14 @@ import torch
 
 import kdse
 from kdse import pretrained
-from kdse.checkpoint import load_model, read_checkpoint
 from kdse.cli import main
-from kdse.deploy.streaming import Streamer
+from kdse.commands.model import checkpoints
 from kdse.distiller import Distiller
-from kdse.evaluation.systems import checkpoints
-from kdse.metrics.intrusive import score
+from kdse.metrics.registry import score
 from kdse.models.budget import count_parameters
+from kdse.models.checkpoint import load_model, read_checkpoint
 from kdse.models.probe_speech import speech_like
+from kdse.models.streaming import Streamer
 
 CARD = (pretrained.FOLDER / "MODEL_CARD.md").read_text()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kdse import signals
+from kdse.machine import processes
 
 DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); open({ready!r}, 'w'); time.sleep(60)"
 SLOW = (
@@ -23,17 +23,17 @@ SLOW = (
 
 
 def test_a_program_runs_to_its_end_and_its_exit_code_comes_back():
-    assert signals.call([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert processes.call([sys.executable, "-c", "raise SystemExit(7)"]) == 7
 
 
 @pytest.mark.parametrize(("program", "patience", "saves"), [(SLOW, 30.0, True), (DEAF, 0.2, False)])
 def test_ctrl_c_waits_for_a_program_that_ends_and_ends_one_that_does_not(
     program, patience, saves, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(signals, "PATIENCE_S", patience)
+    monkeypatch.setattr(processes, "PATIENCE_S", patience)
     ready = tmp_path / "ready"
     started: list[int] = []
-    real = signals.subprocess.Popen
+    real = processes.subprocess.Popen
 
     def start(*arguments, **options):
         child = real(*arguments, **options)
@@ -46,10 +46,10 @@ def test_ctrl_c_waits_for_a_program_that_ends_and_ends_one_that_does_not(
         for process in (started[0], os.getpid()):
             os.kill(process, signal.SIGINT)
 
-    monkeypatch.setattr(signals.subprocess, "Popen", start)
+    monkeypatch.setattr(processes.subprocess, "Popen", start)
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        signals.call([sys.executable, "-c", program.format(ready=str(ready))])
+        processes.call([sys.executable, "-c", program.format(ready=str(ready))])
     assert Path(f"{ready}.saved").exists() == saves
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)

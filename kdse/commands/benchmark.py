@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import kdse.pretrained
 from kdse.commands.parser import Parser, positive
-from kdse.files import write_text
-from kdse.packages import required
+from kdse.machine.files import write_text
+from kdse.machine.packages import required
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,9 +123,9 @@ def _forms(
     if arguments.no_export:
         return forms
     soundfile = required("soundfile")
-    from kdse.checkpoint import load_model
     from kdse.deploy.export.write import export_file
-    from kdse.deploy.streaming import can_stream
+    from kdse.models.checkpoint import load_model
+    from kdse.models.streaming import can_stream
 
     model, stem = load_model(path), len(list(folder.iterdir()))
     if not can_stream(model):

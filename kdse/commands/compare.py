@@ -10,10 +10,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kdse.commands.evaluate import add_item_options, add_scoring_options, given_flags
 from kdse.commands.parser import Parser
-from kdse.commands.runs import Run, kdse, train
-from kdse.files import write_text
+from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
+from kdse.machine.files import write_text
 from kdse.metrics.table import NOISY, Row, read_rows, to_csv
 from kdse.pretrained import located
 from kdse.report.tables.comparison import (
@@ -25,6 +24,7 @@ from kdse.report.tables.comparison import (
     noisy_row,
 )
 from kdse.report.tables.writers import to_markdown
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kdse.cores import available_cores
-from kdse.progress import Lines
+from kdse.machine.processes import available_cores
+from kdse.machine.progress import Lines
 
 HELP = "list the files of a corpus with their lengths, so that training starts at once"
 DESCRIPTION = """\
@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        ValueError: as `kdse.data.indexing.build`.
+        ValueError: as `kdse.data.corpus.indexing.build`.
     """
-    from kdse.data.indexing import build, manifest_of
-    from kdse.data.manifest import load
-    from kdse.data.measure import CHECKS
+    from kdse.audio.listing import CHECKS
+    from kdse.data.corpus.indexing import build, manifest_of
+    from kdse.data.corpus.manifest import load
 
     folder = arguments.folder.expanduser()
     out = None if arguments.out is None else arguments.out.expanduser()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kdse.commands.parser import Parser
-from kdse.signals import STOPPED
+from kdse.machine.processes import STOPPED
 from kdse.sweeps.command import check_extra, fit_flags, value_of
 from kdse.sweeps.conditions import conditions, file_part
 from kdse.sweeps.definition import Sweep, read_sweep

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from kdse.internals import Library
+from kdse.machine.internals import Library
 
 LITDATA = Library("litdata", "0.2.76", "litdata>=0.2.76,<0.3")
 
 #: Layout of a chunk: number of items, then where each begins and the last ends, 4 bytes each; an item's own header of 4
-#: bytes (its size). `kdse.data.packing` compares every chunk with it.
+#: bytes (its size). `kdse.data.corpus.packing` compares every chunk with it.
 WORD = 4
 ITEM_HEADER = 4
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import AudioError
-from kdse.data.corpora import Corpus, corpus_root, part_of, scan
+from kdse.audio.files import AudioError
+from kdse.audio.levels import SNR_DEFINITIONS, active_db
+from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
-from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
+from kdse.data.mixing import mix
 from kdse.data.position import Key, ResumableData, check_positive
-from kdse.packages import required
+from kdse.machine.packages import required
 from kdse.seeding import derive_seed, run_seed
 
 REDRAWS = 8

@@ -16,13 +16,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
-from kdse.training.lightning_internals import (
-    CUSTOM_SAMPLER,
-    MID_EPOCH,
-    batches_processed,
-    hide_warning,
-    shares_samplers,
-)
+from kdse.machine.lightning_internals import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +120,7 @@ class ResumableData(L.LightningDataModule):
         torch once for all of them.
         """
         if self.num_workers > 0:
-            preloaded = ["kdse.data.forkserver_signals", "kdse.data.mixtures", "kdse.data.paired"]
+            preloaded = ["kdse.data.forkserver", "kdse.data.mixtures", "kdse.data.paired"]
             multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
             settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
             settings |= {"worker_init_fn": outlive_signals}

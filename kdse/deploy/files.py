@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.audio.resampling import ResampleStream
 from kdse.deploy.chunks import CrossFade, WholeSignal
-from kdse.deploy.limits import check_samples
 from kdse.deploy.mix import Mix
-from kdse.deploy.resampling import ResampleStream
-from kdse.deploy.streaming import Streamer, can_stream
 from kdse.deploy.writing import write_like
+from kdse.machine.packages import required
 from kdse.models.base import SpeechModel
-from kdse.packages import required
+from kdse.models.streaming import Streamer, can_stream, check_samples
 
 if TYPE_CHECKING:
     from soundfile import SoundFile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
 
-from kdse.packages import required
+from kdse.machine.packages import required
 
 if TYPE_CHECKING:
     from soundfile import SoundFile

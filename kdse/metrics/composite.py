@@ -9,7 +9,7 @@ All is computed at 16 kHz and clipped to 1..5, the scale of the ratings.
 
 from __future__ import annotations
 
-from kdse.metrics.pair import Pair
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.perceptual import pesq_wb
 from kdse.metrics.ratios import seg_snr
 from kdse.metrics.spectral import best_mean, llr, wss

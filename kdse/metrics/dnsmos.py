@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.model_file import loaded, one_line
-from kdse.metrics.pair import Pair
-from kdse.packages import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

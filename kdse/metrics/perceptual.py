@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from kdse.metrics.pair import Pair
-from kdse.packages import required
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair
 
 
 def pesq_wb(pair: Pair) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.frames import frames_of, loizou_frames
-from kdse.metrics.pair import Pair
 
 #: Log spectra of `lsd` are floored this far below the clean speech's loudest bin.
 LSD_RANGE_DB = 50.0

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair, one_thread
 from kdse.metrics.model_file import loaded, one_line
-from kdse.metrics.pair import Pair, one_thread
-from kdse.packages import required
 
 FLAG = "--squim"
 RATE_HZ = 16000

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from kdse.metrics.gathering import gather_rows, item_names
-from kdse.metrics.intrusive import Scores
 from kdse.metrics.pool import ScorePool
+from kdse.metrics.registry import Scores
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
 
 log = logging.getLogger(__name__)

@@ -125,3 +125,9 @@ class SpeechModel(nn.Module):
         """Where the parameters live (CPU for a model without any)."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
+
+
+def rows_of(estimate: Estimate, rows: Tensor) -> Estimate:
+    """Some items of an estimate; ``rows`` are indices or a boolean ``[B]``."""
+    waveform, spectrum, mask = estimate
+    return Estimate(waveform[rows], None if spectrum is None else spectrum[rows], None if mask is None else mask[rows])

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
 from kdse.models.stft import Stft
-from kdse.packages import required
 from kdse.precision import exact
 
 DEPTH = 4

@@ -56,7 +56,7 @@ class ExportedStudent(SpeechModel):
         raise NotImplementedError
 
     def forward(self, noisy: Tensor) -> Estimate:
-        from kdse.deploy.streaming import Streamer
+        from kdse.models.streaming import Streamer
 
         streamer = Streamer(self, noisy.shape[0])
         waves = [streamer.push(noisy.detach()), streamer.flush()]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from kdse.audio.alignment import fit_length
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import file_identity, first_line, fit_length, run_foreign
-from kdse.packages import required
+from kdse.models.foreign import file_identity, first_line, run_foreign
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

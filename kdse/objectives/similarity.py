@@ -12,8 +12,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from kdse.distributed import gather_batch
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.gather import gather_batch
 from kdse.objectives.shapes import require_equal
 
 

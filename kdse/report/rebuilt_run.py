@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
-from kdse.checkpoint import TRUST, load_model, read_checkpoint, resolve_class
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.models.base import SpeechModel, Tap
+from kdse.models.checkpoint import TRUST, fingerprint, load_model, read_checkpoint, resolve_class
 from kdse.pretrained import located
-from kdse.report.run_folder import config_of, last_checkpoint
+from kdse.run.folder import config_of, last_checkpoint
 from kdse.taps import resolve_taps
-from kdse.teacher import fingerprint
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
 NOT_NEEDED = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.internals import Library
+from kdse.machine.internals import Library
 
 if TYPE_CHECKING:
     import wandb

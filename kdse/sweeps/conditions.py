@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kdse.pretrained import located
-from kdse.run_identity import counts, short
+from kdse.run.identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
 
 TEACHER, CORPUS = "model.teacher_checkpoint", "data.root"

@@ -13,14 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kdse.cores import available_cores
-from kdse.run_result import result
-from kdse.signals import STOPPED, listening
+from kdse.machine.locks import held
+from kdse.machine.processes import STOPPED, available_cores, listening
+from kdse.run.folder import history, result
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.locks import held
-from kdse.sweeps.outcome import history
 from kdse.sweeps.progress import Progress
 from kdse.sweeps.store import RUNS, Claim, Store
 

@@ -1,8 +1,8 @@
 """The points of a sweep in one storage that workers of any machine share: which there are, whose they are, their ends.
 
 A point is an Optuna trial. Storage alone cannot say whether the worker of a running trial is alive; a lock in the
-sweep's folder can, because the kernel frees it (`kdse.sweeps.locks`). So a point is somebody's if its lock is held, and
-one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
+sweep's folder can, because the kernel frees it (`kdse.machine.locks`). So a point is somebody's if its lock is held,
+and one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.files import write_text
+from kdse.machine.files import write_text
+from kdse.machine.locks import JournalLock, Lock, held, take
 from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.locks import JournalLock, Lock, held, take
 from kdse.sweeps.optuna_internals import queued_values, taken_up
 
 if TYPE_CHECKING:

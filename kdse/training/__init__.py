@@ -1,1 +1,1 @@
-"""Training: the pieces of `kdse fit` that follow Lightning."""
+"""Training a run: its command line, callbacks, loggers, checkpoint files, and stopping it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.machine.packages import required
 from kdse.models.exported import parse
-from kdse.packages import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -9,9 +9,9 @@ import soundfile
 import torch
 
 import kdse.pretrained
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.deploy.export.write import export_file
+from kdse.models.checkpoint import load_model
 
 pytestmark = pytest.mark.integration
 

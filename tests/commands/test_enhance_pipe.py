@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import DEFAULT, find
 
 pytestmark = pytest.mark.integration

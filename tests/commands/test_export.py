@@ -9,14 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.deploy.export import write
 from kdse.distiller import Distiller
 from kdse.models import Cruse, Uformer
+from kdse.models.checkpoint import describe, load_model
 from kdse.models.onnx_student import read_metadata
 from kdse.objectives.hint import Hint
-from tests.data.corpus import hiss, put
+from tests.data.small_corpus import hiss, put
 from tests.deploy.export.students import step_bytes, student
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
 

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.metrics.table import Row
+from kdse.models.checkpoint import load_model
 from kdse.report.build import Options, build_report
 from kdse.report.collect import find_runs, read_scores
 from kdse.report.listening import choose

@@ -20,10 +20,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from kdse.checkpoint import load_model
-from kdse.deploy.streaming import Streamer
 from kdse.models import Cruse, SpeechModel
+from kdse.models.checkpoint import load_model
 from kdse.models.probe_speech import speech_like
+from kdse.models.streaming import Streamer
 from kdse.pretrained import DEFAULT, find
 
 RATE, HOP = 16000, 256
@@ -115,7 +115,7 @@ import resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from kdse.checkpoint import load_model
+from kdse.models.checkpoint import load_model
 from kdse.deploy.files import enhance_file
 from kdse.pretrained import find
 enhance_file(load_model(find(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), mix=0.1)

@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.distiller import Distiller
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain, _old_torchaudio
 from kdse.models.aligned import Aligned
+from kdse.models.checkpoint import describe, load_model
 from kdse.objectives.output import OutputDistillation
 from kdse.taps import probe, resolve_taps
 from tests.models import fake_toolkits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdse.checkpoint import describe
 from kdse.models import count_parameters
 from kdse.models.budget import find_widths
+from kdse.models.checkpoint import describe
 from kdse.models.inverted_bottleneck import CausalConv, InvertedBottleneck, SeparableBlock
 from kdse.models.unet import UNet
 from kdse.taps import TapRecorder, probe, resolve_taps

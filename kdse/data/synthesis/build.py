@@ -21,13 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdse.cache import cache_root
-from kdse.cores import available_cores
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
-from kdse.packages import required
-from kdse.progress import counting
+from kdse.machine.cache import cache_root
+from kdse.machine.packages import required
+from kdse.machine.processes import available_cores
+from kdse.machine.progress import counting
 
 MANIFEST_COLUMNS = (
     "path", "kind", "split", "speaker", "type", "gender", "seconds", "language", "voice", "room", "t60_seconds", "text",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdse.packages import required
+from kdse.machine.packages import required
 
 SAMPLE_RATE_HZ = 16000
 SPEED_OF_SOUND = 343.0

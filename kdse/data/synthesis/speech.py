@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from kdse.packages import required
+from kdse.machine.packages import required
 
 SAMPLE_RATE_HZ = 16000
 ESPEAK_RATE_HZ = 22050

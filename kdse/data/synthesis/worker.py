@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from kdse.data.synthesis.plan import Clip, Settings, plan
-from kdse.packages import required
+from kdse.machine.packages import required
 
 SAMPLE_RATE_HZ = 16000
 UNFINISHED = ".unfinished"

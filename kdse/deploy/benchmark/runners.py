@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdse.packages import required
+from kdse.machine.packages import required
 
 #: The label of RNNoise on the command line and in the table.
 RNNOISE = "rnnoise"
@@ -51,8 +51,8 @@ def torch_runner(path: Path, threads: int) -> Runner:
     """A checkpoint's model, `step` by `step`."""
     import torch
 
-    from kdse.checkpoint import load_model
-    from kdse.deploy.streaming import can_stream
+    from kdse.models.checkpoint import load_model
+    from kdse.models.streaming import can_stream
 
     torch.set_num_threads(threads)
     model = load_model(path)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
 from kdse.deploy.export.onnxscript_internals import exact_rewrites
-from kdse.internals import MissingInternal
+from kdse.machine.internals import MissingInternal
+from kdse.machine.packages import PackageError, required
 from kdse.models.foreign import first_line
-from kdse.packages import PackageError, required
 
 #: Versions of the operator set that files can be written in. PyTorch's exporter writes 18 and converts upwards;
 #: onnxruntime 1.31 loads up to 26.

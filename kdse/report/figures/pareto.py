@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import (
-    GREY,
-    INK,
-    Look,
-    canvas,
-    looks,
-    plain,
-    to_png,
-)
+from kdse.report.figures.drawing import GREY, INK, Look, canvas, looks, plain, to_png
 from kdse.report.figures.labels import Box, place_names
-from kdse.report.tables.shown import shown
+from kdse.report.tables.number_format import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

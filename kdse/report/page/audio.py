@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kdse.packages import required
+from kdse.machine.packages import required
 
 #: Peak of the loudest signal of a file as played.
 PEAK_DBFS = -1.0

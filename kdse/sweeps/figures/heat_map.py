@@ -11,7 +11,7 @@ from kdse.report.contents import Figure
 from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, plain
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import (
+from kdse.sweeps.titles import (
     distinct,
     key_of,
     metric_factor,

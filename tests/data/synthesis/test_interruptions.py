@@ -16,7 +16,7 @@ import pytest
 from kdse.data.synthesis import build as building
 from kdse.data.synthesis.build import build, cache_folder
 from kdse.data.synthesis.plan import Settings
-from kdse.progress import counting
+from kdse.machine.progress import counting
 from tests.data.synthesis.conftest import SETTINGS, audio_bytes
 
 pytestmark = pytest.mark.integration
