@@ -102,7 +102,7 @@ def _talk_plainly() -> None:
         logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
-    from kdse.machine.lightning_internals import process_rank
+    from kdse.internals.lightning import process_rank
 
     logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logger.propagate = False

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from kdse.enhancer import Enhancer, has_labels
 from kdse.gradients import GradientBalance, window_factor
+from kdse.internals.torch import FollowedModule
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
-from kdse.models.torch_internals import FollowedModule
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.seeding import seeded

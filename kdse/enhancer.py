@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
 from kdse.gradients import window_factor
+from kdse.internals.lightning import batches_started
 from kdse.losses import PhaseSensitive, WeightedSum
-from kdse.machine.lightning_internals import batches_started
 from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, rows_of

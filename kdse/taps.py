@@ -24,9 +24,9 @@ from einops import EinopsError, rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kdse.internals.torch import version
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.probing import probe_signal, undisturbed
-from kdse.models.torch_internals import version
 
 AXES = ("b", "c", "t", "f")
 

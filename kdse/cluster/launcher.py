@@ -12,8 +12,8 @@ from typing import Any
 
 from kdse.cluster import requeue
 from kdse.cluster.request import DEFAULT_MINUTES, Request
-from kdse.cluster.submitit_internals import batch_script
 from kdse.cluster.task import Task
+from kdse.internals.submitit import batch_script
 
 
 def script(request: Request) -> str:

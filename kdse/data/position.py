@@ -16,7 +16,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
-from kdse.machine.lightning_internals import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
+from kdse.internals.lightning import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
 
 log = logging.getLogger(__name__)
 

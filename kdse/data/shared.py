@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from kdse.machine.lightning_internals import own_batch_sampler
+from kdse.internals.lightning import own_batch_sampler
 
 if TYPE_CHECKING:
     import lightning as L

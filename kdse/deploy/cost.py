@@ -15,10 +15,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdse.internals.torch import watched
 from kdse.models.base import SpeechModel
 from kdse.models.probing import probe_signal, undisturbed
 from kdse.models.streaming import can_stream
-from kdse.models.torch_internals import watched
 
 #: Operators that only make, move or describe data; they are neither counted nor listed as uncounted.
 # fmt: off

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
+from kdse.internals.torch import without_forward_hooks
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.foreign import digest_tensor
 from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.recorded import Recorded
-from kdse.models.torch_internals import without_forward_hooks
 
 log = logging.getLogger(__name__)
 

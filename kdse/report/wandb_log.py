@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kdse.internals.wandb import start_folder, without_system_metrics
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.page import spectrogram
 from kdse.report.page.audio import shared_gain, trouble
 from kdse.report.tables.table import Table
 from kdse.report.tables.writers import fields
-from kdse.report.wandb_internals import start_folder, without_system_metrics
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged, table_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kdse.report.wandb_internals import earlier_starts, start_folder
+from kdse.internals.wandb import earlier_starts, start_folder
 
 if TYPE_CHECKING:
     import wandb

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.internals.optuna import queued_values, taken_up
 from kdse.machine.files import write_text
 from kdse.machine.locks import JournalLock, Lock, held, take
 from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.optuna_internals import queued_values, taken_up
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from kdse.machine.lightning_internals import last_saved_step
+from kdse.internals.lightning import last_saved_step
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run.folder import SWITCH
 from kdse.schedule import Schedule

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
+from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
-from kdse.machine.lightning_internals import FlagsWinCLI, stop_early_after_validations
 from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
 from kdse.run.folder import result

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from kdse.machine.lightning_internals import logged_step
+from kdse.internals.lightning import logged_step
 
 #: Lowest level drawn, in dB below the noisy item's peak bin.
 FLOOR_DB = -80.0

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from kdse.machine.lightning_internals import logged_step, set_logged_step
+from kdse.internals.lightning import logged_step, set_logged_step
 from kdse.metrics.table import NOISY, Row, records, summarize
 from kdse.metrics.validation import STUDENT, ValidationScores
 from kdse.report.contents import Figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from kdse.machine.lightning_internals import hold_validation, validation_due
+from kdse.internals.lightning import hold_validation, validation_due
 
 log = logging.getLogger(__name__)
 

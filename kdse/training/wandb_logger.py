@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from kdse.internals.lightning import leave_anonymous_out
 from kdse.machine.files import write_text
-from kdse.machine.lightning_internals import leave_anonymous_out
 from kdse.models.checkpoint import read_checkpoint
 from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged
 

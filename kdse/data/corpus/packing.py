@@ -19,7 +19,7 @@ from kdse.data.corpus.manifest import NAME, write
 from kdse.data.corpus.manifest_lookup import INDEX
 from kdse.data.corpus.pool import as_they_come
 from kdse.data.corpus.shards import EXTRA
-from kdse.data.litdata_internals import ITEM_HEADER, WORD, write_chunk
+from kdse.internals.litdata import ITEM_HEADER, WORD, write_chunk
 from kdse.machine.files import write_text
 
 KINDS, SPLITS = ("speech", "noise", "rir"), ("train", "valid", "test")

@@ -25,7 +25,7 @@ from filelock import FileLock
 from kdse.audio.files import AudioError
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import INDEX, is_index
-from kdse.data.litdata_internals import ITEM_HEADER, WORD, downloader
+from kdse.internals.litdata import ITEM_HEADER, WORD, downloader
 from kdse.machine.cache import cache_root
 from kdse.machine.files import write_bytes
 

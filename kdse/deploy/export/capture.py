@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from kdse.models.torch_internals import traced_as
+from kdse.internals.torch import traced_as
 
 
 def capture(graph: nn.Module, example: Sequence[Tensor], dynamic_shapes: Any = None) -> ExportedProgram:

@@ -13,8 +13,8 @@ from kdse.deploy.export.capture import capture
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.gru_cell import gru_as_products
 from kdse.deploy.export.onnx_file import quiet
+from kdse.internals.library import MissingInternal
 from kdse.machine.files import write_bytes
-from kdse.machine.internals import MissingInternal
 from kdse.models.base import SpeechModel
 
 #: Who computes: ExecuTorch's portable C++ kernels, which build for any target, or XNNPACK on ARM and x86 CPUs.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
-from kdse.deploy.export.onnxscript_internals import exact_rewrites
-from kdse.machine.internals import MissingInternal
+from kdse.internals.library import MissingInternal
+from kdse.internals.onnxscript import exact_rewrites
 from kdse.machine.packages import PackageError, required
 from kdse.models.foreign import first_line
 

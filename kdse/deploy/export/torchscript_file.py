@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from kdse.deploy.export.capture import with_plain_names
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.whole import WholeSignal
+from kdse.internals.torch import without_records
 from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
-from kdse.models.torch_internals import without_records
 
 #: The entry of a file that holds the metadata.
 ENTRY = "kdse.json"

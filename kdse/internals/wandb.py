@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 if TYPE_CHECKING:
     import wandb

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 from tests.toys import make_trainer
 
 

@@ -1,6 +1,6 @@
 """`Library`: a package of which kdse uses more than its public API, and the error for an upgrade that takes that away.
 
-Such uses stand in one module for each package, named ``<package>_internals``; `tests/test_internals.py` checks each of
+Such uses stand in one module for each package, named after it; the tests in `tests/internals` check each of
 them against the installed version, and that there are none elsewhere.
 """
 

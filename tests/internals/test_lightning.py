@@ -19,10 +19,10 @@ from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.utilities import data, rank_zero_only
 from torch.utils.data import BatchSampler
 
-from kdse.machine import lightning_internals as internals
-from kdse.machine.internals import MissingInternal
-from kdse.machine.lightning_internals import LIGHTNING, FlagsWinCLI
-from tests.internals import Line, fit, loader, sentence
+from kdse.internals import lightning as internals
+from kdse.internals.library import MissingInternal
+from kdse.internals.lightning import LIGHTNING, FlagsWinCLI
+from tests.internals.absence import Line, fit, loader, sentence
 
 
 class Noted(CSVLogger):

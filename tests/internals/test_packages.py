@@ -1,4 +1,4 @@
-"""What kdse uses of other packages' internals (Lightning's: `test_lightning_internals`) is there and does what it must.
+"""What kdse uses of other packages' internals (Lightning's: `test_lightning`) is there and does what it must.
 
 Without it the error is one sentence that names the package, its version, what is gone and what was tested.
 """
@@ -25,11 +25,12 @@ import torch.utils._python_dispatch
 import wandb
 from onnxscript.rewriter.rules.common import _no_op
 
-from kdse.cluster.submitit_internals import SUBMITIT, batch_script
-from kdse.data.litdata_internals import ITEM_HEADER, LITDATA, WORD, downloader, write_chunk
-from kdse.deploy.export.onnxscript_internals import ONNXSCRIPT, exact_rewrites
-from kdse.machine.internals import Library, MissingInternal
-from kdse.models.torch_internals import (
+from kdse.internals.library import Library, MissingInternal
+from kdse.internals.litdata import ITEM_HEADER, LITDATA, WORD, downloader, write_chunk
+from kdse.internals.onnxscript import ONNXSCRIPT, exact_rewrites
+from kdse.internals.optuna import OPTUNA, queued_values, taken_up
+from kdse.internals.submitit import SUBMITIT, batch_script
+from kdse.internals.torch import (
     TORCH,
     FollowedModule,
     traced_as,
@@ -38,9 +39,8 @@ from kdse.models.torch_internals import (
     without_forward_hooks,
     without_records,
 )
-from kdse.report.wandb_internals import WANDB, earlier_starts, start_folder, without_system_metrics
-from kdse.sweeps.optuna_internals import OPTUNA, queued_values, taken_up
-from tests.internals import sentence
+from kdse.internals.wandb import WANDB, earlier_starts, start_folder, without_system_metrics
+from tests.internals.absence import sentence
 
 # --- the error itself ---
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 SUBMITIT = Library("submitit", "1.5.4", "submitit>=1.5.4,<2")
 

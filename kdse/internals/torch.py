@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 TORCH = Library("torch", "2.11 to 2.14", "torch>=2.11,<2.15")
 

@@ -1,4 +1,4 @@
-"""Private names of other packages are used in the ``*_internals`` modules of kdse and nowhere else."""
+"""Private names of other packages are used in kdse/internals and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import kdse
 
 ROOT = Path(kdse.__file__).parent
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if not path.stem.endswith("_internals")]
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent.name != "internals"]
 #: Names with an underscore that their owners document: named tuples', os._exit, ctypes' handle of a shared library,
 #: arguments of torch.jit.save and load, and of ExecuTorch's EdgeCompileConfig.
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_exit", "_handle", "_extra_files", "_check_ir_validity"}
@@ -81,7 +81,7 @@ def foreign_uses(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_uses_a_private_name_of_another_package(path):
     found = list(foreign_uses(path.read_text(encoding="utf-8")))
-    assert not found, f"{path}: move this into the package's *_internals module, with a test: {found}"
+    assert not found, f"{path}: move this into kdse/internals, with a test: {found}"
 
 
 @pytest.mark.parametrize(

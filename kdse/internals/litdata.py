@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 LITDATA = Library("litdata", "0.2.76", "litdata>=0.2.76,<0.3")
 

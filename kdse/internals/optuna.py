@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 ONNXSCRIPT = Library("onnxscript", "0.7", "onnxscript>=0.7,<0.8")
 

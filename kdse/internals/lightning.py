@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from kdse.machine.internals import Library
+from kdse.internals.library import Library
 
 LIGHTNING = Library("lightning", "2.6", "lightning>=2.6,<2.7")
 
