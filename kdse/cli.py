@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdse.errors import UserError, one_line
 from kdse.machine.packages import PackageError
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(TOOLS[command][0])
             return int(module.main(arguments[1:]) or 0)
         return run_lightning(arguments)
-    except ValueError as error:
+    except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
         print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
@@ -112,7 +113,7 @@ def _talk_plainly() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own.
+    """What to show of an error.
 
     A package that cannot be imported is the reason for whatever followed, also where a message of ours replaced it.
     """
@@ -121,21 +122,7 @@ def _one_line(error: BaseException) -> str:
         if isinstance(seen, PackageError):
             return str(seen)
         seen = seen.__cause__ or seen.__context__
-    seen = error
-    while seen is not None:
-        if isinstance(seen, ValueError) and _raised_by_kdse(seen):
-            error = seen
-            break
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _raised_by_kdse(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith("kdse.") and module != "kdse.training.cli"  # (which only passes the parser's words on)
+    return one_line(error)
 
 
 def _overview() -> str:

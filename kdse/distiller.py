@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.enhancer import Enhancer, has_labels
+from kdse.errors import UserError
 from kdse.gradients import GradientBalance, window_factor
 from kdse.internals.torch import FollowedModule
 from kdse.models.base import Estimate, SpeechModel, Tap
@@ -81,7 +82,7 @@ class Distiller(FollowedModule, Enhancer):
         balance_every: int = 10,
     ) -> None:
         if (student is None) == (compression is None):
-            raise ValueError("give --model.student or --model.compression, one of the two")
+            raise UserError("give --model.student or --model.compression, one of the two")
         loaded = load_teacher(teacher, teacher_checkpoint, trust_code)
         if student is None:
             assert compression is not None
@@ -96,7 +97,7 @@ class Distiller(FollowedModule, Enhancer):
             weights=weights,
         )
         if loaded.sample_rate_hz != self.student.sample_rate_hz:
-            raise ValueError(
+            raise UserError(
                 f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz; "
                 "wrap the teacher in kdse.models.Aligned with the student's sample_rate_hz"
             )
@@ -148,9 +149,9 @@ class Distiller(FollowedModule, Enhancer):
         if self.objectives.get(objective.name) is objective:
             return
         if objective.name in self.objectives or objective.name == SUPERVISED:
-            raise ValueError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
+            raise UserError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
         if objective.uses_taps and not self._teacher.has_activations:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{objective.name}: compares activations, which a recorded teacher does not have; use an "
                 "output objective"
             )
@@ -186,7 +187,7 @@ class Distiller(FollowedModule, Enhancer):
         active = [o for o in self.objectives.values() if weights[o.name] * o.weight > 0]
         supervised = weights[SUPERVISED] > 0
         if not active and not supervised:
-            raise ValueError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
+            raise UserError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
         exchange = self.exchange(batch, active)
         raw: dict[str, Tensor] = {}
         if supervised:
@@ -318,7 +319,7 @@ class Distiller(FollowedModule, Enhancer):
         fitting = self.trainer.state.fn == "fit"
         stored = about.get("teacher_sha256")
         if fitting and stored is not None and stored != fingerprint(self.teacher):
-            raise ValueError(
+            raise UserError(
                 "--ckpt_path: this run was started under another teacher; give the same --model.teacher_checkpoint"
             )
         if not fitting:  # heads serve training only; a test without objectives has none to load into

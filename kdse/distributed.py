@@ -12,6 +12,8 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import Tensor, nn
 
+from kdse.errors import UserError
+
 
 def started(environment: Mapping[str, str] = os.environ) -> tuple[int, str]:
     """How many processes a launcher started together, and its name; (1, "") without one."""
@@ -38,7 +40,7 @@ def check_processes(world_size: int, environment: Mapping[str, str] = os.environ
     """
     count, launcher = started(environment)
     if world_size == 1 and count > 1:
-        raise ValueError(
+        raise UserError(
             f"{launcher} started {count} processes and each would train the whole run by itself; give "
             f"--trainer.devices (processes a machine), --trainer.num_nodes and --trainer.strategy=ddp, or start one"
         )
@@ -67,7 +69,7 @@ def check_strategy(strategy: object) -> None:
     name = str(strategy)
     plain = re.sub("_(spawn|fork|notebook)(?=_|$)", "", name)
     if plain != name:
-        raise ValueError(
+        raise UserError(
             f"--trainer.strategy={name}: copies a running process, which a notebook needs and a command line does not; "
             f"use {plain}"
         )
@@ -106,7 +108,7 @@ class SameStart(L.Callback):
         dist.all_gather_object(steps, trainer.global_step)
         if len(set(steps)) > 1:
             seen = ", ".join(map(str, steps))
-            raise ValueError(
+            raise UserError(
                 f"--resume: the processes read checkpoints of different optimizer steps ({seen}): the disk they share "
                 "shows some an older file; start again"
             )
@@ -130,7 +132,7 @@ class _Gather(torch.autograd.Function):
         sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world_size())]
         dist.all_gather(sizes, torch.tensor(x.shape[0], device=x.device))
         if len({int(s) for s in sizes}) > 1:
-            raise ValueError(f"gather: the processes hold batches of {[int(s) for s in sizes]} items; use drop_last")
+            raise UserError(f"gather: the processes hold batches of {[int(s) for s in sizes]} items; use drop_last")
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in sizes]
         dist.all_gather(parts, x.contiguous())
         ctx.items = x.shape[0]  # type: ignore[attr-defined]  # (a context takes any)

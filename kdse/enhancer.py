@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
+from kdse.errors import UserError
 from kdse.gradients import window_factor
 from kdse.internals.lightning import batches_started
 from kdse.losses import PhaseSensitive, WeightedSum
@@ -95,7 +96,7 @@ class Enhancer(L.LightningModule):
         """
         clean = batch.get("clean")
         if clean is None:
-            raise ValueError(
+            raise UserError(
                 "the supervised loss needs clean speech and this data has none; give labelled data, or set its "
                 "schedule weight to zero (--schedule kdse.schedule.Joint --schedule.gamma 1)"
             )
@@ -122,7 +123,7 @@ class Enhancer(L.LightningModule):
         """
         datamodule = getattr(self.trainer, "datamodule", None)
         if terms and getattr(datamodule, "labelled_share", 1.0) == 0:
-            raise ValueError(
+            raise UserError(
                 f"the {terms[0]} loss needs clean speech and this data has none (--data.labelled_share is 0, or the "
                 "data is a NoisyFolder); give labelled data, or let the teacher alone teach: --schedule "
                 "kdse.schedule.Joint --schedule.gamma 1, with objectives that need no clean speech"
@@ -172,7 +173,7 @@ class Enhancer(L.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
         watched = getattr(scheduler, "monitor", None)
         if watched is None:
-            raise ValueError(
+            raise UserError(
                 "--model.lr_scheduler: torch's ReduceLROnPlateau does not say what it watches; use "
                 "lightning.pytorch.cli.ReduceLROnPlateau with --model.lr_scheduler.monitor=val/loss"
             )
@@ -188,7 +189,7 @@ class Enhancer(L.LightningModule):
         scheduler, watched = self._plateau
         if watched not in self.trainer.callback_metrics:
             known = ", ".join(sorted(self.trainer.callback_metrics))
-            raise ValueError(
+            raise UserError(
                 f"--model.lr_scheduler.monitor={watched}: nothing of this name is logged; there are {known}"
             )
         scheduler.step(self.trainer.callback_metrics[watched])
@@ -206,7 +207,7 @@ class Enhancer(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         rate = getattr(datamodule, "sample_rate_hz", None)
         if rate is not None and rate != self.model.sample_rate_hz:
-            raise ValueError(
+            raise UserError(
                 f"--data.sample_rate_hz={rate} differs from the model's {self.model.sample_rate_hz} Hz; "
                 f"set it to {self.model.sample_rate_hz}"
             )

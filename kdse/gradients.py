@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdse.distributed import world_size
+from kdse.errors import UserError
 
 if TYPE_CHECKING:
     import lightning as L
@@ -39,7 +40,7 @@ class GradientBalance:
 
     def __init__(self, every: int = 10, decay: float = 0.9) -> None:
         if every < 1 or not 0 <= decay < 1:
-            raise ValueError(f"balance_every={every}, decay={decay}: at least 1, and in [0, 1)")
+            raise UserError(f"balance_every={every}, decay={decay}: at least 1, and in [0, 1)")
         self.every, self.decay = every, decay
         self.norms: dict[str, float] = {}
         self._measured = -1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
+
 #: Lightning's names of the formats that train. In the mixed ones networks run in 16 bits; STFTs, losses and objectives
 #: do not.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
@@ -22,7 +24,7 @@ def check_precision(precision: str) -> None:
         ValueError: naming the ones that work.
     """
     if str(precision) not in PRECISIONS:
-        raise ValueError(
+        raise UserError(
             f"--trainer.precision={precision}: parameters and STFTs stay in float32 or float64 here; use one of "
             f"{', '.join(PRECISIONS)}"
         )

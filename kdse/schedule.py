@@ -19,6 +19,8 @@ from typing import Any
 
 import lightning as L
 
+from kdse.errors import UserError
+
 log = logging.getLogger(__name__)
 
 SUPERVISED = "supervised"
@@ -53,22 +55,22 @@ class Phase:
     def __post_init__(self) -> None:
         given = [k for k in ("steps", "epochs", "fraction") if getattr(self, k) is not None]
         if len(given) > 1:
-            raise ValueError(
+            raise UserError(
                 f"schedule: a phase has both {given[0]} and {given[1]}; give one of steps, epochs, fraction"
             )
         for name in given:
             if getattr(self, name) < 0:
-                raise ValueError(f"schedule: a phase of {name}={getattr(self, name)} is impossible; give zero or more")
+                raise UserError(f"schedule: a phase of {name}={getattr(self, name)} is impossible; give zero or more")
         if self.fraction is not None and self.fraction > 1:
-            raise ValueError(
+            raise UserError(
                 f"schedule: a phase of fraction={self.fraction} is longer than the run; give 0 to 1 (distil_fraction)"
             )
         if self.ramp not in ("none", "linear", "cosine"):
-            raise ValueError(f'schedule: ramp={self.ramp!r} is unknown; use "none", "linear" or "cosine"')
+            raise UserError(f'schedule: ramp={self.ramp!r} is unknown; use "none", "linear" or "cosine"')
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights.values()):
-            raise ValueError(f"schedule: weights must be finite and zero or more, got {self.weights}")
+            raise UserError(f"schedule: weights must be finite and zero or more, got {self.weights}")
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"schedule: learning_rate={self.learning_rate} must be positive")
+            raise UserError(f"schedule: learning_rate={self.learning_rate} must be positive")
 
     def weight(self, term: str) -> float:
         """Weight of a term at the end of this phase's ramp."""
@@ -94,17 +96,17 @@ def phase_starts(phases: Sequence[Phase], total_steps: float, steps_per_epoch: f
             length = phase.steps
         elif phase.epochs is not None:
             if steps_per_epoch is None:
-                raise ValueError("schedule: epochs need a training set of known length; give steps instead")
+                raise UserError("schedule: epochs need a training set of known length; give steps instead")
             length = round(phase.epochs * steps_per_epoch)
         elif phase.fraction is not None:
             if not math.isfinite(total_steps):
-                raise ValueError(
+                raise UserError(
                     "schedule: a fraction needs a run of known length; set trainer.max_steps or trainer.max_epochs, "
                     "or give the phase in steps"
                 )
             length = round(phase.fraction * total_steps)
         else:
-            raise ValueError(f"schedule: phase {number} has no length; only the last phase may be open-ended")
+            raise UserError(f"schedule: phase {number} has no length; only the last phase may be open-ended")
         starts.append(starts[-1] + length)
     return starts
 
@@ -142,7 +144,7 @@ class Schedule(L.Callback):
     def __init__(self, phases: list[Phase], accept_new_switch: bool = False) -> None:
         super().__init__()
         if not phases:
-            raise ValueError("schedule: at least one phase is needed")
+            raise UserError("schedule: at least one phase is needed")
         self.phases = phases
         self.accept_new_switch = accept_new_switch
         self.starts: list[int] | None = None
@@ -154,7 +156,7 @@ class Schedule(L.Callback):
     def weights(self, step: int, terms: Sequence[str]) -> dict[str, float]:
         """Weight of every term (``"supervised"`` and the objectives' names) at an optimizer step."""
         if self.starts is None:
-            raise ValueError("schedule: not resolved yet; the lengths of phases are known once fit has started")
+            raise UserError("schedule: not resolved yet; the lengths of phases are known once fit has started")
         return phase_weights(self.phases, self.starts, step, terms)
 
     def phase_index(self, step: int) -> int:
@@ -167,7 +169,7 @@ class Schedule(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         bind = getattr(pl_module, "bind_schedule", None)
         if bind is None:
-            raise ValueError(
+            raise UserError(
                 f"schedule: {type(pl_module).__name__} has no teacher; use `model.class_path: kdse.Distiller`, "
                 "or leave out --schedule"
             )
@@ -175,7 +177,7 @@ class Schedule(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.lr_scheduler_configs and any(p.learning_rate is not None for p in self.phases):
-            raise ValueError(
+            raise UserError(
                 "schedule: a phase sets its own learning rate and --model.lr_scheduler sets it too; drop one of them"
             )
         self.starts = self._resolve(trainer)
@@ -185,7 +187,7 @@ class Schedule(L.Callback):
                 f"{self._stored_starts[1:]} (trainer.max_steps or the data changed?)"
             )
             if not self.accept_new_switch:
-                raise ValueError(
+                raise UserError(
                     f"{message}; restore the old settings, or accept the new switch with "
                     "--schedule.accept_new_switch=true"
                 )
@@ -262,7 +264,7 @@ class TwoStep(Schedule):
     ) -> None:
         _check_gamma(gamma)
         if distil_steps is not None and distil_epochs is not None:
-            raise ValueError("schedule: give distil_steps or distil_epochs, not both")
+            raise UserError("schedule: give distil_steps or distil_epochs, not both")
         explicit = distil_steps is not None or distil_epochs is not None
         first = Phase(
             weights={EVERY_OBJECTIVE: 1.0},
@@ -305,4 +307,4 @@ class Phases(Schedule):
 
 def _check_gamma(gamma: float) -> None:
     if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"schedule: gamma={gamma} must lie between 0 and 1")
+        raise UserError(f"schedule: gamma={gamma} must lie between 0 and 1")

@@ -24,6 +24,7 @@ from einops import EinopsError, rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kdse.errors import UserError
 from kdse.internals.torch import version
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.probing import probe_signal, undisturbed
@@ -73,7 +74,7 @@ class TapRecorder:
 
     def _record(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if name in self._raw:
-            raise ValueError(
+            raise UserError(
                 f"tap {name!r}: the module {self.taps[name].path!r} is called more than once in a forward pass; "
                 "tap a module that is called once (`kdse taps --all` lists them)"
             )
@@ -90,13 +91,13 @@ class TapRecorder:
         result = {}
         for name, tap in self.taps.items():
             if name not in self._raw:
-                raise ValueError(
+                raise UserError(
                     f"tap {name!r}: the module {tap.path!r} exists but was not called in the forward pass; "
                     "`kdse taps --all` lists those that are"
                 )
             tensor, recorded = self._raw[name]
             if version(tensor) != recorded:
-                raise ValueError(
+                raise UserError(
                     f"tap {name!r}: a later layer changed the output of {tap.path!r} in place; tap that layer instead"
                 )
             result[name] = to_bctf(tensor, tap, name)
@@ -114,7 +115,7 @@ def hook(module: nn.Module, path: str, function: Callable[[nn.Module, Any, Any],
         ValueError: for modules inside a TorchScript program, which take none.
     """
     if isinstance(module, torch.jit.ScriptModule):
-        raise ValueError(
+        raise UserError(
             f"tap {path!r}: lies inside a TorchScript program, whose activations cannot be recorded; use objectives on "
             "the output"
         )
@@ -126,7 +127,7 @@ def first_tensor(output: Any, name: str) -> Tensor:
     while isinstance(output, (tuple, list)) and len(output):
         output = output[0]
     if not isinstance(output, Tensor):
-        raise ValueError(f"tap {name!r}: the module returns a {type(output).__name__}; tap one that returns a tensor")
+        raise UserError(f"tap {name!r}: the module returns a {type(output).__name__}; tap one that returns a tensor")
     return output
 
 
@@ -142,7 +143,7 @@ def to_bctf(x: Tensor, tap: Tap, name: str) -> Tensor:
         y = rearrange(x, f"{tap.layout} -> {target}", **tap.sizes)
     except (EinopsError, RuntimeError) as error:
         sizes = f" with {tap.sizes}" if tap.sizes else ""
-        raise ValueError(
+        raise UserError(
             f"tap {name!r}: the output of {tap.path!r} has shape {list(x.shape)}, which does not fit the layout "
             f"{tap.layout!r}{sizes}; name its axes with b, c, t, f (e.g. 'b t (c f)' and sizes {{c: 32}})"
         ) from error
@@ -158,13 +159,13 @@ def layout_axes(tap: Tap, name: str) -> set[str]:
     letters = [axis for axis in re.findall(r"[^\s()]+", tap.layout) if axis != "1"]
     unknown = [axis for axis in letters if axis not in AXES]
     if unknown or len(set(letters)) != len(letters) or "b" not in letters:
-        raise ValueError(
+        raise UserError(
             f"tap {name!r}: layout {tap.layout!r} must name the batch b and any of c, t, f, each once, "
             "in einops notation such as 'b c t f' or 'b t (c f)'"
         )
     foreign = [axis for axis in tap.sizes if axis not in letters]
     if foreign:
-        raise ValueError(f"tap {name!r}: sizes name {foreign}, which the layout {tap.layout!r} does not have")
+        raise UserError(f"tap {name!r}: sizes name {foreign}, which the layout {tap.layout!r} does not have")
     return set(letters)
 
 
@@ -179,7 +180,7 @@ def find_module(model: nn.Module, path: str, name: str) -> nn.Module:
         return modules[path]
     known = [p for p in modules if p]
     close = difflib.get_close_matches(path, known, n=5, cutoff=0.4) or known[:5]
-    raise ValueError(
+    raise UserError(
         f"tap {name!r}: {type(model).__name__} has no module {path!r}; the closest are {', '.join(close) or '(none)'}; "
         "`kdse taps MODEL --all` prints them all"
     )
@@ -205,7 +206,7 @@ def resolve_taps(model: nn.Module, spec: Mapping[str, Any] | list[str] | None = 
     elif isinstance(spec, (list, tuple)):
         taps = {str(path): own[path] if path in own else _parse_tap(str(path), path, own) for path in spec}
     else:
-        raise ValueError(f"taps: {spec!r} is neither a list of module paths nor a dictionary of names to taps")
+        raise UserError(f"taps: {spec!r} is neither a list of module paths nor a dictionary of names to taps")
     for name, tap in taps.items():
         layout_axes(tap, name)
         find_module(model, tap.path, name)
@@ -217,10 +218,10 @@ def _parse_tap(name: str, entry: Any, own: Mapping[str, Tap]) -> Tap:
         return entry
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping) or not isinstance(given.get("path"), str):
-        raise ValueError(f"tap {name!r}: give a module path or {{path, layout, sizes, group}}, not {entry!r}")
+        raise UserError(f"tap {name!r}: give a module path or {{path, layout, sizes, group}}, not {entry!r}")
     unknown = set(given) - {"path", "layout", "sizes", "group"}
     if unknown:
-        raise ValueError(f"tap {name!r}: unknown key {sorted(unknown)}; known are path, layout, sizes, group")
+        raise UserError(f"tap {name!r}: unknown key {sorted(unknown)}; known are path, layout, sizes, group")
     base = next((tap for tap in own.values() if tap.path == given["path"]), Tap(given["path"]))
     layout = str(given.get("layout") or base.layout)
     sizes: Any = given.get("sizes")
@@ -229,7 +230,7 @@ def _parse_tap(name: str, entry: Any, own: Mapping[str, Tap]) -> Tap:
     try:
         sizes = {str(axis): int(size) for axis, size in dict(sizes).items()}
     except (TypeError, ValueError):
-        raise ValueError(f"tap {name!r}: sizes={sizes!r} must map axes to whole numbers, e.g. {{c: 32}}") from None
+        raise UserError(f"tap {name!r}: sizes={sizes!r} must map axes to whole numbers, e.g. {{c: 32}}") from None
     return Tap(base.path, layout, sizes, str(given.get("group") or base.group))
 
 

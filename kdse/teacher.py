@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
@@ -33,7 +34,7 @@ class Teacher:
         self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None, compiled: bool = False
     ) -> None:
         if autocast not in (None, "bfloat16", "float16"):
-            raise ValueError(f'model.teacher_autocast={autocast!r}: use "bfloat16", "float16" or none')
+            raise UserError(f'model.teacher_autocast={autocast!r}: use "bfloat16", "float16" or none')
         self.network = network.requires_grad_(False).eval()
         self.taps = dict(taps)
         self.has_activations = not isinstance(network, Recorded)
@@ -68,7 +69,7 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
     """
     if teacher is None:
         if checkpoint is None:
-            raise ValueError(
+            raise UserError(
                 "give --model.teacher_checkpoint (a checkpoint of kdse fit, or cruse-62k) or --model.teacher"
             )
         return load_model(checkpoint, trust_code=trust_code)

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LONGEST = 400
 #: The packages and modules directly below kdse, from the ground up. Each imports from lower floors and from itself.
 FLOORS = (
+    {"errors"},
     {"internals", "machine", "precision", "seeding", "schedule", "distributed", "pretrained"},
     {"audio", "gradients"},
     {"models", "metrics", "data"},

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kdse.errors import UserError
+
 #: Samples a frame, for finding the loud ones.
 FRAME = 512
 
@@ -53,17 +55,17 @@ def measure_alignment(
     """
     target = reference if clean is None else clean
     if target.dim() != 2 or output.dim() != 2 or target.shape[0] != output.shape[0]:
-        raise ValueError(f"measure_alignment: {list(target.shape)} and {list(output.shape)} are not both [B, N]")
+        raise UserError(f"measure_alignment: {list(target.shape)} and {list(output.shape)} are not both [B, N]")
     target, output = target.detach().double(), output.detach().double()
     sounding = (_energy(target) > 0) & (_energy(output) > 0) & output.isfinite().all(1)
     if not sounding.any():
-        raise ValueError("measure_alignment: the output or the reference is silent, or not finite")
+        raise UserError("measure_alignment: the output or the reference is silent, or not finite")
     target, output = target[sounding], output[sounding]
     delay = find_delay(target, output, max_delay_samples) if delay_samples is None else delay_samples
     target, output = _overlap(target, output, delay)
     common = (target * output).sum()
     if common == 0:
-        raise ValueError(f"measure_alignment: nothing in common at a delay of {delay} samples")
+        raise UserError(f"measure_alignment: nothing in common at a delay of {delay} samples")
     correlation = common / (_energy(target).sum() * _energy(output).sum()).sqrt()
     if clean is not None:
         gain = common / _energy(target).sum()
@@ -117,7 +119,7 @@ def _overlap(reference: Tensor, output: Tensor, delay: int) -> tuple[Tensor, Ten
     """The part that both have, with the output moved ``delay`` samples earlier."""
     start, stop = max(0, -delay), min(reference.shape[1], output.shape[1] - delay)
     if stop <= start:
-        raise ValueError(f"measure_alignment: a delay of {delay} samples leaves nothing to compare")
+        raise UserError(f"measure_alignment: a delay of {delay} samples leaves nothing to compare")
     return reference[:, start:stop], output[:, start + delay : stop + delay]
 
 

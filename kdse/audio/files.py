@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.audio.listing import EXTENSIONS, NOT_UTF8, printable
+from kdse.errors import UserError
 from kdse.machine.packages import required
 
 __all__ = ["EXTENSIONS", "AudioError", "AudioInfo", "info", "read", "write"]
@@ -20,11 +21,8 @@ FILTER_WIDTH = 6
 FILTER_ROLLOFF = 0.99
 
 
-class AudioError(ValueError):
-    """A file that cannot be used, in one line: torch's wrapping of what a data process raised is taken off again."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rstrip().rsplit(f"{AudioError.__name__}: ", 1)[-1])
+class AudioError(UserError):
+    """A file that cannot be used."""
 
 
 class AudioInfo(NamedTuple):

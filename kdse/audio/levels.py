@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 
 SNR_DEFINITIONS = ("rms", "active", "lufs")
@@ -41,7 +42,7 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
     """
     loudness = required("torchaudio.functional", "loudness")
     if wave.numel() < 0.4 * sample_rate_hz:
-        raise ValueError(
+        raise UserError(
             f"--data.snr_definition lufs: {wave.numel() / sample_rate_hz:.2f} s is shorter than one 0.4 s block; "
             "use longer segments or another definition"
         )
@@ -61,7 +62,7 @@ def level_db(wave: Tensor, definition: str, sample_rate_hz: int) -> float:
         return active_db(wave, sample_rate_hz)
     if definition == "lufs":
         return lufs_db(wave, sample_rate_hz)
-    raise ValueError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
+    raise UserError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
 
 
 def measured_snr_db(speech: Tensor, noise: Tensor, definition: str = "rms", sample_rate_hz: int = 16000) -> float:

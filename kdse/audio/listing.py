@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from kdse.errors import UserError
+
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
@@ -57,7 +59,7 @@ def audio_files(root: str | Path) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename}: cannot be listed ({error.strerror or error})")
+    raise UserError(f"{error.filename}: cannot be listed ({error.strerror or error})")
 
 
 def place_key(path: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from kdse.cluster.request import Request
 from kdse.cluster.task import KDSE
+from kdse.errors import UserError
 from kdse.machine.processes import STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
@@ -96,7 +97,7 @@ class _Place:
         try:
             file = open(self.log, "ab")  # noqa: SIM115
         except OSError as error:
-            raise ValueError(f"--log-dir {self.request.log_dir}: cannot be written to ({error.strerror})") from None
+            raise UserError(f"--log-dir {self.request.log_dir}: cannot be written to ({error.strerror})") from None
         with file:
             file.write(f"{shlex.join(self.command)}\n".encode())
             file.flush()

@@ -13,6 +13,7 @@ from typing import Any
 from kdse.cluster import requeue
 from kdse.cluster.request import DEFAULT_MINUTES, Request
 from kdse.cluster.task import Task
+from kdse.errors import UserError
 from kdse.internals.submitit import batch_script
 
 
@@ -35,7 +36,7 @@ def submit(request: Request, task: Task) -> list[str]:
         ValueError: if submitit or SLURM is not there, the folder for logs cannot be written, or sbatch refuses the job.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise ValueError(
+        raise UserError(
             "there is no SLURM here (no sbatch and srun): use a login node of the cluster; --dry-run shows the script, "
             "--local runs it on this machine"
         )
@@ -47,7 +48,7 @@ def submit(request: Request, task: Task) -> list[str]:
         with contextlib.redirect_stderr(io.StringIO()):  # (submitit prints what it raises)
             jobs = executor.submit_array([replace(task, folder=_folder(request))] * (request.workers or 1))
     except (FailedJobError, FailedSubmissionError) as error:
-        raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
+        raise UserError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
     return [job.job_id for job in jobs]
 
 
@@ -104,5 +105,5 @@ def _submitit() -> Any:
             warnings.simplefilter("ignore")
             import submitit
     except ImportError:
-        raise ValueError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
+        raise UserError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
     return submitit

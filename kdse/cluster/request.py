@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from kdse.errors import UserError
+
 #: Commands that can be submitted. All go on where they were when they are started again.
 COMMANDS = ("fit", "sweep", "evaluate", "compare")
 DEFAULT_MINUTES = 60
@@ -67,25 +69,25 @@ class Request:
     def __post_init__(self) -> None:
         gpus = self.gpus_per_node
         if gpus and self.tasks_per_node not in (None, gpus):
-            raise ValueError(
+            raise UserError(
                 f"--tasks-per-node {self.tasks_per_node}: training has one task for each GPU, and --gpus-per-node is "
                 f"{gpus}; leave it out"
             )
         minutes = self.minutes or DEFAULT_MINUTES
         if self.signal_delay_s >= 60 * minutes:
-            raise ValueError(
+            raise UserError(
                 f"--signal-delay {self.signal_delay_s}: is in seconds and leaves nothing of --time {minutes}, "
                 "which is in minutes"
             )
         if self.array_parallelism is not None and self.workers is None:
-            raise ValueError("--array-parallelism: is about the workers of a sweep; give --workers, or leave it out")
+            raise UserError("--array-parallelism: is about the workers of a sweep; give --workers, or leave it out")
         for name in self.extra:
             if name in _OURS:
-                raise ValueError(f"--set {name}: use {_OURS[name]}")
+                raise UserError(f"--set {name}: use {_OURS[name]}")
             if name in _HARMFUL:
-                raise ValueError(f"--set {name}: {_HARMFUL[name]}")
+                raise UserError(f"--set {name}: {_HARMFUL[name]}")
             if gpus is None and (name in _GPUS or (name in _RESOURCES and "gpu" in str(self.extra[name]))):
-                raise ValueError(
+                raise UserError(
                     f"--set {name}={self.extra[name]}: one task would hold all of these GPUs and train on one; give "
                     "--gpus-per-node G, for the number of GPUs and tasks on each node (a --set for their type may "
                     "stand beside it)"
@@ -101,16 +103,16 @@ class Request:
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--log-dir {self.log_dir}: cannot be made ({error.strerror or error})") from None
+            raise UserError(f"--log-dir {self.log_dir}: cannot be made ({error.strerror or error})") from None
 
     def check_local(self) -> None:
         """Raises a ValueError if something is asked for that only a cluster has."""
         if self.nodes > 1:
-            raise ValueError(f"--local --nodes {self.nodes}: this machine is one node")
+            raise UserError(f"--local --nodes {self.nodes}: this machine is one node")
         given = [f.name for f in fields(self) if f.name in _NO_PLACE_LOCALLY and getattr(self, f.name) != _default(f)]
         if given:
             flag = {"extra": "set", "requeue": "no-requeue"}.get(given[0], given[0].replace("_", "-"))
-            raise ValueError(f"--local --{flag}: has no effect without SLURM; leave it out")
+            raise UserError(f"--local --{flag}: has no effect without SLURM; leave it out")
 
 
 def command_for(request: Request, arguments: Sequence[str]) -> tuple[str, ...]:
@@ -120,17 +122,17 @@ def command_for(request: Request, arguments: Sequence[str]) -> tuple[str, ...]:
         ValueError: for a command that cannot be submitted, or flags that contradict the request.
     """
     if not arguments:
-        raise ValueError("no command; give it after --, e.g. `kdse submit --gpus-per-node 2 -- fit --config my.yaml`")
+        raise UserError("no command; give it after --, e.g. `kdse submit --gpus-per-node 2 -- fit --config my.yaml`")
     command, flags = arguments[0], list(arguments[1:])
     if command not in COMMANDS:
-        raise ValueError(f"{command}: cannot be submitted; {', '.join(COMMANDS)} can")
+        raise UserError(f"{command}: cannot be submitted; {', '.join(COMMANDS)} can")
     if command != "sweep" and request.workers is not None:
-        raise ValueError(f"--workers: is for a sweep; {command} is one job")
+        raise UserError(f"--workers: is for a sweep; {command} is one job")
     if command == "fit":
         return (command, *_fit(request, flags))
     if request.nodes * request.tasks > 1:
         what = "each worker of a sweep is one task; give --workers" if command == "sweep" else f"{command} is one task"
-        raise ValueError(f"--nodes {request.nodes}, {request.tasks} tasks on each: {what}")
+        raise UserError(f"--nodes {request.nodes}, {request.tasks} tasks on each: {what}")
     return (command, *(_sweep(flags) if command == "sweep" else flags))
 
 
@@ -144,27 +146,27 @@ def _fit(request: Request, flags: list[str]) -> list[str]:
         if given is None:
             added.append(f"{name}={value}")
         elif given != str(value):
-            raise ValueError(f"{name}={given}: contradicts {ours} {value}; leave it out, it follows from that")
+            raise UserError(f"{name}={given}: contradicts {ours} {value}; leave it out, it follows from that")
     resume = _value(flags, "--resume")
     if _value(flags, "--ckpt_path") is not None:
         if request.requeue:
-            raise ValueError(
+            raise UserError(
                 "--ckpt_path: a job that is queued again goes on from its run folder (--resume=true), not from there; "
                 "give --no-requeue, or leave it out"
             )
     elif resume is None:
         added.append("--resume=true")
     elif resume.lower() not in ("true", "yes", "1") and request.requeue:
-        raise ValueError(f"--resume={resume}: a job that is queued again would start anew; give --no-requeue with it")
+        raise UserError(f"--resume={resume}: a job that is queued again would start anew; give --no-requeue with it")
     return [*flags, *added]
 
 
 def _sweep(flags: list[str]) -> list[str]:
     if _value(flags, "--out") is None:
-        raise ValueError("sweep: give --out, the folder that all workers share")
+        raise UserError("sweep: give --out, the folder that all workers share")
     workers = _value(flags, "--workers")
     if workers not in (None, "1"):
-        raise ValueError(f"sweep --workers {workers}: every job is one worker; give --workers before the -- instead")
+        raise UserError(f"sweep --workers {workers}: every job is one worker; give --workers before the -- instead")
     added = ["--workers=1"] if workers is None else []
     # (a job that waits for the points of others holds a GPU for nothing)
     return [*flags, *added, *([] if "--no-wait" in flags else ["--no-wait"])]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdse.pretrained
 from kdse.commands.parser import Parser, positive
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.packages import required
 
@@ -76,11 +77,11 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     for name, value in (("--rounds", arguments.rounds), ("--threads", arguments.threads)):
         if value < 1:
-            raise ValueError(f"{name} {value}: must be at least one")
+            raise UserError(f"{name} {value}: must be at least one")
     models = {name: kdse.pretrained.find(name) for name in arguments.models or kdse.pretrained.names()}
     for path in models.values():
         if not path.is_file():
-            raise ValueError(f"{path}: no such file")
+            raise UserError(f"{path}: no such file")
 
     from kdse.deploy.benchmark.measure import measure
     from kdse.deploy.benchmark.runners import RNNOISE, rnnoise_runner
@@ -129,7 +130,7 @@ def _forms(
 
     model, stem = load_model(path), len(list(folder.iterdir()))
     if not can_stream(model):
-        raise ValueError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
+        raise UserError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     exported = folder / f"{stem}.onnx"
     _tell(f"exporting {name}")
     export_file(model, exported, checkpoint=path)
@@ -157,10 +158,10 @@ def _audio(file: str | None, seconds: float) -> tuple[np.ndarray, int]:
     try:
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"--audio {file}: not readable as audio ({' '.join(str(error).split())})") from None
+        raise UserError(f"--audio {file}: not readable as audio ({' '.join(str(error).split())})") from None
     mono = wave.mean(axis=1)
     if not len(mono) or not np.isfinite(mono).all():
-        raise ValueError(f"--audio {file}: holds no samples, or NaN or infinite ones")
+        raise UserError(f"--audio {file}: holds no samples, or NaN or infinite ones")
     return np.resize(mono, max(1, round(seconds * rate))), rate
 
 

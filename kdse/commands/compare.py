@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
 from kdse.machine.files import write_text
 from kdse.metrics.table import NOISY, Row, read_rows, to_csv
@@ -80,10 +81,10 @@ def main(argv: list[str]) -> int:
     for flag, names in (("--reference", [reference]), ("--only", chosen)):
         unknown = [name for name in names if name not in runs]
         if unknown:
-            raise ValueError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
+            raise UserError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
     for name in chosen:  # before hours of training, not in the middle
         if runs[name].state == "other":
-            raise ValueError(
+            raise UserError(
                 f"{runs[name].folder}: holds a run of other settings; delete it, or give another --out, or what it "
                 "was made with"
             )
@@ -188,9 +189,9 @@ def _yaml(path: Path, flag: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{flag} {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+        raise UserError(f"{flag} {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{flag} {path}: is no config (a YAML file with keys such as model and data)")
+        raise UserError(f"{flag} {path}: is no config (a YAML file with keys such as model and data)")
     return content
 
 
@@ -204,12 +205,12 @@ def _deltas(texts: list[str], base: Path) -> dict[str, Path]:
         if Path(path).resolve() == base.resolve():
             continue
         if name in ("", NOISY, SCORES) or "/" in name or "=" in name:
-            raise ValueError(f"DELTA {text}: a run cannot be called {name!r}; write NAME={path} with another name")
+            raise UserError(f"DELTA {text}: a run cannot be called {name!r}; write NAME={path} with another name")
         if name in found:
-            raise ValueError(f"DELTA {text}: two runs are called {name!r}; write NAME={path} with another name")
+            raise UserError(f"DELTA {text}: two runs are called {name!r}; write NAME={path} with another name")
         found[name] = Path(path)
     if not found:
-        raise ValueError(f"DELTA: only the base {base} was given; name at least one config to run over it")
+        raise UserError(f"DELTA: only the base {base} was given; name at least one config to run over it")
     return found
 
 
@@ -217,9 +218,9 @@ def _check_flags(flags: list[str]) -> None:
     for flag in flags:
         name, equals, _ = flag.partition("=")
         if name in OURS:
-            raise ValueError(f"{name}: kdse compare sets it for every run; leave it out")
+            raise UserError(f"{name}: kdse compare sets it for every run; leave it out")
         if not name.startswith("--") or not equals:
-            raise ValueError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
+            raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
 
 
 def _shown(state: str) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kdse.errors import UserError
 from kdse.machine.processes import available_cores
 from kdse.machine.progress import Lines
 
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     listed = load(manifest)
     if CHECKS.index(listed.check) < CHECKS.index(arguments.check):
-        raise ValueError(f"{manifest}: is there already, made with --check {listed.check}; add --update")
+        raise UserError(f"{manifest}: is there already, made with --check {listed.check}; add --update")
     rates = Counter(listed.rates.tolist())
     hours = sum(float(listed.frames[listed.rates == rate].sum()) / rate for rate in rates) / 3600
     report: dict[str, Any] = {

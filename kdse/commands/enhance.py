@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdse.commands.model import add_model_arguments, open_model
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -101,9 +102,9 @@ def main(argv: list[str]) -> int:
     for other, options in ONLY.items():
         given = [name for name, absent in options.items() if getattr(arguments, name) != absent]
         if other != kind and given:
-            raise ValueError(f"--{given[0].replace('_', '-')}: belongs to {other}, not to {kind}; leave it out")
+            raise UserError(f"--{given[0].replace('_', '-')}: belongs to {other}, not to {kind}; leave it out")
     if not 0 <= arguments.mix <= 1:
-        raise ValueError(f"--mix {arguments.mix:g}: must lie between 0 (enhanced only) and 1 (noisy only)")
+        raise UserError(f"--mix {arguments.mix:g}: must lie between 0 (enhanced only) and 1 (noisy only)")
     if kind == "files":
         return _run_files(arguments)
     from kdse.commands.enhance_stream import run_live, run_pipe
@@ -114,13 +115,13 @@ def main(argv: list[str]) -> int:
 def _kind_of_input(arguments: argparse.Namespace) -> str:
     if arguments.live or arguments.list_devices:
         if arguments.inputs:
-            raise ValueError(f"--live: takes no INPUT ({arguments.inputs[0]}); leave one of them out")
+            raise UserError(f"--live: takes no INPUT ({arguments.inputs[0]}); leave one of them out")
         return "--live"
     if not arguments.inputs:
-        raise ValueError("INPUT is missing: an audio file, a folder, or - for a pipe; `kdse enhance --help` explains")
+        raise UserError("INPUT is missing: an audio file, a folder, or - for a pipe; `kdse enhance --help` explains")
     if "-" in arguments.inputs:
         if len(arguments.inputs) > 1:
-            raise ValueError("INPUT -: the pipe goes alone; enhance the files in another call")
+            raise UserError("INPUT -: the pipe goes alone; enhance the files in another call")
         return "INPUT -"
     return "files"
 
@@ -129,9 +130,9 @@ def _run_files(arguments: argparse.Namespace) -> int:
     if arguments.chunk_seconds is None:
         arguments.chunk_seconds = 30.0
     if not 0.1 <= arguments.chunk_seconds < float("inf"):
-        raise ValueError(f"--chunk-seconds {arguments.chunk_seconds:g}: must be 0.1 or more")
+        raise UserError(f"--chunk-seconds {arguments.chunk_seconds:g}: must be 0.1 or more")
     if arguments.stream and arguments.whole_file:
-        raise ValueError("--stream and --whole-file exclude each other; leave one out")
+        raise UserError("--stream and --whole-file exclude each other; leave one out")
     out = OUT if arguments.out is None else arguments.out
     jobs = plan([Path(p) for p in arguments.inputs], Path(out))
     model, name = open_model(arguments)
@@ -164,24 +165,24 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
         if given.is_dir():
             files = [f for f in sorted(given.rglob("*")) if _is_audio(f) and not _is_result(f, given, out_real)]
             if not files:
-                raise ValueError(f"{given}: no {', '.join(EXTENSIONS)} file in this folder or below")
+                raise UserError(f"{given}: no {', '.join(EXTENSIONS)} file in this folder or below")
             pairs = [(f, out / f.relative_to(given)) for f in files]
         elif given.is_file():
             if given.suffix.lower() not in EXTENSIONS:
-                raise ValueError(f"{given}: not a {', '.join(EXTENSIONS)} file; convert it first")
+                raise UserError(f"{given}: not a {', '.join(EXTENSIONS)} file; convert it first")
             pairs = [(given, out / given.name)]
         else:
-            raise ValueError(f"{given}: no such file or folder")
+            raise UserError(f"{given}: no such file or folder")
         for source, target in pairs:
             other = jobs.setdefault(target, source)
             if os.path.realpath(other) != os.path.realpath(source):
-                raise ValueError(f"{other} and {source} would both be written to {target}; enhance them in two calls")
+                raise UserError(f"{other} and {source} would both be written to {target}; enhance them in two calls")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: is a file; give a folder")
+        raise UserError(f"--out {out}: is a file; give a folder")
     sources = {os.path.realpath(source) for source in jobs.values()}
     for target, source in jobs.items():
         if os.path.realpath(target) in sources or (target.exists() and target.samefile(source)):
-            raise ValueError(f"--out {out}: {target} would overwrite an input; give another folder")
+            raise UserError(f"--out {out}: {target} would overwrite an input; give another folder")
     return [(source, target) for target, source in jobs.items()]
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kdse.commands.model import open_model
+from kdse.errors import UserError
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -89,7 +90,7 @@ def refuse_model(model: SpeechModel, flag: str) -> None:
     try:
         Streamer(model)
     except ValueError as error:
-        raise ValueError(f"{flag}: {error}") from None
+        raise UserError(f"{flag}: {error}") from None
 
 
 def _descriptor(stream: object, which: str) -> int:
@@ -97,10 +98,10 @@ def _descriptor(stream: object, which: str) -> int:
     try:
         number = int(stream.fileno())  # type: ignore[attr-defined]  # (None has none: caught below)
     except (AttributeError, OSError, ValueError):
-        raise ValueError(f"INPUT -: standard {which} is closed") from None
+        raise UserError(f"INPUT -: standard {which} is closed") from None
     if os.isatty(number):
         hint = "ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | kdse enhance - | aplay -f S16_LE -r 16000"
-        raise ValueError(f"INPUT -: standard {which} is a terminal; connect it to a program or file, e.g. {hint}")
+        raise UserError(f"INPUT -: standard {which} is a terminal; connect it to a program or file, e.g. {hint}")
     if sys.platform == "win32":
         import msvcrt
 

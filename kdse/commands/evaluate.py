@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kdse.commands.model import checkpoints
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
+from kdse.errors import UserError
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.options import add_item_options, add_scoring_options, held_out_of, item_record, model_files
 from kdse.evaluation.scoring import per_file_csv, score_system
@@ -69,11 +70,11 @@ def main(argv: list[str]) -> int:
     metrics, files = tuple(arguments.metrics), model_files(arguments)
     check_metrics(metrics, arguments.sample_rate_hz, files)
     if not 0 <= arguments.max_failed_share <= 1:
-        raise ValueError(f"--max-failed-share {arguments.max_failed_share}: must be from 0 to 1")
+        raise UserError(f"--max-failed-share {arguments.max_failed_share}: must be from 0 to 1")
     if arguments.save_audio < 0:
-        raise ValueError(f"--save-audio {arguments.save_audio}: give 0 or more")
+        raise UserError(f"--save-audio {arguments.save_audio}: give 0 or more")
     if arguments.enhanced and not arguments.paired:
-        raise ValueError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
+        raise UserError("--enhanced: files can only be matched to files; give --paired NOISY CLEAN too")
     with ScorePool(metrics, arguments.sample_rate_hz, arguments.workers, files=files) as pool:
         if arguments.data_config is None:  # (else the config says at which rate)
             pool.start()  # while this process still imports torch
@@ -158,7 +159,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     try:
         check_failures(summary, arguments.max_failed_share)
     except ValueError as error:
-        raise ValueError(f"{error}; all results are in {out}, --max-failed-share allows more") from None
+        raise UserError(f"{error}; all results are in {out}, --max-failed-share allows more") from None
     return 0
 
 
@@ -221,7 +222,7 @@ def _device(name: str) -> str:
     try:
         torch.zeros(1, device=name).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
     return name
 
 

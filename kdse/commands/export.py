@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 
 if TYPE_CHECKING:
     from kdse.deploy.export.write import Port, Written
@@ -82,12 +83,12 @@ def main(argv: list[str]) -> int:
     _check(arguments)
     checkpoint = find(arguments.checkpoint)
     if checkpoint.suffix == ".onnx":
-        raise ValueError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
+        raise UserError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
     target = _target(arguments, checkpoint)
     model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
     streaming = arguments.streaming or (not arguments.whole and (arguments.stft == "outside" or can_stream(model)))
     if arguments.quantize and not streaming:
-        raise ValueError(f"--quantize {arguments.quantize}: {type(model).__name__} cannot run hop by hop; leave it out")
+        raise UserError(f"--quantize {arguments.quantize}: {type(model).__name__} cannot run hop by hop; leave it out")
     written = export_file(
         model,
         target,
@@ -108,21 +109,21 @@ def main(argv: list[str]) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """What argparse cannot: options that exclude each other."""
     if arguments.whole and arguments.stft == "outside":
-        raise ValueError("--stft outside: is for --streaming; a graph of whole signals has its STFT inside")
+        raise UserError("--stft outside: is for --streaming; a graph of whole signals has its STFT inside")
     if arguments.format != "onnx":
         for flag, value in (("--opset", arguments.opset), ("--quantize", arguments.quantize)):
             if value is not None:
-                raise ValueError(f"{flag} {value}: is for --format onnx; leave it out")
+                raise UserError(f"{flag} {value}: is for --format onnx; leave it out")
     if arguments.delegate is not None and arguments.format != "executorch":
-        raise ValueError(f"--delegate {arguments.delegate}: is for --format executorch; leave it out")
+        raise UserError(f"--delegate {arguments.delegate}: is for --format executorch; leave it out")
     if arguments.format == "executorch" and arguments.stft != "outside":
-        raise ValueError("--format executorch: has no Fourier transform; add --stft outside")
+        raise UserError("--format executorch: has no Fourier transform; add --stft outside")
     if arguments.quantize and arguments.whole:
-        raise ValueError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
+        raise UserError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
     if arguments.quantize == "int8" and arguments.calibration is None:
-        raise ValueError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
+        raise UserError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
     if arguments.calibration is not None and arguments.quantize != "int8":
-        raise ValueError("--calibration: is for --quantize int8; leave it out")
+        raise UserError("--calibration: is for --quantize int8; leave it out")
 
 
 def _target(arguments: argparse.Namespace, checkpoint: Path) -> Path:
@@ -131,13 +132,13 @@ def _target(arguments: argparse.Namespace, checkpoint: Path) -> Path:
     suffixes = SUFFIXES[arguments.format]
     target: Path = arguments.out or Path(_stem(checkpoint) + suffixes[0])
     if target.suffix not in suffixes:
-        raise ValueError(f"--out {target}: a {arguments.format} file ends in {' or '.join(suffixes)}")
+        raise UserError(f"--out {target}: a {arguments.format} file ends in {' or '.join(suffixes)}")
     if target.is_dir():
-        raise ValueError(f"--out {target}: is a folder; name the file in it")
+        raise UserError(f"--out {target}: is a folder; name the file in it")
     if target.exists() and checkpoint.exists() and target.samefile(checkpoint):
-        raise ValueError(f"--out {target}: is the checkpoint itself; give another file")
+        raise UserError(f"--out {target}: is the checkpoint itself; give another file")
     if target.exists() and not arguments.overwrite:
-        raise ValueError(f"--out {target}: exists; --overwrite replaces it")
+        raise UserError(f"--out {target}: exists; --overwrite replaces it")
     return target
 
 

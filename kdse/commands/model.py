@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse import pretrained
+from kdse.errors import UserError
 from kdse.evaluation.systems import check_label, label_and_path
 from kdse.pretrained import find, located
 
@@ -55,10 +56,10 @@ def build_model(arguments: argparse.Namespace) -> SpeechModel:
 
     name = arguments.model
     if not name:
-        raise ValueError("MODEL is empty; give a checkpoint file or a class path such as kdse.models.Cruse")
+        raise UserError("MODEL is empty; give a checkpoint file or a class path such as kdse.models.Cruse")
     if located(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
         if arguments.init:
-            raise ValueError("--init: a checkpoint stores its own constructor arguments; leave --init out")
+            raise UserError("--init: a checkpoint stores its own constructor arguments; leave --init out")
         return load_model(name, trust_code=arguments.trust_code)
     cls = _find_class(name)
     kwargs = parse_init(arguments.init)
@@ -66,12 +67,12 @@ def build_model(arguments: argparse.Namespace) -> SpeechModel:
         inspect.signature(cls).bind(**kwargs)
     except TypeError as error:
         known = [p for p in inspect.signature(cls).parameters if p != "self"]
-        raise ValueError(f"--init: {name} {error}; its arguments are {', '.join(known)}") from None
+        raise UserError(f"--init: {name} {error}; its arguments are {', '.join(known)}") from None
     try:
         with seeded("model", 0):
             return cls(**kwargs).eval()
     except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"--init: {name} cannot be built with {kwargs}: {_first_line(error)}") from None
+        raise UserError(f"--init: {name} cannot be built with {kwargs}: {_first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} fails on a clip of {seconds:g} s ({_first_line(error)}); check its arguments, or "
             "try another --seconds"
         ) from error
@@ -102,11 +103,11 @@ def parse_init(items: list[str]) -> dict[str, Any]:
     for item in items:
         name, equals, text = item.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"--init {item}: write NAME=VALUE, e.g. --init channels='[8,16,32,32]'")
+            raise UserError(f"--init {item}: write NAME=VALUE, e.g. --init channels='[8,16,32,32]'")
         try:
             values[name.strip()] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ValueError(f"--init {item}: {text!r} is not a YAML value") from None
+            raise UserError(f"--init {item}: {text!r} is not a YAML value") from None
     return values
 
 
@@ -118,12 +119,12 @@ def _find_class(name: str) -> type[SpeechModel]:
     except (ImportError, AttributeError, ValueError) as error:
         from kdse import models
 
-        raise ValueError(
+        raise UserError(
             f"{name}: neither a checkpoint file nor a class path ({_first_line(error)}); kdse ships "
             f"{', '.join(f'kdse.models.{n}' for n in models.__all__ if _is_model(getattr(models, n)))}"
         ) from None
     if not _is_model(cls):
-        raise ValueError(f"{name}: not a SpeechModel; adapt it with kdse.models.Wrapped --init class_path={name}")
+        raise UserError(f"{name}: not a SpeechModel; adapt it with kdse.models.Wrapped --init class_path={name}")
     return cls
 
 
@@ -151,7 +152,7 @@ def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
         else:
             file = find(path)
         if not file.is_file():
-            raise ValueError(f"checkpoint {file}: no such file")
+            raise UserError(f"checkpoint {file}: no such file")
         if not label:
             inside = Path(os.path.abspath(file)).parent  # (not resolve: a link's own name counts)
             run = inside.parent if inside.name == "checkpoints" else inside
@@ -197,7 +198,7 @@ def open_model(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
     try:
         path = pretrained.find(arguments.checkpoint)
     except ValueError as error:
-        raise ValueError(f"--checkpoint {error}") from None
+        raise UserError(f"--checkpoint {error}") from None
     name = path.name if path.suffix and str(path) == str(arguments.checkpoint) else str(arguments.checkpoint)
     if path.suffix == ".onnx":
         _check_cpu(arguments.device, f"{path.name} runs")
@@ -220,7 +221,7 @@ def to_onnx(model: SpeechModel, checkpoint: Path) -> SpeechModel:
     from kdse.models.streaming import can_stream
 
     if not can_stream(model):
-        raise ValueError(f"--backend onnx: {type(model).__name__} does not stream; use --backend torch")
+        raise UserError(f"--backend onnx: {type(model).__name__} does not stream; use --backend torch")
     from kdse.deploy.export.write import export_file
     from kdse.models.onnx_student import OnnxStudent
 
@@ -242,9 +243,9 @@ def to_device(model: SpeechModel, device: str) -> SpeechModel:
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--device {device}: not available here ({reason}); use --device cpu") from None
+        raise UserError(f"--device {device}: not available here ({reason}); use --device cpu") from None
 
 
 def _check_cpu(device: str, what: str) -> None:
     if device != "cpu":
-        raise ValueError(f"--device {device}: {what} on the CPU; leave --device out")
+        raise UserError(f"--device {device}: {what} on the CPU; leave --device out")

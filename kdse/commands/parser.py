@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from kdse.errors import UserError
+
 
 class Parser(argparse.ArgumentParser):
     """Raises a mistake as a ValueError, which the command line prints in one line, instead of printing the usage.
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=formatter)
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; `{self.prog} --help` explains")
+        raise UserError(f"{message}; `{self.prog} --help` explains")
 
 
 def positive(text: str) -> float:

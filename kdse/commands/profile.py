@@ -9,6 +9,7 @@ from typing import Any
 from kdse.commands.model import add_model_argument, build_model, failures_explained
 from kdse.commands.parser import Parser, positive
 from kdse.deploy.cost import count_macs, time_streaming, time_whole
+from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, SpeechModel
 from kdse.models.budget import count_parameters
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     """
     arguments = make_parser().parse_args(argv)
     if arguments.runs < 1:
-        raise ValueError(f"--runs {arguments.runs}: must be at least one")
+        raise UserError(f"--runs {arguments.runs}: must be at least one")
     model = build_model(arguments)
     with failures_explained(model, arguments.seconds):
         result = profile(model, arguments.seconds, arguments.runs, timing=not arguments.no_timing)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
 from kdse.machine.files import write_bytes, write_text
 from kdse.report.collect import find_runs, read_scores, seed_groups, without_checkpoint
@@ -60,9 +61,9 @@ def main(argv: list[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         writable = os.access(out, os.W_OK)
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be made ({error.strerror})") from None
+        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
     if not writable:
-        raise ValueError(f"--out {out}: may not be written to")
+        raise UserError(f"--out {out}: may not be written to")
     folders = [_named(text) for text in arguments.scores]
     if not folders and not _how_to_score(arguments):
         folders = _beside(arguments.runs)
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     else:
         code = kdse(_evaluation(runs, arguments), quiet=True)
         if code:
-            raise ValueError(f"`kdse evaluate` ended with exit code {code}, so there is nothing to report")
+            raise UserError(f"`kdse evaluate` ended with exit code {code}, so there is nothing to report")
         folders = [("", out / SCORES)]
     sets = read_scores(folders)
 
@@ -104,16 +105,16 @@ def main(argv: list[str]) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.listen < 0 or arguments.similarity_items < 0:
-        raise ValueError("--listen and --similarity-items: give 0 or more")
+        raise UserError("--listen and --similarity-items: give 0 or more")
     if arguments.wandb not in ("off", "online", "offline"):
-        raise ValueError(f"--wandb {arguments.wandb}: use off, online or offline")
+        raise UserError(f"--wandb {arguments.wandb}: use off, online or offline")
     flags = _how_to_score(arguments)
     if arguments.scores and (flags or arguments.overwrite):
-        raise ValueError(
+        raise UserError(
             f"{[*flags, '--overwrite'][0]}: says how to score, but --scores are taken as they are; leave one out"
         )
     if not arguments.scores and arguments.listen_by and flags and arguments.listen_by not in arguments.metrics:
-        raise ValueError(f"--listen-by {arguments.listen_by}: is not among --metrics")
+        raise UserError(f"--listen-by {arguments.listen_by}: is not among --metrics")
 
 
 def _how_to_score(arguments: argparse.Namespace) -> list[str]:

@@ -10,6 +10,7 @@ from kdse.cluster.launcher import script, submit
 from kdse.cluster.request import Request, command_for
 from kdse.cluster.task import Task
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 
 DESCRIPTION = """\
 Submits a kdse command to SLURM as a batch job that survives preemption and the time limit:
@@ -74,7 +75,7 @@ def _setting(text: str) -> tuple[str, str | bool]:
     name, equals, value = text.partition("=")
     name = name.removeprefix("--").replace("_", "-")
     if not name:
-        raise ValueError(f"--set {text}: write it as NAME=VALUE, a flag of sbatch without its dashes")
+        raise UserError(f"--set {text}: write it as NAME=VALUE, a flag of sbatch without its dashes")
     return name, value if equals else True
 
 

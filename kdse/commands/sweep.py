@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kdse.commands.parser import Parser
+from kdse.errors import UserError
 from kdse.machine.processes import STOPPED
 from kdse.sweeps.command import check_extra, fit_flags, value_of
 from kdse.sweeps.conditions import conditions, file_part
@@ -68,12 +69,12 @@ def main(argv: list[str]) -> int:
     try:
         flags = fit_flags(sweep.command, sweep.arguments(_example(sweep)))
     except ValueError as error:
-        raise ValueError(f"{sweep.path}: {error}") from None
+        raise UserError(f"{sweep.path}: {error}") from None
     if arguments.workers < 1 or (arguments.max_points is not None and arguments.max_points < 1):
-        raise ValueError("--workers, --max-points: must be at least 1")
+        raise UserError("--workers, --max-points: must be at least 1")
 
     if importlib.util.find_spec("optuna") is None:
-        raise ValueError("kdse sweep needs Optuna: pip install 'kdse[sweep]'")
+        raise UserError("kdse sweep needs Optuna: pip install 'kdse[sweep]'")
     from kdse.sweeps.runner import Settings
     from kdse.sweeps.store import Store
 
@@ -81,12 +82,12 @@ def main(argv: list[str]) -> int:
         return _show(sweep, Settings(out, program, tuple(extra)), arguments.seed)
     if arguments.report_only:
         if not (out / "study_name").is_file():
-            raise ValueError(f"--report-only: {out} holds no sweep")
+            raise UserError(f"--report-only: {out} holds no sweep")
         # (the points of the file are looked at, whatever flags they were trained with)
         store = Store(sweep, out, arguments.storage, arguments.seed, {"file": file_part(sweep)})
         return _report(sweep, store, out, arguments.json)
     if sweep.points() is None and arguments.max_points is None:
-        raise ValueError(f"{sweep.path}: method {sweep.method} has no end; set run_cap in it, or give --max-points")
+        raise UserError(f"{sweep.path}: method {sweep.method} has no end; set run_cap in it, or give --max-points")
     definition = conditions(sweep, flags, extra, arguments.seed)
     store = Store(sweep, out, arguments.storage, arguments.seed, definition)
     if arguments.retry_failed:
@@ -117,7 +118,7 @@ def _run(sweep: Sweep, store: Store, settings: Settings, stream: TextIO) -> Runn
             runner.run()
     except OSError as error:
         why = error.strerror or error
-        raise ValueError(f"--out {settings.out}: {why}; the same command goes on once that is mended") from None
+        raise UserError(f"--out {settings.out}: {why}; the same command goes on once that is mended") from None
     finally:
         store.close()
     return runner

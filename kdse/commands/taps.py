@@ -7,6 +7,7 @@ from typing import Any
 
 from kdse.commands.model import add_model_argument, build_model, failures_explained
 from kdse.commands.parser import Parser, positive
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.taps import module_shapes, probe, resolve_taps
 
@@ -91,7 +92,7 @@ def parse_taps(items: list[str]) -> dict[str, Any] | None:
         except yaml.YAMLError:
             equals = ""
         if not equals or not name:
-            raise ValueError(f"--tap {item}: write NAME=PATH or NAME='{{path: ..., layout: ...}}'")
+            raise UserError(f"--tap {item}: write NAME=PATH or NAME='{{path: ..., layout: ...}}'")
     return taps or None
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from kdse.audio.files import read
 from kdse.data.corpus.corpora import Corpus, check_listed, scan
+from kdse.errors import UserError
 
 if TYPE_CHECKING:
     from kdse.data.taught import Taught
@@ -84,7 +85,7 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
         lone = [corpus.paths[i] for key, i in keys.items() if key not in others]
         if lone:
             more = f" and {len(lone) - SHOWN} more" if len(lone) > SHOWN else ""
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {', '.join(lone[:SHOWN])}{more} of "
                 f"{corpus.root} (matched by {rule})"
             )
@@ -94,13 +95,13 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
         noisy_file, clean_file = noisy_files[i], clean_files[clean_keys[key]]
         seconds = noisy_file.frames / noisy_file.rate, clean_file.frames / clean_file.rate
         if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
-            raise ValueError(
+            raise UserError(
                 f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s: "
                 f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
             )
         samples = min(file.frames * sample_rate_hz // file.rate for file in (noisy_file, clean_file))
         if samples == 0:
-            raise ValueError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+            raise UserError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
         sizes = noisy_file.size, clean_file.size
         pairs.append(
             Pair(noisy_file.stem, noisy_file.path, clean_file.path, samples, snr_in_name(noisy_file.stem), sizes)
@@ -141,12 +142,12 @@ def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
     for path in corpus.paths:
         found = _FILE_ID.search(_stem(path)) if by_id else None
         if by_id and not found:
-            raise ValueError(f"{flag} {corpus.root}: {path} has no DNS file id (..._fileid_<number>)")
+            raise UserError(f"{flag} {corpus.root}: {path} has no DNS file id (..._fileid_<number>)")
         keys.append(str(int(found[1])) if found else _stem(path))
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         same = [path for path, key in zip(corpus.paths, keys, strict=True) if key == twice[0]]
-        raise ValueError(f"{flag} {corpus.root}: {' and '.join(same[:SHOWN])} cannot be told apart when matching pairs")
+        raise UserError(f"{flag} {corpus.root}: {' and '.join(same[:SHOWN])} cannot be told apart when matching pairs")
     return {key: i for i, key in enumerate(keys)}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.seeding import derive_seed
 
 
@@ -34,4 +35,4 @@ def labelled_places(names: Sequence[str], share: float, seed: int) -> frozenset[
 def check_share(share: float) -> None:
     """Raises a ValueError for a labelled share that is none."""
     if not 0 <= share <= 1:
-        raise ValueError(f"--data.labelled_share {share}: must lie between 0 and 1")
+        raise UserError(f"--data.labelled_share {share}: must lie between 0 and 1")

@@ -17,6 +17,7 @@ from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixing import mix
 from kdse.data.position import Key, ResumableData, check_positive
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.seeding import derive_seed, run_seed
 
@@ -211,13 +212,13 @@ class Mixtures(ResumableData):
         super().__init__()
         check_share(labelled_share)
         if snr_definition not in SNR_DEFINITIONS:
-            raise ValueError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
+            raise UserError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
         if not snr_db or (len(snr_db) == 2 and snr_db[0] > snr_db[1]):
-            raise ValueError(f"--data.snr_db {snr_db}: give a range [low, high] or a list of values")
+            raise UserError(f"--data.snr_db {snr_db}: give a range [low, high] or a list of values")
         if len(level_dbfs) != 2 or level_dbfs[0] > level_dbfs[1]:
-            raise ValueError(f"--data.level_dbfs {level_dbfs}: give a range [low, high]")
+            raise UserError(f"--data.level_dbfs {level_dbfs}: give a range [low, high]")
         if not test_snr_db:
-            raise ValueError("--data.test_snr_db: give at least one SNR")
+            raise UserError("--data.test_snr_db: give at least one SNR")
         check_positive(
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
@@ -229,9 +230,9 @@ class Mixtures(ResumableData):
         )
         check_positive(or_zero=True, early_ms=early_ms, num_workers=num_workers)
         if snr_definition == "lufs" and min(segment_seconds, validation_seconds) < 0.4:
-            raise ValueError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
+            raise UserError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
         if not 0 <= reverb_share <= 1:
-            raise ValueError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
+            raise UserError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
         self.root, self.manifest, self.shard_cache = root, manifest, shard_cache
         self.snr_db, self.snr_definition, self.level_dbfs = list(snr_db), snr_definition, list(level_dbfs)
         self.reverb_share, self.early_ms = reverb_share, early_ms

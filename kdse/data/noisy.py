@@ -17,6 +17,7 @@ from kdse.data.file_pairs import Pair, PairSet, find_pairs
 from kdse.data.paired import pad_batch
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
+from kdse.errors import UserError
 from kdse.seeding import derive_seed, run_seed
 
 
@@ -108,7 +109,7 @@ class NoisyFolder(ResumableData):
         super().__init__()
         self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
         if (valid_noisy is None) != (valid_clean is None):
-            raise ValueError("--data.valid_noisy and --data.valid_clean go together: give both or neither")
+            raise UserError("--data.valid_noisy and --data.valid_clean go together: give both or neither")
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
         check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
         check_positive(or_zero=True, num_workers=num_workers)
@@ -164,7 +165,7 @@ class NoisyFolder(ResumableData):
 
     def _pairs(self) -> list[Pair]:
         if self.valid_folders is None:
-            raise ValueError("no pairs to score against: give --data.valid_noisy and --data.valid_clean")
+            raise UserError("no pairs to score against: give --data.valid_noisy and --data.valid_clean")
         return find_pairs(*self.valid_folders, self.sample_rate_hz, ("--data.valid_noisy", "--data.valid_clean"))
 
 

@@ -14,6 +14,7 @@ from kdse.data.file_pairs import Pair, PairSet, find_pairs, pair_item, speaker
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
+from kdse.errors import UserError
 from kdse.seeding import derive_seed, run_seed
 
 VOICEBANK_TRAIN = ("noisy_trainset_28spk_wav", "clean_trainset_28spk_wav")
@@ -140,14 +141,14 @@ class PairedFolders(ResumableData):
             ("train_noisy", "train_clean", train_noisy, train_clean),
         ):
             if (a is None) != (b is None):
-                raise ValueError(f"--data.{one} and --data.{other} go together: give both or neither")
+                raise UserError(f"--data.{one} and --data.{other} go together: give both or neither")
         if root is None and noisy is None and train_noisy is None:
-            raise ValueError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
+            raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
         check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
         check_positive(or_zero=True, num_workers=num_workers)
         if not 0 < valid_share < 1:
-            raise ValueError(f"--data.valid_share {valid_share}: must lie between 0 and 1")
+            raise UserError(f"--data.valid_share {valid_share}: must lie between 0 and 1")
         check_share(labelled_share)
         self.root = None if root is None else Path(root)
         self.test_folders = None if noisy is None or clean is None else (Path(noisy), Path(clean))
@@ -217,14 +218,14 @@ class PairedFolders(ResumableData):
         if self.test_folders is not None:
             return find_pairs(*self.test_folders, self.sample_rate_hz, ("--data.noisy", "--data.clean"))
         if self.root is None:
-            raise ValueError("no test pairs: give --data.root, or --data.noisy and --data.clean")
+            raise UserError("no test pairs: give --data.root, or --data.noisy and --data.clean")
         if not self.root.is_dir():
-            raise ValueError(f"--data.root {self.root}: no such folder")
+            raise UserError(f"--data.root {self.root}: no such folder")
         for noisy, clean in (VOICEBANK_TEST, ("noisy", "clean")):
             if (self.root / noisy).is_dir() or (self.root / clean).is_dir():
                 flags = ("--data.root", "--data.root")
                 return find_pairs(self.root / noisy, self.root / clean, self.sample_rate_hz, flags)
-        raise ValueError(
+        raise UserError(
             f"--data.root {self.root}: holds neither {' and '.join(VOICEBANK_TEST)} nor noisy and clean; "
             "name the folders by --data.noisy and --data.clean"
         )
@@ -240,7 +241,7 @@ class PairedFolders(ResumableData):
         folders = self._training_folders()
         if folders is None:
             where = "" if self.root is None else f"--data.root {self.root}: "
-            raise ValueError(
+            raise UserError(
                 f"{where}no training pairs: give --data.root with {' and '.join(VOICEBANK_TRAIN)}, or "
                 "--data.train_noisy and --data.train_clean"
             )
@@ -254,12 +255,12 @@ class PairedFolders(ResumableData):
             if missing:
                 known = sorted({speaker(p) for p in pairs})
                 shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-                raise ValueError(f"--data.valid_speakers {' '.join(missing)}: not in {folders[0]}; it has {shown}")
+                raise UserError(f"--data.valid_speakers {' '.join(missing)}: not in {folders[0]}; it has {shown}")
         else:
             count = max(1, round(self.valid_share * len(pairs)))
             ranked = sorted(pairs, key=lambda p: derive_seed(0, "valid", p.name))
             valid = {p.name for p in ranked[:count]}
         train = [p for p in pairs if p.name not in valid]
         if not train:
-            raise ValueError(f"{folders[0]}: holding out validation pairs leaves nothing to train on")
+            raise UserError(f"{folders[0]}: holding out validation pairs leaves nothing to train on")
         return train, [p for p in pairs if p.name in valid]

@@ -16,6 +16,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
+from kdse.errors import UserError
 from kdse.internals.lightning import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class ResumableData(L.LightningDataModule):
         if self.trainer is None or self.trainer.world_size == 1:
             return
         if shares_samplers(self.trainer):
-            raise ValueError(
+            raise UserError(
                 "--trainer.use_distributed_sampler=true: this data shares its items among the processes itself; leave "
                 "the flag at false"
             )
@@ -152,7 +153,7 @@ class ResumableData(L.LightningDataModule):
             problems.append("trained on other recordings (names or lengths of speech, noise or rooms differ)")
         for problem in problems:
             if self.same_data_only:
-                raise ValueError(
+                raise UserError(
                     f"--resume: this run was {problem}; give what it began with, or --ckpt_path to go on with these"
                 )
             log.warning("--ckpt_path: this checkpoint was %s; training items from here on are other ones", problem)
@@ -169,4 +170,4 @@ def check_positive(or_zero: bool = False, **settings: float) -> None:
     """Raises a ValueError naming the first setting of the data module that is not above zero (or not at least)."""
     for name, value in settings.items():
         if not (value > 0 or (or_zero and value == 0)):
-            raise ValueError(f"--data.{name} {value}: must be {'at least 0' if or_zero else 'positive'}")
+            raise UserError(f"--data.{name} {value}: must be {'at least 0' if or_zero else 'positive'}")

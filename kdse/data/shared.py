@@ -21,6 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from kdse.errors import UserError
 from kdse.internals.lightning import own_batch_sampler
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def limit_of(trainer: L.Trainer) -> int | None:
     if isinstance(limit, int):
         return limit
     if limit not in (None, 1.0) and trainer.world_size > 1:
-        raise ValueError(
+        raise UserError(
             f"--trainer.limit_{stage}_batches={limit}: a share is taken of each process's batches, so that the number "
             "of processes would decide what is measured; give a number of batches"
         )
@@ -119,7 +120,7 @@ def check_shared(trainer: L.Trainer, loaders: object, stage: str) -> None:
         return
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
         if same_on_every_process(loader):
-            raise ValueError(
+            raise UserError(
                 f"--data: its {stage} loader gives each of the {trainer.world_size} processes the same items; share "
                 "them by --trainer.use_distributed_sampler=true, or by a DistributedSampler of your own"
             )

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kdse.audio.files import read
 from kdse.data.corpus.corpora import check_listed, scan
+from kdse.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def find_taught(
         return None
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"{FLAG} {corpus.root}: has no file for {', '.join(missing[:SHOWN])}{more}; enhance every training file "
             "and keep its relative name"
         )
@@ -73,15 +74,15 @@ def find_taught(
         place = places[recording.name]
         file, rate = corpus.file(place), int(corpus.rates[place])
         if counts[recording.name] > 1:
-            raise ValueError(f"{FLAG} {corpus.root}: holds {counts[recording.name]} files called {recording.name}")
+            raise UserError(f"{FLAG} {corpus.root}: holds {counts[recording.name]} files called {recording.name}")
         if rate < sample_rate_hz:
-            raise ValueError(
+            raise UserError(
                 f"{FLAG} {file}: is at {rate} Hz, below the {sample_rate_hz} Hz of --data.sample_rate_hz, and holds "
                 "nothing of the upper band; enhance at the full rate, or lower --data.sample_rate_hz"
             )
         seconds, wanted = int(corpus.frames[place]) / rate, recording.samples / sample_rate_hz
         if abs(seconds - wanted) > LENGTH_TOLERANCE_SECONDS:
-            raise ValueError(
+            raise UserError(
                 f"{FLAG} {file}: lasts {seconds:.3f} s and the noisy file {wanted:.3f} s; they must agree within "
                 f"{LENGTH_TOLERANCE_SECONDS} s"
             )
@@ -98,7 +99,7 @@ def check_alignment(delay_samples: int | None, gain: float | None) -> tuple[int 
         ValueError: for a gain of zero.
     """
     if gain == 0:
-        raise ValueError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
+        raise UserError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
     return delay_samples, gain
 
 
@@ -160,9 +161,9 @@ def align_taught(
             delay_samples=delay_samples,
         )
     except ValueError as error:
-        raise ValueError(f"{FLAG}: {files[places[0]]} and others: {error}") from None
+        raise UserError(f"{FLAG}: {files[places[0]]} and others: {error}") from None
     if abs(found.correlation) < MINIMUM_CORRELATION:
-        raise ValueError(
+        raise UserError(
             f"{FLAG}: {files[places[0]]} and others have little in common with the noisy files of their names "
             f"(correlation {found.correlation:.2f}); if they do belong together, give --data.teacher_delay_samples and "
             "--data.teacher_gain"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 
 
@@ -39,7 +40,7 @@ class CrossFade:
 
     def __init__(self, model: SpeechModel, chunk_samples: int, overlap_samples: int) -> None:
         if not 0 < overlap_samples <= chunk_samples // 2:
-            raise ValueError(f"the overlap of {overlap_samples} samples must be at most half of {chunk_samples}")
+            raise UserError(f"the overlap of {overlap_samples} samples must be at most half of {chunk_samples}")
         self.model = model.eval()
         self.chunk, self.overlap = chunk_samples, overlap_samples
         self.rise = (torch.arange(overlap_samples) + 0.5) / overlap_samples

@@ -17,6 +17,7 @@ from kdse.audio.resampling import ResampleStream
 from kdse.deploy.chunks import CrossFade, WholeSignal
 from kdse.deploy.mix import Mix
 from kdse.deploy.writing import write_like
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, can_stream, check_samples
@@ -83,7 +84,7 @@ def enhance_file(
     try:
         reader = soundfile.SoundFile(str(source))
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"not readable as audio ({_reason(error)})") from None
+        raise UserError(f"not readable as audio ({_reason(error)})") from None
     with reader:
         _check_complete(reader)
         rate, channels = reader.samplerate, reader.channels
@@ -96,7 +97,7 @@ def enhance_file(
             for piece in run_chain(at_rate(stage, model.sample_rate_hz, rate, channels), pieces):
                 piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
                 if not torch.isfinite(piece).all():
-                    raise ValueError(f"{type(model).__name__} returned NaN or infinite samples for it")
+                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples for it")
                 piece = blend.blend(piece)
                 if can_clip:
                     clipped += int((piece.abs() > 1).sum())
@@ -145,9 +146,9 @@ def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Itera
         try:
             block = reader.read(math.ceil(BLOCK_SECONDS * rate), dtype="float32", always_2d=True)
         except RuntimeError as error:
-            raise ValueError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
+            raise UserError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
         if len(block) == 0:
-            raise ValueError(f"cut short: {position} of {reader.frames} samples could be read")
+            raise UserError(f"cut short: {position} of {reader.frames} samples could be read")
         samples = torch.from_numpy(np.ascontiguousarray(block.T))
         check_samples(samples, position, rate)
         position += len(block)
@@ -158,12 +159,12 @@ def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Itera
 
 def _check_complete(reader: SoundFile) -> None:
     if reader.frames == 0:
-        raise ValueError("holds no samples")
+        raise UserError("holds no samples")
     # libsndfile reads what is left of a WAV that was cut short and says so only in its log. Writers to a pipe put
     # the largest number there instead of a length, which is no fault.
     promise = re.search(r"^data : (\d+) \(should be (\d+)\)", reader.extra_info, re.MULTILINE)
     if promise and int(promise[2]) < int(promise[1]) < 0x7FFF0000:
-        raise ValueError(f"cut short: its header promises {promise[1]} bytes of audio, {promise[2]} are there")
+        raise UserError(f"cut short: its header promises {promise[1]} bytes of audio, {promise[2]} are there")
 
 
 def _reason(error: BaseException) -> str:

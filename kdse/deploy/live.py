@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import LARGEST
 
@@ -169,7 +170,7 @@ def run(
             callback=live.callback,
         )
     except (package.PortAudioError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"--live: no microphone and loudspeaker at {model.sample_rate_hz} Hz ({_one_line(error)}); "
             "--list-devices lists them, --input-device and --output-device choose"
         ) from None
@@ -206,7 +207,7 @@ def sounddevice() -> Any:
     try:
         import sounddevice as package
     except (ImportError, OSError) as error:  # OSError: the PortAudio library itself is missing
-        raise ValueError(
+        raise UserError(
             f"--live: needs the package sounddevice ({_one_line(error)}): pip install 'kdse[live]'; on Linux also the "
             "system's libportaudio2"
         ) from None

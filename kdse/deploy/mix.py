@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kdse.errors import UserError
+
 
 class Mix:
     """``(1 - share) * enhanced + share * noisy``, sample by sample, of signals that arrive in pieces.
@@ -25,7 +27,7 @@ class Mix:
 
     def __init__(self, share: float) -> None:
         if not 0 <= share <= 1:
-            raise ValueError(f"--mix {share:g}: must lie between 0 (enhanced only) and 1 (noisy only)")
+            raise UserError(f"--mix {share:g}: must lie between 0 (enhanced only) and 1 (noisy only)")
         self.share = share
         self._waiting: deque[Tensor] = deque()
 

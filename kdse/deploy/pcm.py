@@ -17,6 +17,7 @@ from torch import Tensor
 from kdse.audio.resampling import ResampleStream
 from kdse.deploy.files import at_rate, run_chain
 from kdse.deploy.mix import Mix
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, check_samples
 
@@ -41,11 +42,11 @@ class Pcm:
 
     def __post_init__(self) -> None:
         if self.sample_format not in FORMATS:
-            raise ValueError(f"--format {self.sample_format}: use {' or '.join(FORMATS)}")
+            raise UserError(f"--format {self.sample_format}: use {' or '.join(FORMATS)}")
         if not 1000 <= self.rate_hz <= 768_000:
-            raise ValueError(f"--rate {self.rate_hz}: must lie between 1000 and 768000 Hz")
+            raise UserError(f"--rate {self.rate_hz}: must lie between 1000 and 768000 Hz")
         if not 1 <= self.channels <= 64:
-            raise ValueError(f"--channels {self.channels}: must lie between 1 and 64")
+            raise UserError(f"--channels {self.channels}: must lie between 1 and 64")
 
     @property
     def frame_bytes(self) -> int:
@@ -121,7 +122,7 @@ def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float
             for piece in run_chain(stages, blend.hear(reader.pieces())):
                 piece = piece[:, : reader.received - written]  # resampling back rounds the length up
                 if not torch.isfinite(piece).all():
-                    raise ValueError(f"{type(model).__name__} returned NaN or infinite samples")
+                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples")
                 raw, beyond = pcm.encode(blend.blend(piece))
                 _write(sink, raw)
                 written += piece.shape[1]
@@ -176,7 +177,7 @@ class _Reader:
                     continue
                 begun = True
                 if rest[:4] in HEADERS or rest[:3] == b"ID3":
-                    raise ValueError(
+                    raise UserError(
                         f"the input is a {HEADERS.get(rest[:4], 'MP3')} file; give raw samples "
                         f"(ffmpeg -i FILE -f {self._pcm.sample_format} -), or the file's name"
                     )
@@ -194,7 +195,7 @@ class _Reader:
         try:
             check_samples(samples, self.received, self._pcm.rate_hz)
         except ValueError as error:
-            raise ValueError(f"the input {error}; is it {self._pcm.sample_format}?") from None
+            raise UserError(f"the input {error}; is it {self._pcm.sample_format}?") from None
         self.received += samples.shape[1]
         return samples
 
@@ -205,7 +206,7 @@ class _Reader:
         except KeyboardInterrupt:
             return b""
         except OSError as error:
-            raise ValueError(f"the input could not be read ({error.strerror or error})") from None
+            raise UserError(f"the input could not be read ({error.strerror or error})") from None
         finally:
             self._stop.waiting = False
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from kdse.errors import UserError
+
 if TYPE_CHECKING:
     from kdse.data.mixtures import Mixtures
 
@@ -37,7 +39,7 @@ class HeldOut:
         self, items: int, iterate: Callable[[], Iterator[Item]], sample_rate_hz: int, settings: dict[str, Any]
     ) -> None:
         if items < 1:
-            raise ValueError("the test set holds no items")
+            raise UserError("the test set holds no items")
         self._items, self._iterate = items, iterate
         self.sample_rate_hz, self.settings = sample_rate_hz, settings
 
@@ -107,20 +109,20 @@ def from_config(path: Path) -> HeldOut:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--data-config {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+        raise UserError(f"--data-config {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     content = content.get("data", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or "class_path" not in content:
-        raise ValueError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
+        raise UserError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     try:
         module = parser.instantiate_classes(parser.parse_object({"data": content})).data
     except Exception as error:  # jsonargparse has several error types for a wrong config
-        raise ValueError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from None
+        raise UserError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from None
     try:
         return from_module(module, {"data_config": str(path), "data": content})
     except ValueError as error:
-        raise ValueError(f"--data-config {path}: {error} (its paths are relative to the current folder)") from None
+        raise UserError(f"--data-config {path}: {error} (its paths are relative to the current folder)") from None
 
 
 def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:
@@ -132,7 +134,7 @@ def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:
     def iterate() -> Iterator[Item]:
         for batch in loader:
             if batch.get("clean") is None:
-                raise ValueError("the test set has no clean speech to score against; give labelled data")
+                raise UserError("the test set has no clean speech to score against; give labelled data")
             for i, name in enumerate(batch["name"]):
                 n = int(batch["samples"][i])
                 snr_db = float(batch["snr_db"][i]) if batch.get("snr_db") is not None else math.nan

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.metrics.registry import Scores
 
@@ -53,9 +54,9 @@ class Journal:
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"--out {folder}: another `kdse evaluate` is writing there; wait for it") from None
+            raise UserError(f"--out {folder}: another `kdse evaluate` is writing there; wait for it") from None
         except OSError as error:
-            raise ValueError(f"--out {folder}: cannot be written to ({error.strerror or error})") from None
+            raise UserError(f"--out {folder}: cannot be written to ({error.strerror or error})") from None
         try:
             self._open(folder, header, settings, replace)
         except BaseException:
@@ -65,7 +66,7 @@ class Journal:
     def _open(self, folder: Path, header: str, settings: dict[str, Any], replace: bool) -> None:
         lines = self._read()
         if lines and lines[0] != header and not replace:
-            raise ValueError(
+            raise UserError(
                 f"--out {folder}: holds scores of other settings ({_difference(lines[0], settings)}); give another "
                 "--out, or --overwrite"
             )
@@ -77,7 +78,7 @@ class Journal:
         try:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
-            raise ValueError(f"{self.path}: could not be written ({error.strerror or error})") from None
+            raise UserError(f"{self.path}: could not be written ({error.strerror or error})") from None
 
     def _read(self) -> list[str]:
         """The header and all whole entries."""
@@ -86,7 +87,7 @@ class Journal:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise ValueError(f"{self.path}: not readable ({error.strerror or error})") from None
+            raise UserError(f"{self.path}: not readable ({error.strerror or error})") from None
         lines: list[str] = []
         for line in text.split("\n")[:-1]:
             try:
@@ -117,7 +118,7 @@ class Journal:
             self._file.write(line + "\n")
             self._file.flush()
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: could not be written ({error.strerror or error}); free space and run the same command "
                 f"again: {len(self._scores)} scores are kept"
             ) from None

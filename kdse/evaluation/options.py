@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
 from kdse.machine.processes import available_cores
 from kdse.metrics.registry import METRICS
 
@@ -69,16 +70,16 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
     if options.data_config:
         return held_out.from_config(Path(options.data_config))
     if options.items < 1 or not 0 < options.seconds < math.inf:
-        raise ValueError("--items and --seconds must be positive")
+        raise UserError("--items and --seconds must be positive")
     for flag, values in (("--snr-db", options.snr_db), ("--range", options.range or [])):
         if not all(math.isfinite(value) for value in values):
-            raise ValueError(f"{flag}: {' '.join(map(str, values))} are not all finite numbers")
+            raise UserError(f"{flag}: {' '.join(map(str, values))} are not all finite numbers")
     if not options.snr_db and options.range is None:
-        raise ValueError("--snr-db: give at least one SNR, or --range")
+        raise UserError("--snr-db: give at least one SNR, or --range")
     if options.range is not None and options.range[0] > options.range[1]:
-        raise ValueError(f"--range {options.range[0]:g} {options.range[1]:g}: give the lower end first")
+        raise UserError(f"--range {options.range[0]:g} {options.range[1]:g}: give the lower end first")
     if not options.synthetic and options.corpus is None:
-        raise ValueError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
+        raise UserError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
     from kdse.data import Mixtures, SyntheticCorpus
 
     common: dict[str, Any] = {
@@ -101,7 +102,7 @@ def _check_used(options: argparse.Namespace) -> None:
         source, used = "--data-config", ("data_config", "corpus")
     for name, default in vars(_defaults()).items():
         if name not in used and getattr(options, name) != default:
-            raise ValueError(f"--{name.replace('_', '-')}: does not apply to {source}, which has its own; leave it out")
+            raise UserError(f"--{name.replace('_', '-')}: does not apply to {source}, which has its own; leave it out")
 
 
 def _defaults() -> argparse.Namespace:

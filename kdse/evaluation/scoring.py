@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdse.errors import UserError
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
 from kdse.metrics.pool import Scored, ScorePool
@@ -92,9 +93,9 @@ def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int],
     """
     key = (item.group, item.name)
     if key in seen:
-        raise ValueError(f"the test set has two items called {item.name!r}; give them different names")
+        raise UserError(f"the test set has two items called {item.name!r}; give them different names")
     if audio_of.setdefault(key, checksum) != checksum:
-        raise ValueError(
+        raise UserError(
             f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on it; make "
             "it a pure function of a seed"
         )
@@ -142,4 +143,4 @@ def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_r
         try:
             write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
         except (OSError, RuntimeError) as error:  # (soundfile's own error is a RuntimeError)
-            raise ValueError(f"--save-audio: {folder / file_name} could not be written ({error})") from None
+            raise UserError(f"--save-audio: {folder / file_name} could not be written ({error})") from None

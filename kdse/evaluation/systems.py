@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kdse.errors import UserError
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
 from kdse.run.folder import run_folder_of
@@ -53,7 +54,7 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
         model = load_model(path, trust_code=trust_code)
         about["model"] = type(model).__name__
     if model.sample_rate_hz != sample_rate_hz:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
             f"set --sample-rate-hz {model.sample_rate_hz}"
         )
@@ -114,7 +115,7 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
     tools drop the last hop.
     """
     if not folder.is_dir():
-        raise ValueError(f"--enhanced {folder}: no such folder")
+        raise UserError(f"--enhanced {folder}: no such folder")
     import torch
 
     from kdse.audio.files import EXTENSIONS, read
@@ -127,18 +128,18 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
             by_path.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
             by_stem.setdefault(path.stem, []).append(path)
     if not by_path:
-        raise ValueError(f"--enhanced {folder}: holds no audio files")
+        raise UserError(f"--enhanced {folder}: holds no audio files")
     served: dict[Path, str] = {}
 
     def look_up(item: Item) -> Tensor:
         found = by_path.get(item.name) or by_stem.get(item.name.rsplit("/", 1)[-1]) or []
         if len(found) != 1:
-            raise ValueError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
+            raise UserError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
         if served.setdefault(found[0], item.name) != item.name:
-            raise ValueError(f"{folder} holds no file for {item.name} ({found[0].name} is that of {served[found[0]]})")
+            raise UserError(f"{folder} holds no file for {item.name} ({found[0].name} is that of {served[found[0]]})")
         wave, samples = read(found[0], sample_rate_hz), item.noisy.numel()
         if abs(wave.numel() - samples) > LENGTH_TOLERANCE_SECONDS * sample_rate_hz:
-            raise ValueError(f"{found[0]} has {wave.numel()} samples and the item {samples}")
+            raise UserError(f"{found[0]} has {wave.numel()} samples and the item {samples}")
         return torch.nn.functional.pad(wave[:samples], (0, max(0, samples - wave.numel())))
 
     return System(look_up, {"kind": "enhanced folder", "folder": str(folder.absolute())})
@@ -161,12 +162,12 @@ def enhanced_folders(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[st
 def label_and_path(text: str, flag: str) -> tuple[str, str]:
     label, equals, path = text.partition("=")
     if not (label and equals and path):
-        raise ValueError(f"{flag} {text}: write it as LABEL=PATH")
+        raise UserError(f"{flag} {text}: write it as LABEL=PATH")
     return label, path
 
 
 def check_label(label: str, taken: Collection[str]) -> None:
     if label in (NOISY, "clean"):
-        raise ValueError(f"a system cannot be called {label!r}: that is the unprocessed input, or the reference")
+        raise UserError(f"a system cannot be called {label!r}: that is the unprocessed input, or the reference")
     if label in taken:
-        raise ValueError(f"two systems are called {label!r}; give them different labels (LABEL=PATH)")
+        raise UserError(f"two systems are called {label!r}; give them different labels (LABEL=PATH)")

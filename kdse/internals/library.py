@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from kdse.errors import UserError
 
-class MissingInternal(ValueError):
+
+class MissingInternal(UserError):
     """A library lacks what kdse uses beyond its public API."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -55,7 +56,7 @@ class CompressedSpectral(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < compression <= 1 or not 0 <= complex_weight <= 1:
-            raise ValueError(f"compression={compression}, complex_weight={complex_weight}: both lie between 0 and 1")
+            raise UserError(f"compression={compression}, complex_weight={complex_weight}: both lie between 0 and 1")
         self.compression, self.complex_weight, self.normalise = compression, complex_weight, normalise
         self.stft = Stft(n_fft, hop)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.precision import exact
 
@@ -33,9 +34,9 @@ def log_magnitude_distance(estimate: Tensor, clean: Tensor) -> Tensor:
 def check_resolutions(n_ffts: list[int], hops: list[int], windows: list[int]) -> None:
     """Raises a ValueError unless there are equally many of each and every window fits into its transform."""
     if not n_ffts or not len(n_ffts) == len(hops) == len(windows):
-        raise ValueError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
+        raise UserError(f"n_ffts={n_ffts}, hops={hops}, windows={windows}: give equally many, at least one")
     if any(window > n_fft for window, n_fft in zip(windows, n_ffts, strict=True)):
-        raise ValueError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
+        raise UserError(f"windows={windows}: a window is at most as long as its transform {n_ffts}")
 
 
 class MultiResolutionStft(nn.Module):

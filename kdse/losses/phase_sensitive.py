@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -53,7 +54,7 @@ class PhaseSensitive(nn.Module):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
             noisy_bft = self.stft(noisy)
             if spectrum.shape != noisy_bft.shape:
-                raise ValueError(
+                raise UserError(
                     f"model.loss: PhaseSensitive's STFT gives {[*noisy_bft.shape[1:]]} bins and frames, the model's "
                     f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
                     "(kdse.losses.SiSdr, CompressedSpectral)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate
 
 
@@ -20,7 +21,7 @@ class WeightedSum(nn.Module):
         weights = weights or {}
         unknown = sorted(set(weights) - set(losses))
         if not losses or unknown:
-            raise ValueError(f"weights name {unknown}, but the losses are {sorted(losses)}; give one or more losses")
+            raise UserError(f"weights name {unknown}, but the losses are {sorted(losses)}; give one or more losses")
         self.losses = nn.ModuleDict(losses)
         self.weights = {name: float(weights.get(name, 1.0)) for name in losses}
         self.parts: dict[str, Tensor] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kdse.errors import UserError
+
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file in UTF-8, as `write_bytes` does."""
@@ -29,5 +31,5 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     except OSError as error:
         if partial.exists():
             partial.unlink()
-        raise ValueError(f"{path}: could not be written ({error.strerror or error})") from None
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from None
     return path

@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from kdse.errors import UserError
+
 
 def take(path: Path) -> int | None:
     """Takes a lock: the open file that holds it until it is closed (`os.close`), or None if another has it.
@@ -27,7 +29,7 @@ def take(path: Path) -> int | None:
         return None
     except OSError as error:
         os.close(file)
-        raise ValueError(
+        raise UserError(
             f"{path}: this file system has no locks ({error.strerror}), and without them two workers would train one "
             "point; give an --out elsewhere"
         ) from None

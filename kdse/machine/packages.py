@@ -10,16 +10,15 @@ import importlib
 from importlib import metadata
 from typing import Any
 
+from kdse.errors import UserError
+
 #: Releases of torch and torchaudio that work together, newest first. torchaudio's own metadata allows any later torch,
 #: but 2.11.1 does not load beside torch 2.11.0, which lacks torch_exception_get_what_without_backtrace.
 TORCH_PAIRS = (("2.14.1", "2.11.1"), ("2.11.0", "2.11.0"))
 
 
-class PackageError(ValueError):
-    """A package that cannot be used, in one line: torch's wrapping of what a data process raised is taken off again."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rstrip().rsplit(f"{PackageError.__name__}: ", 1)[-1])
+class PackageError(UserError):
+    """A package that cannot be used."""
 
 
 def required(module: str, attribute: str | None = None) -> Any:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.model_file import loaded, one_line
@@ -87,13 +88,13 @@ def _rate(estimate: np.ndarray, session: InferenceSession) -> np.ndarray:
     raw = np.stack([session.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)])
     raw = raw.astype(np.float64)
     if raw.shape[1] != 3:
-        raise ValueError(f"{FLAG}: the model gives {raw.shape[1]} values for a segment, not 3")
+        raise UserError(f"{FLAG}: the model gives {raw.shape[1]} values for a segment, not 3")
     return np.mean(POLYNOMIALS[:, 0] * raw**2 + POLYNOMIALS[:, 1] * raw + POLYNOMIALS[:, 2], axis=0)
 
 
 def _session(files: Mapping[str, str]) -> InferenceSession:
     if not files.get("dnsmos"):
-        raise ValueError(
+        raise UserError(
             f"the DNSMOS metrics need Microsoft's model sig_bak_ovr.onnx (DNS-Challenge, folder DNSMOS/DNSMOS): "
             f"give it by {FLAG} FILE or leave these metrics out"
         )
@@ -104,19 +105,19 @@ def _open(path: str) -> InferenceSession:
     onnxruntime = required("onnxruntime")
     right = "give sig_bak_ovr.onnx of DNS-Challenge's folder DNSMOS/DNSMOS"
     if hashlib.sha256(Path(path).read_bytes()).hexdigest() == PERSONALISED_SHA256:
-        raise ValueError(f"{FLAG} {path}: is the personalised model (pDNSMOS), which has another scale; {right}")
+        raise UserError(f"{FLAG} {path}: is the personalised model (pDNSMOS), which has another scale; {right}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise ValueError(f"{FLAG} {path}: onnxruntime cannot read it ({one_line(error)}); {right}") from None
+        raise UserError(f"{FLAG} {path}: onnxruntime cannot read it ({one_line(error)}); {right}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wrong = len(inputs) != 1 or inputs[0].type != "tensor(float)" or not _fits(inputs[0].shape, SAMPLES)
     if wrong or not _fits(outputs[0].shape, 3):
         shapes = ", ".join(f"{entry.name} {entry.shape}" for entry in [*inputs, *outputs])
-        raise ValueError(f"{FLAG} {path}: is not the DNSMOS P.835 model [1, {SAMPLES}] -> [1, 3] ({shapes}); {right}")
+        raise UserError(f"{FLAG} {path}: is not the DNSMOS P.835 model [1, {SAMPLES}] -> [1, 3] ({shapes}); {right}")
     return session
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdse.errors import UserError
+
 
 class Frames(NamedTuple):
     """Samples of a frame and between frame starts, number of frames, and the window ``[size]``."""
@@ -29,7 +31,7 @@ def loizou_frames(samples: int, sample_rate_hz: int) -> Frames:
     hop = size // 4
     count = int(samples / hop - size / hop) if hop else 0
     if count < 1:
-        raise ValueError("shorter than 37.5 ms")
+        raise UserError("shorter than 37.5 ms")
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1)))
     return Frames(size, hop, count, window)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdse.errors import UserError
+
 
 def loaded(path: str, load: Callable[[str], Any], flag: str) -> Any:
     """What ``load(path)`` makes of a file.
@@ -17,9 +19,9 @@ def loaded(path: str, load: Callable[[str], Any], flag: str) -> Any:
     try:
         stamp = Path(path).stat()
     except OSError:
-        raise ValueError(f"{flag} {path}: no such file") from None
+        raise UserError(f"{flag} {path}: no such file") from None
     if not Path(path).is_file():
-        raise ValueError(f"{flag} {path}: is not a file")
+        raise UserError(f"{flag} {path}: is not a file")
     return _load(load, path, stamp.st_mtime_ns, stamp.st_size)
 
 

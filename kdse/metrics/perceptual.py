@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair
 
@@ -51,5 +52,5 @@ def _stoi(pair: Pair, extended: bool) -> float:
     finally:
         np.random.set_state(state)
     if value == 1e-5:  # pystoi's way to say that there is no value
-        raise ValueError("less than 30 frames of active speech")
+        raise UserError("less than 30 frames of active speech")
     return value

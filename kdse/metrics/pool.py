@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.metrics.registry import METRICS, Scores, Signal, check_metrics, failed, score
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
@@ -60,7 +61,7 @@ class ScorePool:
         files: Mapping[str, str] | None = None,
     ) -> None:
         if workers < 0:
-            raise ValueError(f"--workers {workers}: give 0 (score in this process) or a number of processes")
+            raise UserError(f"--workers {workers}: give 0 (score in this process) or a number of processes")
         check_metrics(metrics, sample_rate_hz, files)
         self.metrics = tuple(metrics)
         self.sample_rate_hz = sample_rate_hz

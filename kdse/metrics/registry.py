@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import PackageError, required
 from kdse.metrics import composite, dnsmos, perceptual, ratios, spectral, squim
 from kdse.metrics.clean_and_estimate import Pair
@@ -122,17 +123,17 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[st
         ValueError: naming the metric and the fix.
     """
     if not metrics or len(set(metrics)) != len(metrics):
-        raise ValueError(f"metrics {list(metrics)}: name at least one of {list(METRICS)}, each once")
+        raise UserError(f"metrics {list(metrics)}: name at least one of {list(METRICS)}, each once")
     for name in metrics:
         if name not in METRICS:
-            raise ValueError(f"metrics: there is no {name!r}; choose from {list(METRICS)}")
+            raise UserError(f"metrics: there is no {name!r}; choose from {list(METRICS)}")
         for package in METRICS[name].packages:
             try:
                 required(package)
             except PackageError as error:
                 raise PackageError(f"metrics: {name} needs {package}, and {error}; or leave it out") from error
         if sample_rate_hz < METRICS[name].min_sample_rate_hz:
-            raise ValueError(
+            raise UserError(
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "
                 f"{sample_rate_hz} Hz; leave it out" + (" or use pesq_nb" if name == "pesq_wb" else "")
             )

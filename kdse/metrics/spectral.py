@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.frames import frames_of, loizou_frames
 
@@ -44,14 +45,14 @@ def lsd(pair: Pair) -> float:
     size = int(0.032 * pair.sample_rate_hz + 0.5)
     hop = size // 4
     if hop < 1 or pair.clean.size < size:
-        raise ValueError("shorter than 32 ms")
+        raise UserError("shorter than 32 ms")
     count = (pair.clean.size - size) // hop + 1
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(size) / size))
     clean, estimate = (
         np.abs(np.fft.rfft(frames_of(signal, size, hop, count) * window)) for signal in (pair.clean, pair.estimate)
     )
     if clean.max() == 0:
-        raise ValueError("clean is silent in all frames")
+        raise UserError("clean is silent in all frames")
     floor = clean.max() * 10 ** (-LSD_RANGE_DB / 20)
     distance_db = 20 * np.log10(np.maximum(clean, floor) / np.maximum(estimate, floor))
     return float(np.mean(np.sqrt(np.mean(distance_db**2, axis=1))))
@@ -71,7 +72,7 @@ def llr(pair: Pair) -> np.ndarray:
     clean, estimate = (_autocorrelation(frames, order) for frames in _windowed(pair))
     heard = clean[:, 0] >= SILENT_FRAME
     if not heard.any():
-        raise ValueError("clean is silent in all frames")
+        raise UserError("clean is silent in all frames")
     clean, estimate = clean[heard], estimate[heard]
     ideal, got = (_prediction_energy(_predictor(r), clean) for r in (clean, estimate))
     floor = LPC_FLOOR * clean[:, 0]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair, one_thread
 from kdse.metrics.model_file import loaded, one_line
@@ -74,7 +75,7 @@ def cached_weights() -> str:
     # where torchaudio.pipelines keeps it; asking torchaudio itself would start a download
     path = Path(torch.hub.get_dir()) / "torchaudio" / "models" / WEIGHTS
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"the SQUIM metrics need torchaudio's weights {WEIGHTS}, which are not in torch's cache: give them by "
             f"{FLAG} FILE or leave these metrics out"
         )
@@ -89,10 +90,10 @@ def _load(path: str) -> Any:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # unpickling fails in many ways; torch's advice to load anything is not for this file
-        raise ValueError(f"{wrong}: torch cannot read it; give {WEIGHTS}") from None
+        raise UserError(f"{wrong}: torch cannot read it; give {WEIGHTS}") from None
     model = squim_objective_base()
     try:
         model.load_state_dict(weights)
     except Exception as error:
-        raise ValueError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
+        raise UserError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
     return model.eval()

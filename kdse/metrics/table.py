@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdse.errors import UserError
+
 NOISY = "noisy"
 #: Width of an SNR bucket where SNRs are drawn from a range.
 BUCKET_DB = 5.0
@@ -149,7 +151,7 @@ def check_failures(summary: Summary, max_failed_share: float, systems: Sequence[
             if count > max_failed_share * line.items:
                 key = (line.group, line.system, metric)
                 name, why = next((n, w) for g, s, n, m, w in summary.failures if (g, s, m) == key)
-                raise ValueError(
+                raise UserError(
                     f"{metric} failed on {count} of {line.items} items of {line.system!r} (more than "
                     f"{max_failed_share:.0%}), the first being {name}: {why}"
                 )
@@ -214,18 +216,18 @@ def read_rows(path: str | Path) -> list[Row]:
             reader = csv.DictReader(file, strict=True)
             fields = list(reader.fieldnames or ())
             if fields[: len(ABOUT)] != list(ABOUT) or fields[-1] != FAILURES:
-                raise ValueError(f"its columns are not {', '.join(ABOUT)}, metrics, {FAILURES}")
+                raise UserError(f"its columns are not {', '.join(ABOUT)}, metrics, {FAILURES}")
             metrics = fields[len(ABOUT) : -1]
             for record in reader:
                 if None in record or None in record.values():
-                    raise ValueError(f"line {reader.line_num} has not {len(fields)} values")
+                    raise UserError(f"line {reader.line_num} has not {len(fields)} values")
                 numbers = {name: float(record[name] or "nan") for name in ("snr_db", *metrics)}
                 snr_db = numbers.pop("snr_db")
                 failures = _failures(record[FAILURES], metrics)
                 rows.append(Row(record["system"], record["name"], numbers, failures, snr_db, record["set"]))
     except (OSError, ValueError, TypeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
+        raise UserError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
     return rows
 
 
@@ -234,7 +236,7 @@ def _failures(text: str, metrics: Sequence[str]) -> dict[str, str]:
     start = re.compile("(?:^|; )(" + "|".join(map(re.escape, metrics)) + "): ")
     parts = start.split(text) if metrics else [text]
     if parts[0]:
-        raise ValueError(f"failures {text[:60]!r} do not begin with a metric")
+        raise UserError(f"failures {text[:60]!r} do not begin with a metric")
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

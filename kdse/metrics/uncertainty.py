@@ -19,6 +19,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from kdse.errors import UserError
+
 if TYPE_CHECKING:
     from numpy import ndarray
 
@@ -223,7 +225,7 @@ def _bounds(
     from kdse.metrics.bootstrap import bootstrap_bounds, on_grid
 
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence}: must be between 0 and 1")
+        raise UserError(f"confidence {confidence}: must be between 0 and 1")
     bounds = [(math.nan, math.nan)] * len(samples)
     for lengths, members in _alike([tuple(map(len, parts)) for parts in samples]).items():
         if sum(lengths) < 2:
@@ -260,7 +262,7 @@ def _alike(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
 def _largest(values: Sequence[float]) -> float:
     largest = max(map(abs, values), default=0.0)
     if math.isinf(largest):
-        raise ValueError("an infinite value has no mean; give NaN for what could not be scored")
+        raise UserError("an infinite value has no mean; give NaN for what could not be scored")
     return largest
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import first_line, run_foreign
@@ -90,12 +91,12 @@ class SpeechBrain(SpeechModel):
         homes = [_package(f"speechbrain.inference.{p}", "speechbrain", "SpeechBrain") for p in _SPEECHBRAIN_HOMES]
         cls = next((getattr(home, interface) for home in homes if hasattr(home, interface)), None)
         if cls is None:
-            raise ValueError(f"SpeechBrain: interface={interface!r} is not in speechbrain.inference's {_listed()}")
+            raise UserError(f"SpeechBrain: interface={interface!r} is not in speechbrain.inference's {_listed()}")
         with _failures("SpeechBrain", path_or_name):
             options = {"device": "cpu"}
             self.network: Any = cls.from_hparams(path_or_name, savedir=save_folder, run_opts=options).eval()
         if not (hasattr(self.network, "enhance_batch") or hasattr(self.network, "separate_batch")):
-            raise ValueError(f"SpeechBrain: interface={interface!r} neither enhances nor separates")
+            raise UserError(f"SpeechBrain: interface={interface!r} neither enhances nor separates")
         self.sample_rate_hz = _speechbrain_rate(self.network)
 
     def forward(self, noisy: Tensor) -> Estimate:
@@ -141,7 +142,7 @@ class Denoiser(SpeechModel):
             elif path_or_name in ("dns48", "dns64", "master64", "valentini_nc"):
                 network = getattr(_package("denoiser.pretrained", "denoiser", "Denoiser"), path_or_name)()
             else:
-                raise ValueError("it is no file, nor dns48, dns64, master64 or valentini_nc")
+                raise UserError("it is no file, nor dns48, dns64, master64 or valentini_nc")
         self.network: nn.Module = network.eval()
         self.sample_rate_hz = int(network.sample_rate)
 
@@ -201,7 +202,7 @@ def _package(module: str, package: str, who: str) -> Any:
         return importlib.import_module(module)
     except Exception as error:  # an old release can fail in any way on a new torch
         required("torchaudio")  # all four toolkits import it: if it is broken, that is the reason
-        raise ValueError(
+        raise UserError(
             f"{who}: needs the package {package}, which cannot be imported ({first_line(error)}): pip install {package}"
         ) from None
 
@@ -216,7 +217,7 @@ def _failures(who: str, source: str, hint: str = "") -> Iterator[None]:
         reason = "it found no weights there" if isinstance(error, SystemExit) else first_line(error)
         if foreign:
             reason = f"it holds a Python object, {foreign[1]}, and could run code"
-        raise ValueError(
+        raise UserError(
             f"{who}: path_or_name={source!r} cannot be loaded ({reason})" + (f"; {hint}" if hint else "")
         ) from None
 
@@ -248,7 +249,7 @@ def _minimum(model: SpeechModel) -> int:
 
 def _chosen(waves: Tensor, source: int, axis: int, who: str) -> Tensor:
     if waves.dim() != 3 or not 0 <= source < waves.shape[axis]:
-        raise ValueError(f"{who}: source={source}: the network returned {list(waves.shape)}, sources on axis {axis}")
+        raise UserError(f"{who}: source={source}: the network returned {list(waves.shape)}, sources on axis {axis}")
     return waves.select(axis, source)
 
 

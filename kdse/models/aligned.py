@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
+from kdse.errors import UserError
 from kdse.internals.torch import without_forward_hooks
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
@@ -78,16 +79,16 @@ class Aligned(SpeechModel):
     ) -> None:
         super().__init__()
         if isinstance(gain, str) and gain != "each":
-            raise ValueError(f'Aligned: gain={gain!r}: use a number, "each", or none to measure it')
+            raise UserError(f'Aligned: gain={gain!r}: use a number, "each", or none to measure it')
         if not isinstance(gain, str) and gain is not None and (gain == 0 or not math.isfinite(gain)):
-            raise ValueError(f"Aligned: gain={gain}: the teacher's level is divided out, so it cannot be this")
+            raise UserError(f"Aligned: gain={gain}: the teacher's level is divided out, so it cannot be this")
         if not maximum_delay_ms > 0:
-            raise ValueError(f"Aligned: maximum_delay_ms={maximum_delay_ms} must be above 0")
+            raise UserError(f"Aligned: maximum_delay_ms={maximum_delay_ms} must be above 0")
         if probe is not None and not Path(probe).is_file():
-            raise ValueError(f"Aligned: probe {probe}: no such file")
+            raise UserError(f"Aligned: probe {probe}: no such file")
         self.inner, self.brings_weights = _build(model)
         if isinstance(self.inner, Recorded):
-            raise ValueError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
+            raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
             from kdse.models.checkpoint import class_path_of
 
@@ -147,9 +148,9 @@ class Aligned(SpeechModel):
         try:
             found = measure_alignment(noisy, answer, self.maximum_delay_samples, clean, self.delay_samples)
         except ValueError as error:
-            raise ValueError(f"Aligned: {type(self.inner).__name__} cannot be measured ({error}); {_ADVICE}") from None
+            raise UserError(f"Aligned: {type(self.inner).__name__} cannot be measured ({error}); {_ADVICE}") from None
         if abs(found.correlation) < MINIMUM_CORRELATION:
-            raise ValueError(
+            raise UserError(
                 f"Aligned: {type(self.inner).__name__}'s answer to the probe has a correlation of only "
                 f"{found.correlation:.2f} with it, too little to measure its delay and gain; {_ADVICE}"
             )
@@ -209,14 +210,14 @@ def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool
     if isinstance(model, str):
         return load_model(model), True
     if not isinstance(model, dict) or set(model) - {"class_path", "init_args"} or "class_path" not in model:
-        raise ValueError(
+        raise UserError(
             f"Aligned: model={model!r}: give {{class_path, init_args}}, a checkpoint of kdse fit or a model"
         )
     cls = resolve_class(str(model["class_path"]), trust_code=True, source="Aligned: model")
     try:
         built = cls(**dict(model.get("init_args") or {}))
     except TypeError as error:
-        raise ValueError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
+        raise UserError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
     return built, bool(getattr(built, "brings_weights", False))
 
 

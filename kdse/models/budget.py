@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,12 @@ def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TO
     """
     cls = type(teacher)
     if not cls.width_parameters:
-        raise ValueError(
+        raise UserError(
             f"--model.compression: {cls.__name__} declares no width_parameters; give an explicit --model.student"
         )
     total = count_parameters(teacher)
     if not ratio >= 1:
-        raise ValueError(f"--model.compression={ratio}: must be 1 or more (1 is a student as large as the teacher)")
+        raise UserError(f"--model.compression={ratio}: must be 1 or more (1 is a student as large as the teacher)")
     target = total / ratio
     presets = [(_count(teacher, preset), preset) for preset in cls.presets() if _allowed(teacher, preset)]
     near = [(abs(n - target), n, p) for n, p in presets if abs(n - target) <= tolerance * target]
@@ -63,7 +64,7 @@ def find_widths(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TO
     count, widths = _search(teacher, target)
     if abs(count - target) > IMPOSSIBLE * target:
         largest = total / _count(teacher, _proportional(teacher)[0])
-        raise ValueError(
+        raise UserError(
             f"--model.compression={ratio:g}: no {cls.__name__} comes near {target:,.0f} parameters; from this teacher "
             f"of {total:,} the possible range is 1 to {largest:.1f}"
         )

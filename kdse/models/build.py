@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.seeding import seeded
 
@@ -20,11 +21,9 @@ def build(model: ModelOrFactory, name: str) -> SpeechModel:
     """
     if not isinstance(model, SpeechModel):
         if not callable(model):
-            raise ValueError(
-                f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it"
-            )
+            raise UserError(f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it")
         with seeded(name):
             model = model()
     if not isinstance(model, SpeechModel):
-        raise ValueError(f"model.{name}: {type(model).__name__} is not a SpeechModel; use kdse.models.Wrapped")
+        raise UserError(f"model.{name}: {type(model).__name__} is not a SpeechModel; use kdse.models.Wrapped")
     return model

@@ -26,6 +26,7 @@ from torch import nn
 
 import kdse
 from kdse import pretrained
+from kdse.errors import UserError
 from kdse.machine.packages import PackageError
 from kdse.models.base import UNBOUNDED, SpeechModel
 
@@ -75,7 +76,7 @@ def _plain(value: Any, name: str, cls: type) -> Any:
         return {str(k): _plain(v, name, cls) for k, v in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ValueError(
+    raise UserError(
         f"{cls.__name__}: argument {name!r} is a {type(value).__name__}, which a checkpoint cannot describe; "
         "use numbers, strings, lists and dictionaries only"
     )
@@ -90,25 +91,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = pretrained.find(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
+        raise UserError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
-            raise ValueError(
+            raise UserError(
                 f"checkpoint {path}: holds Python objects besides tensors, so it is not loaded (it could run code)"
             ) from None
-        raise ValueError(f"checkpoint {path}: corrupt or not a checkpoint; use another one") from None
+        raise UserError(f"checkpoint {path}: corrupt or not a checkpoint; use another one") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise ValueError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
+        raise UserError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
+        raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
     if "kdse" in content:  # torch itself compares no checksums: a flipped bit would be another weight
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise ValueError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
+            raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     return content
 
 
@@ -130,10 +131,10 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     content = read_checkpoint(path)
     about = content.get("kdse")
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
-        raise ValueError(f"checkpoint {path}: was not written by kdse (it does not describe its model)")
+        raise UserError(f"checkpoint {path}: was not written by kdse (it does not describe its model)")
     version = about.get("format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
+        raise UserError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
     cls = resolve_class(str(about["model"].get("class_path")), trust_code, source=f"checkpoint {path}")
     init_args = about["model"].get("init_args")
     try:
@@ -141,7 +142,7 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     except PackageError:  # (no fault of the checkpoint's)
         raise
     except (TypeError, ValueError) as error:
-        raise ValueError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
+        raise UserError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
     load_weights(model, content["state_dict"], source=f"checkpoint {path}")
     return model.eval()
 
@@ -179,17 +180,17 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
     module_name, _, name = class_path.rpartition(".")
     shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
     if not shipped and not trust_code:
-        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
+        raise UserError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError):
         cls = getattr(sys.modules["kdse.models"], name, None) if shipped else None
         if cls is None:
-            raise ValueError(f"{source}: the class {class_path!r} does not exist here") from None
+            raise UserError(f"{source}: the class {class_path!r} does not exist here") from None
     if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
-        raise ValueError(f"{source}: {class_path!r} is not a kdse model")
+        raise UserError(f"{source}: {class_path!r} is not a kdse model")
     if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
-        raise ValueError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
+        raise UserError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
 
 
@@ -210,7 +211,7 @@ def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str
             for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", wrong))
             if keys
         ]
-        raise ValueError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
+        raise UserError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
     model.load_state_dict(weights)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
@@ -75,9 +76,9 @@ class Cruse(SpeechModel):
     ) -> None:
         super().__init__()
         if len(channels) != DEPTH or any(c < 1 for c in channels):
-            raise ValueError(f"channels={channels}: CRUSE has four encoder blocks, each at least one channel wide")
+            raise UserError(f"channels={channels}: CRUSE has four encoder blocks, each at least one channel wide")
         if mel_bands < 16 or mel_bands % 16:
-            raise ValueError(f"mel_bands={mel_bands}: must be a multiple of 16 (four blocks halve it)")
+            raise UserError(f"mel_bands={mel_bands}: must be a multiple of 16 (four blocks halve it)")
         for name, value, known in (
             ("mel_scale", mel_scale, ("htk", "slaney")),
             ("mel_norm", mel_norm, (None, "slaney")),
@@ -85,7 +86,7 @@ class Cruse(SpeechModel):
             ("tap_stage", tap_stage, ("output", "norm", "conv")),
         ):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {known}")
+                raise UserError(f"{name}={value!r}: use one of {known}")
         self.sample_rate_hz = sample_rate_hz
         self.tap_stage = tap_stage
         self.compression = compression

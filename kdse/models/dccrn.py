@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.complex_layers import ComplexBatchNorm, ComplexConv, ComplexLstm, RealLstm, concatenate
 from kdse.models.layers import State, advance, named
@@ -137,13 +138,13 @@ class Dccrn(SpeechModel):
     ) -> None:
         super().__init__()
         if not channels or any(c < 1 for c in channels):
-            raise ValueError(f"channels={channels}: give at least one block, each at least one channel wide")
+            raise UserError(f"channels={channels}: give at least one block, each at least one channel wide")
         if lstm_units < 1 or lstm_layers < 1:
-            raise ValueError(f"lstm_units={lstm_units}, lstm_layers={lstm_layers}: both must be 1 or more")
+            raise UserError(f"lstm_units={lstm_units}, lstm_layers={lstm_layers}: both must be 1 or more")
         if mask_mode not in ("E", "C", "R"):
-            raise ValueError(f'mask_mode={mask_mode!r}: use "E", "C" or "R"')
+            raise UserError(f'mask_mode={mask_mode!r}: use "E", "C" or "R"')
         if not _halves(n_fft, len(channels)):
-            raise ValueError(
+            raise UserError(
                 f"channels={channels}, n_fft={n_fft}: {len(channels)} blocks halve n_fft / 2 bins, so n_fft must be a "
                 f"multiple of {2 ** (len(channels) + 1)}"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.stft import Stft
 
@@ -29,7 +30,7 @@ class ExportedStudent(SpeechModel):
     def __init__(self, about: dict[str, Any], source: str) -> None:
         super().__init__()
         if about["kind"] != "step":
-            raise ValueError(f"{source}: holds a graph for whole signals; a student that streams is wanted")
+            raise UserError(f"{source}: holds a graph for whole signals; a student that streams is wanted")
         self.about = about
         self.sample_rate_hz, self.hop_samples = about["sample_rate_hz"], about["hop_samples"]
         self.causal = about["causal"]
@@ -98,7 +99,7 @@ def _front_end(about: dict[str, Any], source: str) -> tuple[Stft, float | None]:
     try:
         return Stft(*(about[name] for name in names)), about.get("limit")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source}: its kdse metadata is damaged (front_end: {error}); export it again") from None
+        raise UserError(f"{source}: its kdse metadata is damaged (front_end: {error}); export it again") from None
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -112,9 +113,9 @@ def parse(text: str, source: str) -> dict[str, Any]:
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        raise ValueError(f"{source}: its kdse metadata is damaged (not a JSON object); export it again")
+        raise UserError(f"{source}: its kdse metadata is damaged (not a JSON object); export it again")
     if about.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{source}: its kdse metadata has format {about.get('format_version')}, this kdse reads {FORMAT_VERSION}; "
             "update kdse or export it again"
         )
@@ -122,7 +123,7 @@ def parse(text: str, source: str) -> dict[str, Any]:
     if not wrong and about["stft"] == "outside" and about["front_end"] is None:
         wrong = ["front_end"]
     if wrong:
-        raise ValueError(f"{source}: its kdse metadata is damaged ({', '.join(wrong)}); export it again")
+        raise UserError(f"{source}: its kdse metadata is damaged ({', '.join(wrong)}); export it again")
     return about
 
 

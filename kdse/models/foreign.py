@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.audio.alignment import fit_length
+from kdse.errors import UserError
 
 
 def run_foreign(
@@ -33,11 +34,11 @@ def run_foreign(
     out = network(heard[:, None] if channel_axis else heard)
     wave = out[0] if isinstance(out, (tuple, list)) and len(out) else out
     if not isinstance(wave, Tensor):
-        raise ValueError(f"{name}: the network returned a {type(wave).__name__}, not a tensor")
+        raise UserError(f"{name}: the network returned a {type(wave).__name__}, not a tensor")
     if wave.dim() == 3 and wave.shape[1] == 1:
         wave = wave[:, 0]
     if wave.dim() != 2 or wave.shape[0] != noisy.shape[0]:
-        raise ValueError(
+        raise UserError(
             f"{name}: the network turned {list(heard.shape)} into {list(wave.shape)}; it must return one wave per item"
         )
     return fit_length(wave, noisy.shape[1])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
+
 State = dict[str, Tensor]
 
 
@@ -144,7 +146,7 @@ class GroupedGru(nn.Module):
         self.activation = nn.Identity() if slope is None else nn.LeakyReLU(slope)
         size = channels * frequencies
         if size % groups:
-            raise ValueError(
+            raise UserError(
                 f"channels[-1]={channels}: the bottleneck of {size} units does not divide into gru_groups={groups}"
             )
         self.grus = nn.ModuleList(nn.GRU(size // groups, size // groups, batch_first=True) for _ in range(groups))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.manner_layers import VIEWS, DecoderBlock, EncoderBlock, Gate, MultiViewBlock
 
@@ -63,16 +64,16 @@ class Manner(SpeechModel):
     ) -> None:
         super().__init__()
         if hidden < 3 or hidden % 3:
-            raise ValueError(f"hidden={hidden}: must be a multiple of 3 (each view attends to a third of the channels)")
+            raise UserError(f"hidden={hidden}: must be a multiple of 3 (each view attends to a third of the channels)")
         for name, value in (("depth", depth), ("stride", stride), ("growth", growth), ("heads", heads)):
             if value < 1:
-                raise ValueError(f"{name}={value}: must be 1 or more")
+                raise UserError(f"{name}={value}: must be 1 or more")
         if kernel < stride:
-            raise ValueError(f"kernel={kernel} is shorter than stride={stride}: samples would be skipped")
+            raise UserError(f"kernel={kernel} is shorter than stride={stride}: samples would be skipped")
         if chunk < 2 or chunk % 2:
-            raise ValueError(f"chunk={chunk}: must be even (chunks overlap by half)")
+            raise UserError(f"chunk={chunk}: must be even (chunks overlap by half)")
         if attention not in ("all", "deepest"):
-            raise ValueError(f'attention={attention!r}: use "all" or "deepest"')
+            raise UserError(f'attention={attention!r}: use "all" or "deepest"')
         self.depth, self.kernel, self.stride = depth, kernel, stride
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = stride**depth

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdse.audio.alignment import fit_length
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, first_line, run_foreign
@@ -71,7 +72,7 @@ class Onnx(SpeechModel):
         heard = noisy
         if self.fixed_samples is not None:
             if noisy.shape[1] > self.fixed_samples:
-                raise ValueError(
+                raise UserError(
                     f"Onnx: the graph was exported for {self.fixed_samples} samples and got {noisy.shape[1]}; use "
                     "crops of at most that length, or export it again with a dynamic time axis"
                 )
@@ -96,7 +97,7 @@ class Onnx(SpeechModel):
 
     def _rows(self, wave: Tensor, count: int) -> Tensor:
         if wave.dim() == 0 or wave.numel() != count * wave.shape[-1]:
-            raise ValueError(
+            raise UserError(
                 f"Onnx: output {self._output!r} is {list(wave.shape)} for {count} items; it must be one wave each: "
                 f"choose another with output_name ({', '.join(o.name for o in self._session.get_outputs())})"
             )
@@ -122,7 +123,7 @@ def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession
         who: asks, for messages.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{who}: path {path}: no such file")
+        raise UserError(f"{who}: path {path}: no such file")
     onnxruntime = required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -130,23 +131,23 @@ def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise ValueError(f"{who}: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
+        raise UserError(f"{who}: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
 
 
 def _only_input(session: InferenceSession, path: str) -> _Input:
     inputs = session.get_inputs()
     if len(inputs) != 1:
         listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
-        raise ValueError(
+        raise UserError(
             f"Onnx: path {path}: has {len(inputs)} inputs ({listed}); one graph input, the audio, can be served: "
             "export the model for whole signals, without streaming state"
         )
     (entry,) = inputs
     sizes = [size if isinstance(size, int) else None for size in entry.shape]
     if entry.type not in DTYPES:
-        raise ValueError(f"Onnx: path {path}: its input {entry.name!r} is a {entry.type}, not a float tensor")
+        raise UserError(f"Onnx: path {path}: its input {entry.name!r} is a {entry.type}, not a float tensor")
     if not 1 <= len(sizes) <= 3 or (len(sizes) == 3 and sizes[1] not in (1, None)):
-        raise ValueError(
+        raise UserError(
             f"Onnx: path {path}: its input {entry.name!r} is {entry.shape}; it must be audio [B, N], [B, 1, N] or [N]"
         )
     return _Input(entry.name, len(sizes), 1 if len(sizes) == 1 else sizes[0], sizes[-1], DTYPES[entry.type])
@@ -155,7 +156,7 @@ def _only_input(session: InferenceSession, path: str) -> _Input:
 def _choose_output(session: InferenceSession, wanted: str | None, path: str) -> str:
     names = [output.name for output in session.get_outputs()]
     if wanted is not None and wanted not in names:
-        raise ValueError(f"Onnx: output_name={wanted!r}: {path} has {', '.join(names)}")
+        raise UserError(f"Onnx: output_name={wanted!r}: {path} has {', '.join(names)}")
     return str(wanted or names[0])
 
 

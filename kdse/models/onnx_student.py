@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.exported import ExportedStudent, parse
 from kdse.models.foreign import file_identity
 from kdse.models.onnx import open_session
@@ -38,7 +39,7 @@ class OnnxStudent(ExportedStudent):
         session = open_session(path, threads, "OnnxStudent")
         about = session_metadata(session, source)
         if about is None:
-            raise ValueError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
+            raise UserError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
         super().__init__(about, source)
         self._session = session
         outside = about["stft"] == "outside"
@@ -79,6 +80,6 @@ def _check(session: InferenceSession, inputs: list[str], outputs: list[str], sou
     for what, wanted, entries in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
         differing = sorted(set(wanted).symmetric_difference(entry.name for entry in entries))
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"{source}: its graph and its kdse metadata disagree on the {what} {differing[0]!r}; export it again"
             )

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
+
 #: Level of the clean signal and of the noise under it. Our choice: a teacher leaves such a signal nearly as it is.
 LEVEL_DB = -25.0
 SNR_DB = 20.0
@@ -47,7 +49,7 @@ def with_noise(clean: Tensor) -> Tensor:
     """
     speech = clean.double()
     if not speech.any():
-        raise ValueError("a silent signal cannot serve as a probe")
+        raise UserError("a silent signal cannot serve as a probe")
     noise = _noise(clean.shape[1], seed=2)[None].to(clean.device)
     noise = noise - speech * ((noise * speech).sum() / speech.square().sum())
     noise = noise / noise.square().mean().sqrt() * speech.square().mean().sqrt() * 10 ** (-SNR_DB / 20)

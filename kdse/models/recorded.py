@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel
 
 
@@ -30,8 +31,8 @@ class Recorded(SpeechModel):
             ValueError: if it brought nothing.
         """
         if taught is None:
-            raise ValueError("a recorded teacher needs enhanced files with the data: give --data.teacher_folder")
+            raise UserError("a recorded teacher needs enhanced files with the data: give --data.teacher_folder")
         return Estimate(taught)
 
     def forward(self, noisy: Tensor) -> Estimate:
-        raise ValueError("a recorded teacher cannot enhance: its output comes with the data (--data.teacher_folder)")
+        raise UserError("a recorded teacher cannot enhance: its output comes with the data (--data.teacher_folder)")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
+
 #: States of a streaming model that belong to its STFT, not to its network.
 HOST_STATES = ("input", "output")
 
@@ -46,11 +48,11 @@ class Stft(nn.Module):
         super().__init__()
         length = n_fft if window_samples is None else window_samples
         if n_fft < 2 or hop < 1 or 2 * hop > length:
-            raise ValueError(f"n_fft={n_fft}, hop={hop}, window of {length}: hop must be at most half the window")
+            raise UserError(f"n_fft={n_fft}, hop={hop}, window of {length}: hop must be at most half the window")
         if not 0 <= window_offset <= n_fft - length:
-            raise ValueError(f"window_samples={length}, window_offset={window_offset}: do not fit into n_fft={n_fft}")
+            raise UserError(f"window_samples={length}, window_offset={window_offset}: do not fit into n_fft={n_fft}")
         if window not in ("sqrt_hann", "hann"):
-            raise ValueError(f'window={window!r}: use "sqrt_hann" or "hann"')
+            raise UserError(f'window={window!r}: use "sqrt_hann" or "hann"')
         self.n_fft, self.hop, self.window_samples, self.window_offset = n_fft, hop, length, window_offset
         self.window_name = window
         self.overlap = -(-length // hop)

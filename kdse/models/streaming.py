@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, SpeechModel
 
 #: Largest absolute sample, 120 dB above full scale (which is 1). Our choice: 16- and 24-bit integers that were not
@@ -47,7 +48,7 @@ class Streamer:
         if not can_stream(model):
             finite = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
             why = "it has no `step`" if finite else "its output depends on all that follows"
-            raise ValueError(f"{type(model).__name__} does not stream: {why}")
+            raise UserError(f"{type(model).__name__} does not stream: {why}")
         self.model = model.eval()
         self.batch = batch
         self.hop_samples = model.hop_samples
@@ -73,11 +74,11 @@ class Streamer:
                 would stay in the state for good). The state is as before then.
         """
         if samples.ndim != 2 or samples.shape[0] != self.batch:
-            raise ValueError(f"expected samples [{self.batch}, n], got {list(samples.shape)}")
+            raise UserError(f"expected samples [{self.batch}, n], got {list(samples.shape)}")
         try:
             check_samples(samples, self._received, self.model.sample_rate_hz)
         except ValueError as error:
-            raise ValueError(f"the audio {error}, which would spoil all that follows") from None
+            raise UserError(f"the audio {error}, which would spoil all that follows") from None
         self._received += samples.shape[1]
         return self._advance(samples.to(self._waiting))
 
@@ -132,4 +133,4 @@ def check_samples(samples: Tensor, position: int, rate_hz: int) -> None:
     ):
         if bad.any():
             first = position + int(bad.any(dim=0).nonzero()[0])
-            raise ValueError(f"holds {fault} (the first is sample {first}, at {first / rate_hz:.2f} s)")
+            raise UserError(f"holds {fault} (the first is sample {first}, at {first / rate_hz:.2f} s)")

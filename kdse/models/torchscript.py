@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, first_line, run_foreign
 
@@ -53,11 +54,11 @@ class TorchScript(SpeechModel):
         self.sample_rate_hz, self.channel_axis, self.minimum_samples = sample_rate_hz, channel_axis, minimum_samples
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
         if not Path(path).is_file():
-            raise ValueError(f"TorchScript: path {path}: no such file")
+            raise UserError(f"TorchScript: path {path}: no such file")
         try:
             self.module = torch.jit.load(path, map_location="cpu").eval()  # a frozen one has no mode till told
         except Exception as error:  # whatever a damaged or foreign file makes torch raise, the user needs its name
-            raise ValueError(
+            raise UserError(
                 f"TorchScript: path {path} is not a file of torch.jit.save ({first_line(error)}); for a state_dict "
                 "use kdse.models.Wrapped with the network's class"
             ) from None

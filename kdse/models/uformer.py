@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.complex_layers import halves
 from kdse.models.stft import Stft
@@ -87,7 +88,7 @@ class Uformer(SpeechModel):
     ) -> None:
         super().__init__()
         if not channels or any(c < 1 for c in channels):
-            raise ValueError(f"channels={channels}: give at least one encoder layer, each at least one channel wide")
+            raise UserError(f"channels={channels}: give at least one encoder layer, each at least one channel wide")
         for name, value, least in (
             ("channels", channels[-1], 2),
             ("attention_channels", attention_channels, 2),
@@ -99,9 +100,9 @@ class Uformer(SpeechModel):
             if value < least:
                 why = " (a layer norm over one channel is constant)" if least == 2 else ""
                 last = "[-1]" if name == "channels" else ""
-                raise ValueError(f"{name}{last}={value}: must be at least {least}{why}")
+                raise UserError(f"{name}{last}={value}: must be at least {least}{why}")
         if n_fft % 2 ** (len(channels) + 1):
-            raise ValueError(
+            raise UserError(
                 f"n_fft={n_fft}: must be a multiple of {2 ** (len(channels) + 1)} for {len(channels)} layers "
                 "of channels (each halves the n_fft / 2 frequencies)"
             )
@@ -110,13 +111,13 @@ class Uformer(SpeechModel):
             ("compression", compression, 0 < compression <= 1, "above 0 and at most 1"),
         ):
             if not valid:
-                raise ValueError(f"{name}={number}: must be {rule}")
+                raise UserError(f"{name}={number}: must be {rule}")
         for name, choice, known in (
             ("tap_branch", tap_branch, ("complex", "magnitude", "both")),
             ("tap_stage", tap_stage, ("fused", "layer")),
         ):
             if choice not in known:
-                raise ValueError(f"{name}={choice!r}: use one of {known}")
+                raise UserError(f"{name}={choice!r}: use one of {known}")
         self.sample_rate_hz, self.hop_samples, self.compression = sample_rate_hz, hop_samples, compression
         self.stft = Stft(n_fft, hop_samples, "sqrt_hann", window_samples, max(0, (n_fft - window_samples) // 2))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.inverted_bottleneck import ACTIVATIONS, NORMS, Block, InvertedBottleneck, PlainBlock, SeparableBlock
 from kdse.models.layers import GroupedGru, State, advance, named
@@ -79,28 +80,28 @@ class UNet(SpeechModel):
     ) -> None:
         super().__init__()
         if not channels or any(c < 1 for c in channels):
-            raise ValueError(f"channels={channels}: give one width of at least 1 for each encoder block")
+            raise UserError(f"channels={channels}: give one width of at least 1 for each encoder block")
         if latent_channels is not None and latent_channels < 1:
-            raise ValueError(f"latent_channels={latent_channels}: must be at least 1, or none for channels[-1]")
+            raise UserError(f"latent_channels={latent_channels}: must be at least 1, or none for channels[-1]")
         for name, value, known in (
             ("block_type", block_type, BLOCK_TYPES),
             ("norm", norm, NORMS),
             ("activation", activation, tuple(ACTIVATIONS)),
         ):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {known}")
+                raise UserError(f"{name}={value!r}: use one of {known}")
         for name, number, least in (
             ("expansion", expansion, 1),
             ("kernel_frames", kernel_frames, 1),
             ("gru_groups", gru_groups, 0),
         ):
             if number < least:
-                raise ValueError(f"{name}={number}: must be {least} or more")
+                raise UserError(f"{name}={number}: must be {least} or more")
         if not 0 < compression <= 1:
-            raise ValueError(f"compression={compression}: must lie in (0, 1]")
+            raise UserError(f"compression={compression}: must lie in (0, 1]")
         self.depth = len(channels)
         if n_fft % 2 ** (self.depth + 1):
-            raise ValueError(
+            raise UserError(
                 f"n_fft={n_fft}: {self.depth} blocks halve n_fft / 2 bins each, so it must be a multiple of "
                 f"{2 ** (self.depth + 1)}; give fewer channels (at most 8 for 512) or another n_fft"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import run_foreign
 
@@ -61,25 +62,23 @@ def _construct(class_path: str, init_args: dict[str, Any]) -> nn.Module:
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Wrapped: class_path {class_path!r} cannot be imported ({error})") from None
+        raise UserError(f"Wrapped: class_path {class_path!r} cannot be imported ({error})") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ValueError(f"Wrapped: class_path {class_path!r} is not a torch.nn.Module class")
+        raise UserError(f"Wrapped: class_path {class_path!r} is not a torch.nn.Module class")
     try:
         return cls(**init_args)
     except TypeError as error:
-        raise ValueError(f"Wrapped: {class_path} does not take these init_args: {error}") from None
+        raise UserError(f"Wrapped: {class_path} does not take these init_args: {error}") from None
 
 
 def _load(module: nn.Module, path: str) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch raise, the user needs its name
-        raise ValueError(
-            f"Wrapped: weights {path} cannot be read as data: {str(error).splitlines()[0][:120]}"
-        ) from None
+        raise UserError(f"Wrapped: weights {path} cannot be read as data: {str(error).splitlines()[0][:120]}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"Wrapped: weights {path} do not fit {type(module).__name__}: {reason}") from None
+        raise UserError(f"Wrapped: weights {path} do not fit {type(module).__name__}: {reason}") from None

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal, resample
@@ -71,11 +72,11 @@ class AttentionKl(Objective):
             ("reduction", reduction, ("mean", "sum")),
         ):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {known}")
+                raise UserError(f"{name}={value!r}: use one of {known}")
         if not power >= 1:
-            raise ValueError(f"power={power}: must be 1 or more (below, the gradient at zero is infinite)")
+            raise UserError(f"power={power}: must be 1 or more (below, the gradient at zero is infinite)")
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: must be above zero")
+            raise UserError(f"temperature={temperature}: must be above zero")
         self.pairs = pairs
         self.attention, self.power, self.temperature, self.direction = attention, power, temperature, direction
         self.scale_by_temperature, self.rows, self.reduction = scale_by_temperature, rows, reduction
@@ -102,7 +103,7 @@ class AttentionKl(Objective):
             ValueError: if a pair's batches or frequencies differ.
         """
         if not teacher or len(teacher) != len(student):
-            raise ValueError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         known = len(self.bound_pairs) == len(teacher)
         terms = []
         with torch.autocast(teacher[0].device.type, enabled=False):
@@ -121,7 +122,7 @@ class AttentionKl(Objective):
         if self.rows == "together":
             scores = scores.flatten(1)[:, None]
         if scores.shape[-1] < 2:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: activations with one frequency (time-domain models) leave nothing to compare "
                 'with rows: "each"; use attention: "time_frequency" with rows: "together", or MultiViewAttention'
             )

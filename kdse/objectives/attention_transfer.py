@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.objectives.layerwise import SILENCE, Layerwise
 from kdse.objectives.shapes import resample
 
@@ -47,9 +48,9 @@ class AttentionTransfer(Layerwise):
     ) -> None:
         super().__init__(reduction, weight, pairs)
         if not 1 <= power <= 4:
-            raise ValueError(f"power={power} must lie in [1, 4]: below 1 the gradient at zero is infinite")
+            raise UserError(f"power={power} must lie in [1, 4]: below 1 the gradient at zero is infinite")
         if form not in ("norm", "squared"):
-            raise ValueError(f'form={form!r}: use "norm" or "squared"')
+            raise UserError(f'form={form!r}: use "norm" or "squared"')
         self.power, self.form, self.resample = power, form, resample
         self.agree = "b" if resample else "btf"
 

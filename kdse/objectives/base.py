@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate, Tap
 
 
@@ -53,7 +54,7 @@ class Exchange:
             ValueError: if the data has none at all.
         """
         if self.clean is None:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{name}: needs clean speech and this data has none; give labelled data or leave it out"
             )
         if self.labelled is None:
@@ -80,9 +81,9 @@ class Objective(L.Callback):
     def __init__(self, weight: float = 1.0, pairs: str | list[list[str]] | None = "all") -> None:
         super().__init__()
         if not weight >= 0:
-            raise ValueError(f"weight={weight}: an objective's weight must be zero or more")
+            raise UserError(f"weight={weight}: an objective's weight must be zero or more")
         if isinstance(pairs, str) and pairs not in ("all", "encoder", "bottleneck", "decoder"):
-            raise ValueError(
+            raise UserError(
                 f'pairs={pairs!r}: give "all", "encoder", "bottleneck", "decoder" or a list of [teacher, student] taps'
             )
         self.weight = weight
@@ -105,7 +106,7 @@ class Objective(L.Callback):
         student_names = [name for name, tap in student.items() if group is None or tap.group == group]
         if not teacher_names or not student_names:
             side = "teacher" if not teacher_names else "student"
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}.pairs={self.pairs!r}: the {side} declares no such taps; "
                 "name pairs yourself (`kdse taps` lists a model's modules)"
             )
@@ -114,7 +115,7 @@ class Objective(L.Callback):
         if set(teacher_names) == set(student_names):
             return [(name, name) for name in teacher_names]
         if len(teacher_names) != len(student_names):
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}.pairs={self.pairs!r}: the teacher has {len(teacher_names)} taps "
                 f"{teacher_names} and the student {len(student_names)} {student_names}; name the pairs yourself"
             )
@@ -125,12 +126,12 @@ class Objective(L.Callback):
     ) -> list[tuple[str, str]]:
         for pair in pairs:
             if isinstance(pair, str) or len(pair) != 2:
-                raise ValueError(f"objectives.{self.name}.pairs: {pair!r} is not a [teacher_tap, student_tap] pair")
+                raise UserError(f"objectives.{self.name}.pairs: {pair!r} is not a [teacher_tap, student_tap] pair")
         resolved = [(str(a), str(b)) for a, b in pairs]
         for index, (side, known) in enumerate((("teacher", teacher), ("student", student))):
             for pair in resolved:
                 if pair[index] not in known:
-                    raise ValueError(
+                    raise UserError(
                         f"objectives.{self.name}.pairs: the {side} has no tap {pair[index]!r}; it has {list(known)}"
                     )
         return resolved
@@ -150,7 +151,7 @@ class Objective(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         bind = getattr(pl_module, "bind_objective", None)
         if bind is None:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: {type(pl_module).__name__} has no teacher; use `model.class_path: "
                 "kdse.Distiller`, or leave out --objectives to train without distillation"
             )

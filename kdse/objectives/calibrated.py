@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.distributed import gather_batch
+from kdse.errors import UserError
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.compression import split_pairs
@@ -91,13 +92,13 @@ class TimeFrequencyCalibrated(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if batch_size < 2:
-            raise ValueError(f"batch_size={batch_size}: items are compared with each other, so at least 2")
+            raise UserError(f"batch_size={batch_size}: items are compared with each other, so at least 2")
         if frames is not None and frames < 2:
-            raise ValueError(f"frames={frames}: frames are compared with each other, so at least 2, or null")
+            raise UserError(f"frames={frames}: frames are compared with each other, so at least 2, or null")
         if factor < 1 or mid_channels < 1:
-            raise ValueError(f"factor={factor} and mid_channels={mid_channels} must be at least 1")
+            raise UserError(f"factor={factor} and mid_channels={mid_channels} must be at least 1")
         if reduction not in ("mean", "sum"):
-            raise ValueError(f'reduction={reduction!r}: use "mean" or "sum"')
+            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
         self.batch_size, self.frames, self.factor = batch_size, frames, factor
         self.inter_set, self.mid_channels = inter_set, mid_channels
         self.scale_similarity, self.reduction, self.gather = scale_similarity, reduction, gather
@@ -114,7 +115,7 @@ class TimeFrequencyCalibrated(Objective):
             pairs = [(t, s) for t, s in pairs if teacher[t].group == student[s].group]
             groups_t, groups_s = {teacher[t].group for t in teacher}, {student[s].group for s in student}
             if self.pairs == "all" and groups_t != groups_s:
-                raise ValueError(
+                raise UserError(
                     f"objectives.{self.name}.pairs: the teacher's taps are in the groups {sorted(groups_t)} and the "
                     f"student's in {sorted(groups_s)}; give one group, or list [teacher, student] taps yourself"
                 )
@@ -160,7 +161,7 @@ class TimeFrequencyCalibrated(Objective):
             return self.frames
         counts = {teacher[t][2] for t, _ in self.bound_pairs} | {student[s][2] for _, s in self.bound_pairs}
         if len(counts) > 1:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: the taps have {sorted(counts)} frames; set --objectives.{self.name}.frames "
                 "to the number they are all averaged to"
             )
@@ -205,7 +206,7 @@ class TimeFrequencyCalibrated(Objective):
         rows_t, rows_s = [_rows(x) for x in teacher], [_rows(x) for x in student]
         for x in [*rows_t, *rows_s]:
             if x.shape[1] != head.frames:
-                raise ValueError(
+                raise UserError(
                     f"objectives.{self.name}: its heads are built for {head.frames} frames and this batch has "
                     f"{x.shape[1]}; train on clips of 2 s or set --objectives.{self.name}.frames to the number that "
                     "clips of any length are averaged to"

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import resample
 from kdse.precision import exact
@@ -67,15 +68,15 @@ class AttentionCompression(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if guard not in ("fixed", "reconstruct", None):
-            raise ValueError(f'guard={guard!r}: use "fixed", "reconstruct" or null')
+            raise UserError(f'guard={guard!r}: use "fixed", "reconstruct" or null')
         if distance not in ("mse", "cosine"):
-            raise ValueError(f'distance={distance!r}: use "mse" or "cosine"')
+            raise UserError(f'distance={distance!r}: use "mse" or "cosine"')
         if query not in ("pooled", "frame"):
-            raise ValueError(f'query={query!r}: use "pooled" or "frame"')
+            raise UserError(f'query={query!r}: use "pooled" or "frame"')
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature} must be above zero")
+            raise UserError(f"temperature={temperature} must be above zero")
         if width < 1 or dimensions < 1:
-            raise ValueError(f"width={width} and dimensions={dimensions} must be at least 1")
+            raise UserError(f"width={width} and dimensions={dimensions} must be at least 1")
         self.guard, self.distance, self.query = guard, distance, query
         self.temperature, self.width, self.dimensions = temperature, width, dimensions
 
@@ -160,7 +161,7 @@ class LayerAttention(nn.Module):
     def weights(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """For each student layer ``[B, 1 or T, n]`` over the n teacher layers it sees, adding up to one."""
         if len(teacher) != len(self.keys) or len(student) != len(self.queries):
-            raise ValueError(
+            raise UserError(
                 f"the heads attend from {len(self.queries)} student to {len(self.keys)} teacher layers, "
                 f"not from {len(student)} to {len(teacher)}"
             )

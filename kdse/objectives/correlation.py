@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.objectives.items import ItemRelations, unit
 
 
@@ -53,11 +54,11 @@ class CorrelationCongruence(ItemRelations):
     ) -> None:
         super().__init__(per, features, gather, reduction, weight, pairs)
         if kernel not in ("rbf", "bilinear"):
-            raise ValueError(f'kernel={kernel!r}: use "rbf" or "bilinear"')
+            raise UserError(f'kernel={kernel!r}: use "rbf" or "bilinear"')
         if not gamma > 0:
-            raise ValueError(f"gamma={gamma} must be positive")
+            raise UserError(f"gamma={gamma} must be positive")
         if order < 1:
-            raise ValueError(f"order={order}: the series needs at least its linear term")
+            raise UserError(f"order={order}: the series needs at least its linear term")
         self.kernel, self.gamma, self.order = kernel, gamma, order
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:

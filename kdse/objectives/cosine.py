@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal, resample
 from kdse.precision import exact
@@ -64,19 +65,19 @@ class CosineAlignment(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if vectors not in VECTORS:
-            raise ValueError(f"vectors={vectors!r}: use one of {VECTORS}")
+            raise UserError(f"vectors={vectors!r}: use one of {VECTORS}")
         if head not in HEADS:
-            raise ValueError(f'head={head!r}: use "inverted", "linear" or none')
+            raise UserError(f'head={head!r}: use "inverted", "linear" or none')
         if head_over not in ("features", "channels"):
-            raise ValueError(f'head_over={head_over!r}: use "features" or "channels"')
+            raise UserError(f'head_over={head_over!r}: use "features" or "channels"')
         if expansion < 1:
-            raise ValueError(f"expansion={expansion}: must be 1 or more")
+            raise UserError(f"expansion={expansion}: must be 1 or more")
         if distance not in ("cosine", "mse"):
-            raise ValueError(f'distance={distance!r}: use "cosine" or "mse"')
+            raise UserError(f'distance={distance!r}: use "cosine" or "mse"')
         if not set(resample) <= {"time", "frequency"} or len(set(resample)) != len(resample):
-            raise ValueError(f'resample={resample}: use any of "time" and "frequency", each once')
+            raise UserError(f'resample={resample}: use any of "time" and "frequency", each once')
         if not eps > 0:
-            raise ValueError(f"eps={eps}: must be above zero")
+            raise UserError(f"eps={eps}: must be above zero")
         self.vectors, self.head, self.head_over, self.expansion = vectors, head, head_over, expansion
         self.distance, self.resample, self.eps = distance, tuple(resample), eps
 
@@ -120,7 +121,7 @@ class CosineAlignment(Objective):
             ValueError: if the shapes of a pair differ.
         """
         if not teacher or len(teacher) != len(student):
-            raise ValueError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         terms = []
         for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
             pair = self.bound_pairs[index] if len(self.bound_pairs) == len(teacher) else (f"layer {index}",) * 2

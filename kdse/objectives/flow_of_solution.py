@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange
 from kdse.objectives.layerwise import Layerwise, project
 from kdse.objectives.shapes import resample
@@ -49,7 +50,7 @@ class FlowOfSolution(Layerwise):
     ) -> None:
         super().__init__(reduction, weight, pairs)
         if between not in ("equal", "consecutive"):
-            raise ValueError(f'between={between!r}: use "equal" or "consecutive"')
+            raise UserError(f'between={between!r}: use "equal" or "consecutive"')
         self.between, self.project = between, project
         self.agree = "b"
 
@@ -97,7 +98,7 @@ class FlowOfSolution(Layerwise):
             later = [(i, [j for j in range(i + 1, count) if sizes[j] == sizes[i]]) for i in range(count)]
             found = [(i, j[0]) for i, j in later if j]
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}.pairs: a flow leads from one tap to a later one, and no two of the {count} "
                 'pairs have equal frames and frequencies; add pairs or set between: "consecutive"'
             )
@@ -106,7 +107,7 @@ class FlowOfSolution(Layerwise):
     def _require_channels(self, index: int, teacher: Sequence[torch.Size], student: Sequence[torch.Size]) -> None:
         if teacher[index][1] != student[index][1]:
             names = self.pair_names(index, len(teacher))
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: teacher tap {names[0]!r} {[*teacher[index]]} and student tap {names[1]!r} "
                 f"{[*student[index]]} differ in channels ([B, C, T, F]); set --objectives.{self.name}.project=true to "
                 "train a 1x1 convolution on the student, or pair taps of equal width"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective
 from kdse.precision import exact
@@ -50,11 +51,11 @@ class FrequencyAdaptive(Objective):
     ) -> None:
         super().__init__(weight, pairs=None)
         if not 0 <= beta <= 1:
-            raise ValueError(f"beta={beta} must lie between 0 and 1")
+            raise UserError(f"beta={beta} must lie between 0 and 1")
         if not eps > 0:
-            raise ValueError(f"eps={eps} must be positive")
+            raise UserError(f"eps={eps} must be positive")
         if not 0 <= first_bin < n_fft // 2:
-            raise ValueError(f"first_bin={first_bin}: there are {n_fft // 2 + 1} bins; leave some above it")
+            raise UserError(f"first_bin={first_bin}: there are {n_fft // 2 + 1} bins; leave some above it")
         self.beta, self.eps, self.first_bin = beta, eps, first_bin
         self.stft = Stft(n_fft, hop, "hann")
 
@@ -67,7 +68,7 @@ class FrequencyAdaptive(Objective):
         """The bare equation on complex spectra ``[B, F, T]`` of equal shape."""
         (a,), (b,) = teacher, student
         if a.shape != b.shape:
-            raise ValueError(f"objectives.{self.name}: spectra of {[*a.shape]} and {[*b.shape]} cannot be compared")
+            raise UserError(f"objectives.{self.name}: spectra of {[*a.shape]} and {[*b.shape]} cannot be compared")
         low, high = self.bands(a)
         bins = a.shape[1]
         total = self.patch_errors(a, b, low, bins, high=False) + self.patch_errors(a, b, high, bins, high=True)

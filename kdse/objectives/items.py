@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kdse.distributed import gather_batch
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange
 from kdse.objectives.layerwise import SILENCE, Layerwise
 
@@ -47,9 +48,9 @@ class ItemRelations(Layerwise):
     ) -> None:
         super().__init__(reduction, weight, pairs)
         if per not in ("item", "frame", "time"):
-            raise ValueError(f'per={per!r}: use "item", "frame" or "time"')
+            raise UserError(f'per={per!r}: use "item", "frame" or "time"')
         if features not in ("flat", "pooled"):
-            raise ValueError(f'features={features!r}: use "flat" or "pooled"')
+            raise UserError(f'features={features!r}: use "flat" or "pooled"')
         self.per, self.features, self.gather = per, features, gather
         self.agree = "b" if per == "item" else "bt"
 
@@ -62,7 +63,7 @@ class ItemRelations(Layerwise):
     def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         a, b = self.vectors(teacher), self.vectors(student)
         if a.shape[1] < self.least:
-            raise ValueError(f"objectives.{self.name}: {self._too_few(a.shape[1])}")
+            raise UserError(f"objectives.{self.name}: {self._too_few(a.shape[1])}")
         return self.relation(a, b)
 
     def _too_few(self, count: int) -> str:

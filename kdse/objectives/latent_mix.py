@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal, resample
 from kdse.precision import exact
@@ -59,9 +60,9 @@ class LatentMix(Objective):
             ("distance", distance, ("l2", "l1", "cosine")),
         ):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {known}")
+                raise UserError(f"{name}={value!r}: use one of {known}")
         if not concentration > 0:
-            raise ValueError(f"concentration={concentration} must be positive")
+            raise UserError(f"concentration={concentration} must be positive")
         self.student_mix, self.concentration, self.head = student_mix, concentration, head
         self.match_axes, self.distance = match_axes, distance
 

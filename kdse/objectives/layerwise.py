@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal
 from kdse.precision import exact
@@ -30,7 +31,7 @@ class Layerwise(Objective):
     def __init__(self, reduction: str = "mean", weight: float = 1.0, pairs: str | list[list[str]] = "all") -> None:
         super().__init__(weight, pairs)
         if reduction not in ("mean", "sum"):
-            raise ValueError(f'reduction={reduction!r}: use "mean" or "sum"')
+            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
         self.reduction = reduction
 
     def build_heads(
@@ -71,7 +72,7 @@ class Layerwise(Objective):
     def check(self, teacher: list[Tensor], student: list[Tensor]) -> None:
         """Raises a ValueError unless there is one student activation a teacher activation and their axes agree."""
         if not teacher or len(teacher) != len(student):
-            raise ValueError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
             require_equal(self.name, self.pair_names(index, len(teacher)), a.shape, b.shape, self.agree)
 

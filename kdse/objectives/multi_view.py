@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal, resample
@@ -68,28 +69,28 @@ class MultiViewAttention(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if not isinstance(pairs, str):
-            raise ValueError(f"pairs={pairs!r}: this objective needs to know each pair's view; name the pairs in views")
+            raise UserError(f"pairs={pairs!r}: this objective needs to know each pair's view; name the pairs in views")
         if views is not None and pairs != "all":
-            raise ValueError(f"pairs={pairs!r} selects from the default views; leave it out when you give views")
+            raise UserError(f"pairs={pairs!r} selects from the default views; leave it out when you give views")
         if not power >= 1:
-            raise ValueError(f"power={power}: must be 1 or more")
+            raise UserError(f"power={power}: must be 1 or more")
         if not eps > 0:
-            raise ValueError(f"eps={eps}: must be above zero")
+            raise UserError(f"eps={eps}: must be above zero")
         for name, value, known in (
             ("norm", norm, ("zagoruyko", "squared")),
             ("lengths", lengths, ("crop", "resample", "equal")),
             ("reduction", reduction, ("mean", "sum")),
         ):
             if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {known}")
+                raise UserError(f"{name}={value!r}: use one of {known}")
         given = dict(view_weights or {})
         known_views = ("channel", "global", "local") if views is None else tuple(views)
         unknown = sorted(set(given) - set(known_views))
         if unknown:
-            raise ValueError(f"view_weights names {unknown}, but the views are {list(known_views)}")
+            raise UserError(f"view_weights names {unknown}, but the views are {list(known_views)}")
         self.view_weights = {view: float(given.get(view, 1.0)) for view in known_views}
         if not all(w >= 0 for w in self.view_weights.values()) or not any(self.view_weights.values()):
-            raise ValueError(f"view_weights={self.view_weights}: give zero or more to each view, above zero to one")
+            raise UserError(f"view_weights={self.view_weights}: give zero or more to each view, above zero to one")
         self.views = views
         self.power, self.norm, self.lengths, self.reduction, self.eps = power, norm, lengths, reduction, eps
         self.bound_views: list[str] = []  # one a bound pair; set with the pairs
@@ -114,7 +115,7 @@ class MultiViewAttention(Objective):
                     self.bound_views += [view] * len(resolved)
         missing = [v for v, w in self.view_weights.items() if w > 0 and v not in self.bound_views]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: no pair of taps for the views {missing}. The teacher has {list(teacher)}, "
                 f"the student {list(student)}; name pairs in --objectives.{self.name}.views, or give a view the "
                 f"weight 0 in --objectives.{self.name}.view_weights"
@@ -156,7 +157,7 @@ class MultiViewAttention(Objective):
         """
         views = self.bound_views if views is None else views
         if not teacher or not len(teacher) == len(student) == len(views):
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations of "
                 f"{len(views)} views; give one view a pair"
             )
@@ -164,7 +165,7 @@ class MultiViewAttention(Objective):
         layers: dict[str, list[Tensor]] = {}
         for pair, a, b, view in zip(names, teacher, student, views, strict=True):
             if view not in self.view_weights:
-                raise ValueError(f"objectives.{self.name}: unknown view {view!r}; the views are {[*self.view_weights]}")
+                raise UserError(f"objectives.{self.name}: unknown view {view!r}; the views are {[*self.view_weights]}")
             self._check(pair, a.shape, b.shape)
             with torch.autocast(b.device.type, enabled=False):
                 layers.setdefault(view, []).append(self._distance(exact(a), exact(b)).mean())
@@ -177,7 +178,7 @@ class MultiViewAttention(Objective):
         require_equal(self.name, pair, teacher, student, {"resample": "b", "crop": "bf", "equal": "btf"}[self.lengths])
         longer, shorter = max(teacher[2], student[2]), min(teacher[2], student[2])
         if self.lengths == "crop" and longer - shorter > LARGEST_CROP * longer:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: teacher tap {pair[0]!r} {[*teacher]} and student tap {pair[1]!r} "
                 f"{[*student]} ([B, C, T, F]) differ in frames by more than padding explains; pair taps of one "
                 f"resolution (--objectives.{self.name}.views) or set --objectives.{self.name}.lengths=resample"

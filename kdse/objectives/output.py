@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.losses.si_sdr import si_sdr
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
@@ -42,11 +43,11 @@ class OutputDistillation(Objective):
     ) -> None:
         super().__init__(weight, pairs=None)
         if on not in ("waveform", "spectrum", "magnitude", "mask"):
-            raise ValueError(f'on={on!r}: use "waveform", "spectrum", "magnitude" or "mask"')
+            raise UserError(f'on={on!r}: use "waveform", "spectrum", "magnitude" or "mask"')
         if distance not in ("l1", "l2"):
-            raise ValueError(f'distance={distance!r}: use "l1" or "l2"')
+            raise UserError(f'distance={distance!r}: use "l1" or "l2"')
         if not 0 < compression <= 1:
-            raise ValueError(f"compression={compression} must lie in (0, 1]")
+            raise UserError(f"compression={compression} must lie in (0, 1]")
         self.on, self.distance, self.compression = on, distance, compression
         self.stft = Stft(n_fft, hop, window)
 
@@ -63,7 +64,7 @@ class OutputDistillation(Objective):
         """
         (a,), (b,) = teacher, student
         if a.shape != b.shape:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: the teacher's {self.on} is {tuple(a.shape)} and the student's "
                 f'{tuple(b.shape)}; compare on: "waveform"'
             )
@@ -76,7 +77,7 @@ class OutputDistillation(Objective):
     def _view(self, estimate: Estimate) -> Tensor:
         if self.on == "mask":
             if estimate.mask is None:
-                raise ValueError(f'objectives.{self.name}: a model without a mask; use on: "waveform"')
+                raise UserError(f'objectives.{self.name}: a model without a mask; use on: "waveform"')
             return exact(estimate.mask)
         if self.on == "waveform":
             return exact(estimate.waveform)
@@ -120,7 +121,7 @@ class SiSdrDistillation(Objective):
         """
         (a,), (b,) = teacher, student
         if a.shape != b.shape:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: the teacher's waveform is {[*a.shape]} and the student's {[*b.shape]}; both "
                 "models must return as many samples as they are given"
             )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.objectives.review_fusion import ReviewObjective
 from kdse.objectives.shapes import require_equal
 from kdse.precision import exact
@@ -44,7 +45,7 @@ class KnowledgeReview(ReviewObjective):
     ) -> None:
         super().__init__(norm, mid_channels, reduction, weight, pairs)
         if any(size < 1 for size in pools):
-            raise ValueError(f"pools={pools}: sizes must be at least 1")
+            raise UserError(f"pools={pools}: sizes must be at least 1")
         self.pools = list(pools)
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:

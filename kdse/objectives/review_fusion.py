@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.distributed import gather_batch
+from kdse.errors import UserError
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
 
@@ -122,11 +123,11 @@ class ReviewObjective(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if norm not in NORMS:
-            raise ValueError(f'norm={norm!r}: use "batch" or "instance"')
+            raise UserError(f'norm={norm!r}: use "batch" or "instance"')
         if mid_channels is not None and mid_channels < 1:
-            raise ValueError(f"mid_channels={mid_channels}: must be at least 1, or none")
+            raise UserError(f"mid_channels={mid_channels}: must be at least 1, or none")
         if reduction not in ("mean", "sum"):
-            raise ValueError(f'reduction={reduction!r}: use "mean" or "sum"')
+            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
         self.norm = norm
         self.mid_channels = mid_channels
         self.reduction = reduction
@@ -188,7 +189,7 @@ class ReviewObjective(Objective):
     def _levels(self, teacher: list[Tensor], student: list[Tensor]) -> list[tuple[tuple[str, str], Tensor, Tensor]]:
         """(tap names, teacher, student) of each level; no gradient to the teacher."""
         if not teacher or len(teacher) != len(student):
-            raise ValueError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         names = self.bound_pairs
         if len(names) != len(teacher):
             names = [(f"level {i}", f"level {i}") for i in range(len(teacher))]

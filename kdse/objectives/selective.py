@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective
@@ -60,18 +61,16 @@ class SelectivePatches(Objective):
     ) -> None:
         super().__init__(weight, pairs=None)
         if not 0 < share <= 1:
-            raise ValueError(f"share={share} must lie in (0, 1]")
+            raise UserError(f"share={share} must lie in (0, 1]")
         if patch_bins < 1 or high_patch_bins < 1:
-            raise ValueError(f"patch_bins={patch_bins}, high_patch_bins={high_patch_bins}: at least one bin each")
+            raise UserError(f"patch_bins={patch_bins}, high_patch_bins={high_patch_bins}: at least one bin each")
         self.objective = FrequencyAdaptive() if objective is None else objective
         if isinstance(self.objective, OutputDistillation) and self.objective.on == "mask":
-            raise ValueError(
+            raise UserError(
                 'objective: a mask has no patches of its own; wrap on: "magnitude", "spectrum" or "waveform"'
             )
         if self.objective.uses_taps:
-            raise ValueError(
-                f"objective={type(objective).__name__}: compares taps; only output objectives have patches"
-            )
+            raise UserError(f"objective={type(objective).__name__}: compares taps; only output objectives have patches")
         self.share, self.patch_bins, self.high_patch_bins = share, patch_bins, high_patch_bins
         own = getattr(self.objective, "stft", None)
         self.stft = own if isinstance(own, Stft) else Stft(n_fft, hop, "hann")

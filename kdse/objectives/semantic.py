@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.distributed import gather_batch, world_size
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.compression import split_pairs
 from kdse.objectives.shapes import resample
@@ -65,11 +66,11 @@ class SemanticCalibration(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if factor < 1 or batch_size < max(2, factor):
-            raise ValueError(
+            raise UserError(
                 f"batch_size={batch_size} must be at least 2 and at least factor={factor}, itself at least 1"
             )
         if not expansion > 0:
-            raise ValueError(f"expansion={expansion} must be above zero")
+            raise UserError(f"expansion={expansion} must be above zero")
         self.batch_size, self.factor, self.expansion = batch_size, factor, expansion
         self.scale_similarity = scale_similarity
         self.gather = gather
@@ -151,7 +152,7 @@ def require_batch(name: str, batch_size: int, gather: bool, activations: Sequenc
         return
     world = world_size() if gather else 1
     made_of = f" ({world} processes together, since gather is on)" if world > 1 else ""
-    raise ValueError(
+    raise UserError(
         f"objectives.{name}: its heads are built for batches of {batch_size} items and this one has "
         f"{wrong[0]}{made_of}; set --objectives.{name}.batch_size={wrong[0]} and keep every batch full (drop_last)"
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdse.errors import UserError
+
 AXES = ("batch", "channels", "frames", "frequencies")
 
 
@@ -23,10 +25,10 @@ def require_equal(name: str, pair: tuple[str, str], teacher: Sequence[int], stud
         ValueError: naming the objective, both taps, both shapes and what to do.
     """
     if len(teacher) != 4 or len(student) != 4:
-        raise ValueError(f"objectives.{name}: activations must be [B, C, T, F], not {[*teacher]} and {[*student]}")
+        raise UserError(f"objectives.{name}: activations must be [B, C, T, F], not {[*teacher]} and {[*student]}")
     wrong = [AXES["bctf".index(axis)] for axis in axes if teacher["bctf".index(axis)] != student["bctf".index(axis)]]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"objectives.{name}: teacher tap {pair[0]!r} {[*teacher]} and student tap {pair[1]!r} {[*student]} differ "
             f"in {' and '.join(wrong)} ([B, C, T, F]); pair taps that agree there (--objectives.{name}.pairs, `kdse "
             "taps` lists them) or use an objective that resamples or projects"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdse.distributed import gather_batch
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.shapes import require_equal
 
@@ -50,13 +51,13 @@ class SimilarityPreserving(Objective):
     ) -> None:
         super().__init__(weight, pairs)
         if not set(over) <= {"time", "frequency"} or len(set(over)) != len(over):
-            raise ValueError(f'over={over}: use any of "time" and "frequency", each once')
+            raise UserError(f'over={over}: use any of "time" and "frequency", each once')
         if normalize not in (None, "row", "frobenius"):
-            raise ValueError(f'normalize={normalize!r}: use none, "row" or "frobenius"')
+            raise UserError(f'normalize={normalize!r}: use none, "row" or "frobenius"')
         if reduction not in ("mean", "sum"):
-            raise ValueError(f'reduction={reduction!r}: use "mean" or "sum"')
+            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
         if flow and "time" not in over:
-            raise ValueError(f'over={over}: the flow form is defined per frame; add "time"')
+            raise UserError(f'over={over}: the flow form is defined per frame; add "time"')
         self.over = tuple(sorted(over, reverse=True))
         self.normalize = normalize
         self.reduction = reduction
@@ -78,13 +79,13 @@ class SimilarityPreserving(Objective):
             ValueError: if a layer's batch, time or frequency axes differ where they must agree.
         """
         if not teacher or len(teacher) != len(student):
-            raise ValueError(f"{self.name}: {len(teacher)} teacher and {len(student)} student activations")
+            raise UserError(f"{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         names = self.bound_pairs or [(f"layer {i}", f"layer {i}") for i in range(len(teacher))]
         axes = "b" + "".join(axis[0] for axis in self.over)
         for pair, a, b in zip(names, teacher, student, strict=True):
             require_equal(self.name, pair, a.shape, b.shape, axes)
         if self.normalize is not None and teacher[0].shape[0] < 2:
-            raise ValueError(
+            raise UserError(
                 f"objectives.{self.name}: a normalised Gram of one item is 1 whatever the network does; give "
                 "--data.batch_size 2 or more, or normalize: null"
             )
@@ -109,7 +110,7 @@ class SimilarityPreserving(Objective):
     def _compare_flow(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
         frames = {x.shape[2] for x in teacher}
         if len(frames) > 1:
-            raise ValueError(f"objectives.{self.name}: the flow form needs one frame count, the taps have {frames}")
+            raise UserError(f"objectives.{self.name}: the flow form needs one frame count, the taps have {frames}")
         grams_t, grams_s = [self._flow_gram(x) for x in teacher], [self._flow_gram(x) for x in student]
         terms = []
         for i, j in combinations(range(len(teacher)), 2):
@@ -117,7 +118,7 @@ class SimilarityPreserving(Objective):
             gap = gap.sum() / teacher[i].shape[0] ** 2
             terms.append(gap if self.reduction == "sum" else gap / (gap.new_tensor(self._flow_size(grams_t, i, j))))
         if not terms:
-            raise ValueError(f"objectives.{self.name}: the flow form needs at least two pairs of taps")
+            raise UserError(f"objectives.{self.name}: the flow form needs at least two pairs of taps")
         total = torch.stack(terms).sum()
         return total if self.reduction == "sum" else total / len(terms)
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.errors import UserError
 from kdse.objectives.base import Exchange
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal
@@ -52,9 +53,9 @@ class VariationalInformation(Layerwise):
     ) -> None:
         super().__init__(reduction, weight, pairs)
         if layers < 1:
-            raise ValueError(f"layers={layers}: the mean needs at least one convolution")
+            raise UserError(f"layers={layers}: the mean needs at least one convolution")
         if not 0 < minimum_variance < initial_variance:
-            raise ValueError(
+            raise UserError(
                 f"minimum_variance={minimum_variance} must lie between 0 and initial_variance={initial_variance}"
             )
         self.layers, self.initial_variance, self.minimum_variance = layers, initial_variance, minimum_variance

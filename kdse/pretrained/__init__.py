@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kdse.errors import UserError
+
 FOLDER = Path(__file__).parent
 
 #: What `kdse enhance` uses when no model is named.
@@ -24,7 +26,7 @@ def find(model: str | Path) -> Path:
     path = located(model)
     if path.is_file() or path.suffix or "/" in str(model):
         return path  # a missing file is reported by what reads it
-    raise ValueError(f"{model}: neither a checkpoint file nor a model in the box ({', '.join(names())})")
+    raise UserError(f"{model}: neither a checkpoint file nor a model in the box ({', '.join(names())})")
 
 
 def located(model: str | Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import kdse
+from kdse.errors import UserError
 from kdse.evaluation.costs import training_cost
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row
@@ -30,7 +31,7 @@ from kdse.report.tables.seeds import seed_table
 from kdse.report.tables.table import Table
 from kdse.run.folder import config_of, last_checkpoint, teacher_of
 
-#: More systems than this in one figure by SNR cannot be told apart: it shows so many of them.
+#: Most systems in one figure by SNR: more cannot be told apart.
 MANY = 8
 
 
@@ -39,9 +40,9 @@ class Options:
     """What a report shows.
 
     title: of the page. reference: system that the others are compared with; empty chooses one. seeds: groups of runs
-    that differ in their seed, as ``NAME=LABEL,LABEL``, besides those that are found. listen: files on the listening
-    page. files: their names, instead of a choice. listen_by: metric that says which files are the worst; empty takes
-    the first. similarity_items: test items on which teacher and students are compared block by block; 0 leaves it out.
+    that differ in their seed, as ``NAME=LABEL,LABEL``, besides those that are found. listen: files to listen to.
+    files: their names, instead of a choice. listen_by: metric that finds the worst files; empty takes the first.
+    similarity_items: test items on which teacher and students are compared block by block; 0 leaves it out.
     trust_code: let checkpoints name classes that kdse does not ship. command: what the reader can type to get this.
     """
 
@@ -132,9 +133,9 @@ def _check(b: _Builder) -> None:
         if not chosen and len(b.systems) > 2:
             b.notes.append(f"The others are compared with {b.reference}, the first of them: --reference chooses.")
     if b.reference not in b.systems:
-        raise ValueError(f"--reference {b.reference}: no such system; there are {', '.join(b.systems)}")
+        raise UserError(f"--reference {b.reference}: no such system; there are {', '.join(b.systems)}")
     if b.options.listen_by and b.options.listen_by not in b.metrics:
-        raise ValueError(f"--listen-by {b.options.listen_by}: was not scored; there are {', '.join(b.metrics)}")
+        raise UserError(f"--listen-by {b.options.listen_by}: was not scored; there are {', '.join(b.metrics)}")
     groups = seed_groups(b.runs, b.options.seeds)
     for name, group in groups.items():
         scored: dict[int | str, str] = {seed: label for seed, label in group.items() if label in b.systems}
@@ -312,7 +313,7 @@ def _chosen(b: _Builder) -> list[tuple[str, str]]:
         for name in b.options.files:
             matching = [key for key in keys if name in (key[1], key[1].rsplit("/", 1)[-1])]
             if not matching:
-                raise ValueError(f"--files {name}: was not scored; names are in per_file.csv")
+                raise UserError(f"--files {name}: was not scored; names are in per_file.csv")
             chosen += matching
         return chosen
     judged = [system for system in b.systems if system != NOISY and system not in b.teachers]

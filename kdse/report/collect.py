@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdse.errors import UserError
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row, read_rows
 from kdse.run.folder import config_of, last_checkpoint, seed_of, steps_of
@@ -42,18 +43,18 @@ def find_runs(texts: Sequence[str]) -> dict[str, Path]:
             label, where = "", text
         folder = Path(where)
         if not folder.is_dir():
-            raise ValueError(f"RUN {text}: no such folder")
+            raise UserError(f"RUN {text}: no such folder")
         runs = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
         if not runs:
-            raise ValueError(f"RUN {folder}: holds no run of kdse fit (config.yaml and checkpoints/last.ckpt)")
+            raise UserError(f"RUN {folder}: holds no run of kdse fit (config.yaml and checkpoints/last.ckpt)")
         if label and len(runs) > 1:
-            raise ValueError(f"RUN {text}: {folder} holds {len(runs)} runs, which cannot all be called {label!r}")
+            raise UserError(f"RUN {text}: {folder} holds {len(runs)} runs, which cannot all be called {label!r}")
         for run in runs:
             name = label or Path(os.path.abspath(run)).name  # (a link's own name)
             if name in found and found[name].resolve() != run.resolve():
-                raise ValueError(f"RUN {text}: two runs are called {name!r}; write LABEL={run}")
+                raise UserError(f"RUN {text}: two runs are called {name!r}; write LABEL={run}")
             if name == NOISY:
-                raise ValueError(
+                raise UserError(
                     f"RUN {text}: a run cannot be called {NOISY!r}, the unprocessed input; write LABEL={run}"
                 )
             found[name] = run
@@ -93,10 +94,10 @@ def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
             rows = read_rows(folder / "per_file.csv")
         except (OSError, UnicodeDecodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
-            raise ValueError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({reason})") from None
+            raise UserError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({reason})") from None
         name = given or (Path(os.path.abspath(folder)).name if len(folders) > 1 else "")
         if any(name == other.name for other in sets):
-            raise ValueError(f"--scores {folder}: two test sets are called {name!r}; write NAME={folder}")
+            raise UserError(f"--scores {folder}: two test sets are called {name!r}; write NAME={folder}")
         rows = [dataclasses.replace(row, group=f"{name} {row.group}".strip()) for row in rows]
         sets.append(ScoredSet(name, folder, rows, tuple(record["metrics"]), record))
     return sets
@@ -128,13 +129,13 @@ def conditions(sets: Sequence[ScoredSet], metrics: Sequence[str]) -> list[str]:
     for other in sets[1:]:
         rates = [int(one.record["settings"]["sample_rate_hz"]) for one in (first, other)]
         if rates[0] != rates[1]:
-            raise ValueError(
+            raise UserError(
                 f"--scores: {first.name} is at {rates[0]} Hz and {other.name} at {rates[1]} Hz; report apart"
             )
         for metric in metrics:
             ours, theirs = (one.record["metrics"][metric].get("variant") for one in (first, other))
             if ours != theirs:
-                raise ValueError(
+                raise UserError(
                     f"--scores: {metric} of {first.name} is {ours!r} and of {other.name} {theirs!r}: not one metric; "
                     "evaluate one of them again"
                 )
@@ -154,7 +155,7 @@ def common_metrics(sets: Sequence[ScoredSet]) -> tuple[str, ...]:
     """
     metrics = tuple(m for m in sets[0].metrics if m in METRICS and all(m in other.metrics for other in sets))
     if not metrics:
-        raise ValueError("--scores: the test sets have no metric in common; evaluate them with the same --metrics")
+        raise UserError("--scores: the test sets have no metric in common; evaluate them with the same --metrics")
     return metrics
 
 
@@ -173,14 +174,14 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
         name, equals, labels = text.partition("=")
         members = [label for label in labels.split(",") if label]
         if not equals or not name or len(members) < 2:
-            raise ValueError(f"--seeds {text}: write NAME=LABEL,LABEL with two runs or more")
+            raise UserError(f"--seeds {text}: write NAME=LABEL,LABEL with two runs or more")
         seeds: dict[int, str] = {}
         for label in members:
             if label not in runs:
-                raise ValueError(f"--seeds {text}: there is no run {label!r}; there are {', '.join(runs)}")
+                raise UserError(f"--seeds {text}: there is no run {label!r}; there are {', '.join(runs)}")
             seed = seed_of(runs[label])
             if seed is None or seed in seeds:
-                raise ValueError(
+                raise UserError(
                     f"--seeds {text}: {label} has {'no known seed' if seed is None else f'seed {seed} too'}"
                 )
             seeds[seed] = label

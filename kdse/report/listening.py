@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.evaluation.held_out import HeldOut
 from kdse.evaluation.options import held_out_of
 from kdse.evaluation.systems import System, folder_system, model_system, unprocessed
@@ -70,7 +71,7 @@ def systems_of(
                 path = _checkpoint(Path(about["path"]), runs.get(label))
                 system = model_system(path, rate, "cpu", trust_code, cost=False)
                 if about.get("weights_sha256", system.about["weights_sha256"]) != system.about["weights_sha256"]:
-                    raise ValueError(f"{path} has other weights than were scored; evaluate again")
+                    raise UserError(f"{path} has other weights than were scored; evaluate again")
                 systems[label] = system
         except ValueError as error:
             gone[label] = str(error)
@@ -117,7 +118,7 @@ def listening_files(
                 continue  # (its failure is in the table)
             difference = _difference(wave, waves["clean"], row, metric, scored)
             if difference and label == NOISY:
-                raise ValueError(f"--scores {scored.folder}: its test items have changed since ({difference})")
+                raise UserError(f"--scores {scored.folder}: its test items have changed since ({difference})")
             if difference:
                 changed[label] = f"{difference}; evaluate again"
                 continue
@@ -125,7 +126,7 @@ def listening_files(
         found[key] = ListeningFile(item.name, key[0], item.snr_db, waves, scores)
     missing = [key for key in chosen if key not in found]
     if missing:
-        raise ValueError(f"--scores {scored.folder}: {missing[0][1]} is no longer in its test set; evaluate again")
+        raise UserError(f"--scores {scored.folder}: {missing[0][1]} is no longer in its test set; evaluate again")
     files = [found[key] for key in chosen]
     return [replace(file, waves={k: w for k, w in file.waves.items() if k not in changed}) for file in files], changed
 
@@ -138,7 +139,7 @@ def held_out(scored: ScoredSet) -> HeldOut:
     """
     record: dict[str, Any] | None = scored.record.get("items")
     if record is None:
-        raise ValueError(f"--scores {scored.folder}: was written by an older kdse, which did not note its test items")
+        raise UserError(f"--scores {scored.folder}: was written by an older kdse, which did not note its test items")
     return held_out_of(record)
 
 
@@ -158,7 +159,7 @@ def _checkpoint(path: Path, run: Path | None) -> Path:
         return path
     if run is not None and last_checkpoint(run).is_file():
         return last_checkpoint(run)
-    raise ValueError(f"its checkpoint {path} is gone")
+    raise UserError(f"its checkpoint {path} is gone")
 
 
 def _numpy(wave: Any) -> np.ndarray:

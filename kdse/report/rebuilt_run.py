@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel, Tap
 from kdse.models.checkpoint import TRUST, fingerprint, load_model, read_checkpoint, resolve_class
 from kdse.pretrained import located
@@ -54,10 +55,10 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
     source = str(folder / "config.yaml")
     section = config.get("model")
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
-        raise ValueError(f"{source}: missing, or not the config of a run; give a run folder of kdse fit")
+        raise UserError(f"{source}: missing, or not the config of a run; give a run folder of kdse fit")
     seed = config.get("seed_everything")
     if type(seed) is not int:
-        raise ValueError(f"{source}: seed_everything is {seed!r}, so initial weights are unknown; train with a seed")
+        raise UserError(f"{source}: seed_everything is {seed!r}, so initial weights are unknown; train with a seed")
     init_args = dict(section.get("init_args") or {})
     if not trust_code:
         _check_classes(section["class_path"], init_args, source)
@@ -74,7 +75,7 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
             _check_teacher(module.teacher, folder)
         return Pair(module.teacher, module.teacher_taps, module.student, module.student_taps)
     if teacher_checkpoint is None:
-        raise ValueError(f"{source}: this run had no teacher; name the checkpoint of the one to compare it with")
+        raise UserError(f"{source}: this run had no teacher; name the checkpoint of the one to compare it with")
     teacher = load_model(teacher_checkpoint, trust_code)
     return Pair(teacher, resolve_taps(teacher), module.model, resolve_taps(module.model))
 
@@ -87,14 +88,14 @@ def _instantiate(section: dict[str, Any], seed: int, source: str) -> Enhancer:
         try:
             module = parser.instantiate_classes(parser.parse_object({"model": section})).model
         except ValueError as error:
-            raise ValueError(f"{source}: its model cannot be rebuilt: {' '.join(str(error).split())[:400]}") from error
+            raise UserError(f"{source}: its model cannot be rebuilt: {' '.join(str(error).split())[:400]}") from error
     assert isinstance(module, Enhancer)
     return module
 
 
 def _check_classes(class_path: str, init_args: dict[str, Any], source: str) -> None:
     if not class_path.startswith("kdse."):
-        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
+        raise UserError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
     waiting: list[Any] = [init_args.get(name) for name in ("model", "student", "teacher")]
     while waiting:
         value = waiting.pop()
@@ -108,7 +109,7 @@ def _check_classes(class_path: str, init_args: dict[str, Any], source: str) -> N
 
 def _check_file(path: Any, source: str) -> None:
     if isinstance(path, str) and not located(path).is_file():
-        raise ValueError(
+        raise UserError(
             f"{source}: its teacher {path} is not there; run in the folder that it was trained from, or name the "
             "teacher's checkpoint"
         )
@@ -119,7 +120,7 @@ def _check_teacher(teacher: SpeechModel, folder: Path) -> None:
         return
     stored = (read_checkpoint(last_checkpoint(folder)).get("kdse") or {}).get("teacher_sha256")
     if stored is not None and stored != fingerprint(teacher):
-        raise ValueError(
+        raise UserError(
             f"{folder / 'config.yaml'}: the teacher it names is not the one this run was trained under (it was trained "
             "again?); name the checkpoint of the right one"
         )

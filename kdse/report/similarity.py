@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel, Tap
 from kdse.models.checkpoint import load_weights, read_checkpoint
 from kdse.models.probing import undisturbed
@@ -74,7 +75,7 @@ def linear_cka(x: Any, y: Any) -> float:
     """
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise ValueError(f"linear_cka: needs [n, p] and [n, q], not {[*x.shape]} and {[*y.shape]}")
+        raise UserError(f"linear_cka: needs [n, p] and [n, q], not {[*x.shape]} and {[*y.shape]}")
     x, y = _centred(x), _centred(y)
     if len(x) < max(x.shape[1], y.shape[1]):
         return _alignment(x @ x.T, y @ y.T)
@@ -183,7 +184,7 @@ def _grams(
 def _frames_an_item(student: SpeechModel, taps: Mapping[str, Tap], batches: Sequence[Tensor], frames: int) -> list[int]:
     """By batch: frames to take of each item, the student's finest tap having as many at most."""
     if not batches:
-        raise ValueError("similarity: no audio to compare the networks on; give at least one batch")
+        raise UserError("similarity: no audio to compare the networks on; give at least one batch")
     lengths = {noisy.shape[-1] for noisy in batches}
     finest = {n: max(shape[2] for shape in probe(student, taps, n).values()) for n in lengths}
     total = sum(len(noisy) * finest[noisy.shape[-1]] for noisy in batches)
@@ -194,7 +195,7 @@ def _frames_an_item(student: SpeechModel, taps: Mapping[str, Tap], batches: Sequ
 def _taps(model: SpeechModel, given: Mapping[str, Tap] | None, role: str) -> Mapping[str, Tap]:
     taps = resolve_taps(model) if given is None else given
     if not taps:
-        raise ValueError(
+        raise UserError(
             f"similarity: the {role} {type(model).__name__} has no taps, so its blocks cannot be compared; name some "
             f"with --model.{role}_taps (`kdse taps` lists modules)"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.internals.wandb import start_folder, without_system_metrics
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure, ListeningFile, Report
@@ -48,7 +49,7 @@ def log_report(report: Report, folder: Path, mode: Literal["online", "offline"],
         ValueError: if the package wandb is missing, or W&B cannot be reached or refuses.
     """
     if mode not in ("online", "offline"):
-        raise ValueError(f"--wandb {mode}: use online or offline")
+        raise UserError(f"--wandb {mode}: use online or offline")
     check_installed(f"--wandb {mode}")
     import wandb
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
 from kdse.internals.wandb import earlier_starts, start_folder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_installed(flag: str) -> None:
     try:
         import wandb  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise UserError(
             f"{flag}: the package wandb is not installed; pip install wandb, or leave the flag out"
         ) from None
 
@@ -39,7 +40,7 @@ def plain_errors(mode: str) -> Iterator[None]:
         yield
     except wandb.errors.Error as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise UserError(
             f"--wandb {mode}: Weights & Biases cannot be used ({reason.rstrip('.')}); run `wandb login`, or use "
             "--wandb offline and send the run later with `wandb sync`"
         ) from None

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from kdse.errors import UserError
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run.identity import differences
 
@@ -52,7 +53,7 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
             log.warning("going on from the checkpoint before it, %s, at optimizer step %s", path, step)
         return path
     if problems:
-        raise ValueError(
+        raise UserError(
             f"--resume: no checkpoint in {folder} can be read ({problems[0]}); delete the folder to start again"
         )
     return None
@@ -74,13 +75,13 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(stored, dict) or not stored:
-        raise ValueError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
+        raise UserError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
     changed = differences(config, stored)
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"--resume: {folder} holds a run of other settings ({', '.join(changed[:SHOWN])}{more}); give those it was "
             "made with, or another folder, or --ckpt_path to go on from its checkpoint with these"
         )
@@ -100,9 +101,9 @@ def hold(folder: str | Path, cleanup: ExitStack) -> None:
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"--run_dir {folder}: another process trains in it; wait for it, or stop it") from None
+        raise UserError(f"--run_dir {folder}: another process trains in it; wait for it, or stop it") from None
     except OSError as error:
-        raise ValueError(f"--run_dir {folder}: cannot be used ({error.strerror or error}); give another one") from None
+        raise UserError(f"--run_dir {folder}: cannot be used ({error.strerror or error}); give another one") from None
     except NotImplementedError:
         log.warning("%s is on a file system without locks: see to it that no other process trains there", folder)
         return

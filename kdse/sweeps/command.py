@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdse.errors import UserError
+
 ENVIRONMENT = re.compile(r"\$\{envvar\:([A-Z0-9_]*)\}")
 MACRO = re.compile(r"^\$\{(.*)\}$")
 #: Flags of `kdse fit` that belong to the runner: it says where runs are, and that they go on.
@@ -36,9 +38,7 @@ def fill(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
         elif macro[1] in forms:
             words += forms[macro[1]]
         else:
-            raise ValueError(
-                f"command: {word} is not supported here; there are {', '.join(f'${{{f}}}' for f in forms)}"
-            )
+            raise UserError(f"command: {word} is not supported here; there are {', '.join(f'${{{f}}}' for f in forms)}")
     return words
 
 
@@ -58,12 +58,12 @@ def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]
     if words[:1] == ["/usr/bin/env"]:
         words = words[1:]
     if words[:2] != ["kdse", "fit"]:
-        raise ValueError("command: kdse sweep runs `kdse fit`; begin with kdse and fit, one a line")
+        raise UserError("command: kdse sweep runs `kdse fit`; begin with kdse and fit, one a line")
     if not any(word.startswith("${args") for word in command):
-        raise ValueError("command: has no ${args}, so that no run would get its values")
+        raise UserError("command: has no ${args}, so that no run would get its values")
     for flag, value in itertools.pairwise(command):
         if flag.startswith("--") and "=" not in flag and not value.startswith(("--", "${args", "${env}")):
-            raise ValueError(f"command: {flag} and {value}: write them as one word, {flag}={value}")
+            raise UserError(f"command: {flag} and {value}: write them as one word, {flag}={value}")
     return [word for word in words[2:] if word.partition("=")[0] not in REPLACED]
 
 
@@ -80,14 +80,14 @@ def check_extra(flags: Sequence[str], parameters: Sequence[str] = ()) -> None:
     for flag in flags:
         name, equals, _ = flag.partition("=")
         if not name.startswith("--") or not equals:
-            raise ValueError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
+            raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
         if name in OURS:
-            raise ValueError(f"{name}: kdse sweep sets it for every point; leave it out")
+            raise UserError(f"{name}: kdse sweep sets it for every point; leave it out")
         if name == "--config":
-            raise ValueError("--config: would come after the points' values and undo them; name it in FILE's command")
+            raise UserError("--config: would come after the points' values and undo them; name it in FILE's command")
         for parameter in parameters:
             if _undoes(name, parameter):
-                raise ValueError(
+                raise UserError(
                     f"{name}: would come after {parameter} of every point, a parameter of FILE, and undo it; leave it "
                     "out, or change FILE"
                 )

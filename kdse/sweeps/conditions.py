@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from kdse.errors import UserError
 from kdse.pretrained import located
 from kdse.run.identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
@@ -89,4 +90,4 @@ def _digest(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]
     except OSError as error:
-        raise ValueError(f"{path}: named by the sweep's command, cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: named by the sweep's command, cannot be read ({error.strerror})") from None

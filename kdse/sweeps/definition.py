@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kdse.errors import UserError
 from kdse.sweeps.hyperband import Hyperband, read_early_terminate
 from kdse.sweeps.parameters import Parameter, read_parameters
 
@@ -78,37 +79,37 @@ def read_sweep(path: Path) -> Sweep:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: is no YAML ({' '.join(str(error).split())[:150]})") from None
+        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())[:150]})") from None
     try:
         return _sweep(path, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def _sweep(path: Path, content: Any) -> Sweep:
     if not isinstance(content, dict):
-        raise ValueError("is no sweep (a mapping with method, metric, parameters and command)")
+        raise UserError("is no sweep (a mapping with method, metric, parameters and command)")
     for key in content:
         if key not in (*KEYS, *ELSEWHERE):
-            raise ValueError(f"{key}: unknown or not supported here; there are {', '.join(KEYS)}")
+            raise UserError(f"{key}: unknown or not supported here; there are {', '.join(KEYS)}")
     method = content.get("method")
     if method not in METHODS:
-        raise ValueError(f"method: must be one of {', '.join(METHODS)}, not {method!r}")
+        raise UserError(f"method: must be one of {', '.join(METHODS)}, not {method!r}")
     name, maximize = _metric(content)
     if "parameters" not in content:
-        raise ValueError("parameters: missing")
+        raise UserError("parameters: missing")
     parameters = tuple(read_parameters(content["parameters"]))
     names = [parameter.name for parameter in parameters]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
-        raise ValueError(f"parameters: {twice} is there twice")
+        raise UserError(f"parameters: {twice} is there twice")
     if method == "grid":
         parameters = tuple(parameter.as_listed() for parameter in parameters)
     cap = content.get("run_cap")
     if cap is not None and not (type(cap) is int and cap > 0):
-        raise ValueError(f"run_cap: must be a whole number above zero, not {cap!r}")
+        raise UserError(f"run_cap: must be a whole number above zero, not {cap!r}")
     hyperband = read_early_terminate(content.get("early_terminate"), maximize)
     return Sweep(path, method, name, maximize, parameters, _command(content), hyperband, cap, content)
 
@@ -118,21 +119,21 @@ def _metric(content: Mapping[str, Any]) -> tuple[str, bool]:
     if metric is None:
         if content["method"] == "bayes" or "early_terminate" in content:
             who = "method: bayes" if content["method"] == "bayes" else "early_terminate"
-            raise ValueError(f"metric: {who} needs one, such as {{name: {METRIC}, goal: maximize}}")
+            raise UserError(f"metric: {who} needs one, such as {{name: {METRIC}, goal: maximize}}")
         return METRIC, True
     if not isinstance(metric, Mapping) or not isinstance(metric.get("name"), str):
-        raise ValueError(f"metric: must have a name and a goal, such as {{name: {METRIC}, goal: maximize}}")
+        raise UserError(f"metric: must have a name and a goal, such as {{name: {METRIC}, goal: maximize}}")
     for key in metric:
         if key not in ("name", "goal"):
-            raise ValueError(f"metric: {key} is not supported here; there are name and goal")
+            raise UserError(f"metric: {key} is not supported here; there are name and goal")
     goal = metric.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
-        raise ValueError(f"metric: goal must be minimize or maximize, not {goal!r}")
+        raise UserError(f"metric: goal must be minimize or maximize, not {goal!r}")
     return metric["name"], goal == "maximize"
 
 
 def _command(content: Mapping[str, Any]) -> tuple[str, ...]:
     command = content.get("command")
     if not isinstance(command, list) or not command:
-        raise ValueError("command: missing; give a list such as [kdse, fit, --config=base.yaml, '${args}']")
+        raise UserError("command: missing; give a list such as [kdse, fit, --config=base.yaml, '${args}']")
     return tuple(str(word) for word in command)

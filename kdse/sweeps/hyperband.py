@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdse.errors import UserError
+
 KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 #: Brackets of a rule that names the first one only: W&B's count, up to an iteration that no run gets to.
 COUNT = 100
@@ -67,18 +69,18 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
     if content is None:
         return None
     if not isinstance(content, Mapping) or content.get("type") != "hyperband":
-        raise ValueError("early_terminate: type must be hyperband, the only rule there is")
+        raise UserError("early_terminate: type must be hyperband, the only rule there is")
     for key in content:
         if key not in KEYS:
-            raise ValueError(f"early_terminate: {key} is unknown; there are {', '.join(KEYS)}")
+            raise UserError(f"early_terminate: {key} is unknown; there are {', '.join(KEYS)}")
     eta = _positive(content, "eta", 3)
     if eta <= 1:
-        raise ValueError("early_terminate: eta must be more than 1: 1/eta of the runs go on")
+        raise UserError("early_terminate: eta must be more than 1: 1/eta of the runs go on")
     if not isinstance(content.get("strict", True), bool):
-        raise ValueError("early_terminate: strict must be true or false")
+        raise UserError("early_terminate: strict must be true or false")
     if "max_iter" in content:
         if "min_iter" in content or "s" not in content:
-            raise ValueError("early_terminate: give min_iter, or max_iter and s")
+            raise UserError("early_terminate: give min_iter, or max_iter and s")
         brackets, bracket = [], _positive(content, "max_iter")
         for _ in range(int(_positive(content, "s"))):
             bracket /= eta
@@ -87,16 +89,16 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
             brackets.append(int(bracket))
         brackets.sort()
         if not brackets:
-            raise ValueError("early_terminate: max_iter / eta is less than one iteration; raise max_iter or lower eta")
+            raise UserError("early_terminate: max_iter / eta is less than one iteration; raise max_iter or lower eta")
     elif "min_iter" in content:
         if "s" in content:
-            raise ValueError("early_terminate: s goes with max_iter")
+            raise UserError("early_terminate: s goes with max_iter")
         first = _positive(content, "min_iter")
         if first < 1:
-            raise ValueError("early_terminate: min_iter must be at least 1")
+            raise UserError("early_terminate: min_iter must be at least 1")
         brackets = [int(first * eta**i) for i in range(COUNT) if first * eta**i < MANY]
     else:
-        raise ValueError("early_terminate: give min_iter, or max_iter and s")
+        raise UserError("early_terminate: give min_iter, or max_iter and s")
     # (W&B's documentation says that strict is off by default; in its code, which this follows, it is on)
     return Hyperband(tuple(brackets), eta, content.get("strict", True), maximize)
 
@@ -104,5 +106,5 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
 def _positive(content: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = content.get(key, default)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"early_terminate: {key} must be a number above zero, not {value!r}")
+        raise UserError(f"early_terminate: {key} must be a number above zero, not {value!r}")
     return value

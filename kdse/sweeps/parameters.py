@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
+
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
@@ -79,7 +81,7 @@ class Parameter:
         if self.distribution in ("constant", "categorical"):
             return self
         if self.distribution not in LISTABLE:
-            raise ValueError(
+            raise UserError(
                 f"parameters: {self.name}: a grid cannot list distribution {self.distribution}; give values, or use "
                 "method: random or bayes"
             )
@@ -131,11 +133,11 @@ def read_parameters(content: Any, path: tuple[str, ...] = ()) -> list[Parameter]
     """
     where = ": ".join(("parameters", *path))
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{where}: must be a mapping of names to values, distributions or parameters")
+        raise UserError(f"{where}: must be a mapping of names to values, distributions or parameters")
     found: list[Parameter] = []
     for name, about in content.items():
         if not isinstance(name, str):
-            raise ValueError(f"{where}: {name!r}: a name must be a word; put it in quotes")
+            raise UserError(f"{where}: {name!r}: a name must be a word; put it in quotes")
         if isinstance(about, Mapping) and set(about) == {"parameters"}:
             found += read_parameters(about["parameters"], (*path, name))
         else:
@@ -146,21 +148,21 @@ def read_parameters(content: Any, path: tuple[str, ...] = ()) -> list[Parameter]
 def _leaf(path: tuple[str, ...], about: Any) -> Parameter:
     where = f"parameters: {'.'.join(path)}"
     if not isinstance(about, Mapping):
-        raise ValueError(f"{where}: must be a mapping such as {{values: [1, 2]}} or {{value: 1}}")
+        raise UserError(f"{where}: must be a mapping such as {{values: [1, 2]}} or {{value: 1}}")
     kind = about.get("distribution", _implied(about))
     if kind is None:
-        raise ValueError(f"{where}: needs value, values, min and max, or distribution")
+        raise UserError(f"{where}: needs value, values, min and max, or distribution")
     if kind == "categorical" and "probabilities" in about:
         kind = "categorical_w_probabilities"
     if kind not in DISTRIBUTIONS:
-        raise ValueError(f"{where}: distribution {kind!r} is unknown; use one of {', '.join(DISTRIBUTIONS)}")
+        raise UserError(f"{where}: distribution {kind!r} is unknown; use one of {', '.join(DISTRIBUTIONS)}")
     needed, defaults = DISTRIBUTIONS[kind]
     for key in about:
         if key not in ("distribution", *needed, *defaults):
-            raise ValueError(f"{where}: {key} does not go with distribution {kind}")
+            raise UserError(f"{where}: {key} does not go with distribution {kind}")
     for key in needed:
         if key not in about:
-            raise ValueError(f"{where}: distribution {kind} needs {key}")
+            raise UserError(f"{where}: distribution {kind} needs {key}")
     settings = {**defaults, **{key: value for key, value in about.items() if key != "distribution"}}
     _check(where, kind, settings)
     return Parameter(path, kind, settings)
@@ -181,14 +183,14 @@ def _check(where: str, kind: str, settings: Mapping[str, Any]) -> None:
     if "values" in settings:
         values = settings["values"]
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}: values must be a list of one or more")
+            raise UserError(f"{where}: values must be a list of one or more")
         texts = [str(value) for value in values]
         twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
         if twice is not None:
-            raise ValueError(f"{where}: values has {twice} twice")
+            raise UserError(f"{where}: values has {twice} twice")
     for value in [*settings.get("values", []), settings.get("value", 0)]:
         if _has_null(value):
-            raise ValueError(
+            raise UserError(
                 f"{where}: null is written as None by W&B's agent, which is read as a word; leave the flag out instead"
             )
     probabilities = settings.get("probabilities")
@@ -198,23 +200,23 @@ def _check(where: str, kind: str, settings: Mapping[str, Any]) -> None:
         and all(_number(p) and p >= 0 for p in probabilities)
         and math.isclose(sum(probabilities), 1.0, abs_tol=1e-6)
     ):
-        raise ValueError(f"{where}: probabilities must be as many numbers as values, zero or more, and add up to 1")
+        raise UserError(f"{where}: probabilities must be as many numbers as values, zero or more, and add up to 1")
     for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
         if key in settings and not _number(settings[key]):
-            raise ValueError(f"{where}: {key} must be a number, not {settings[key]!r}")
+            raise UserError(f"{where}: {key} must be a number, not {settings[key]!r}")
     for key in ("q", "sigma", "a", "b"):
         if key in settings and not settings[key] > 0:
-            raise ValueError(f"{where}: {key} must be more than zero")
+            raise UserError(f"{where}: {key} must be more than zero")
     if "min" in settings:
         low, high = settings["min"], settings["max"]
         if kind == "int_uniform" and not (type(low) is int and type(high) is int):
-            raise ValueError(f"{where}: int_uniform needs whole numbers as min and max")
+            raise UserError(f"{where}: int_uniform needs whole numbers as min and max")
         if not low < high:
-            raise ValueError(f"{where}: min {low} must be less than max {high}")
+            raise UserError(f"{where}: min {low} must be less than max {high}")
         if kind.endswith("_values") and not low > 0:
-            raise ValueError(f"{where}: {kind} needs a min above zero (min and max are limits of the value)")
+            raise UserError(f"{where}: {kind} needs a min above zero (min and max are limits of the value)")
         if kind in ("log_uniform", "q_log_uniform", "inv_log_uniform") and max(abs(low), abs(high)) > 100:
-            raise ValueError(
+            raise UserError(
                 f"{where}: min and max of {kind} are exponents of e; use {kind}_values to give limits of the value"
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kdse.errors import UserError
 from kdse.machine.locks import held
 from kdse.machine.processes import STOPPED, available_cores, listening
 from kdse.run.folder import history, result
@@ -179,7 +180,7 @@ class Runner:
             child = Child(claim, command, log, self._environment(place))
         except OSError as error:
             self.store.release(claim)
-            raise ValueError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
+            raise UserError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
         self._children[place] = child
         self._begun += 1
         self.progress.started(child)

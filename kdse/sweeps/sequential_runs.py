@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.processes import call
 
@@ -67,7 +68,7 @@ def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
         _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", quiet)
         return 0
     if run.state == "other" and not replace:
-        raise ValueError(
+        raise UserError(
             f"{run.folder}: holds a run of other settings; delete it, give the settings it was made with, or another "
             "folder"
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
 from kdse.internals.optuna import queued_values, taken_up
 from kdse.machine.files import write_text
 from kdse.machine.locks import JournalLock, Lock, held, take
@@ -101,7 +102,7 @@ class Store:
                 known["flags"] = identifying(known["flags"])
             same = {key: known[key] for key in plain}
             if same != plain:
-                raise ValueError(
+                raise UserError(
                     f"--out {out}: holds another sweep, {_difference(same, plain)}; give another --out, or what it "
                     "was begun with"
                 )
@@ -268,7 +269,7 @@ class Store:
             )
         except Exception as error:  # (whatever a database's driver raises)
             where = self.out / JOURNAL if storage is None else f"--storage {storage}"
-            raise ValueError(f"{where}: cannot be used ({type(error).__name__}: {error})") from error
+            raise UserError(f"{where}: cannot be used ({type(error).__name__}: {error})") from error
         if new:  # (in this order: what has a name has a place)
             write_text(place, f"{own}\n")
             write_text(name_file, f"{name}\n")
@@ -282,7 +283,7 @@ class Store:
             known = JOURNAL if (self.out / JOURNAL).is_file() else own
         if known != own:
             fix = "leave --storage out" if known == JOURNAL else f"give --storage {known}"
-            raise ValueError(f"--out {self.out}: the points of its sweep are in {known}, not in {own}; {fix}")
+            raise UserError(f"--out {self.out}: the points of its sweep are in {known}, not in {own}; {fix}")
 
 
 def _numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:

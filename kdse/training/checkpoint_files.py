@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from kdse.errors import UserError
 from kdse.internals.lightning import last_saved_step
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run.folder import SWITCH
@@ -40,7 +41,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-            raise ValueError(
+            raise UserError(
                 f"checkpoint {path}: could not be written ({str(cause).splitlines()[0]}); free space on that disk and "
                 "resume: the previous checkpoint is intact"
             ) from error

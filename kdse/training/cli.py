@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
+from kdse.errors import ParserError, UserError
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
@@ -43,10 +44,10 @@ class AlreadyFinished(Exception):
 
 
 class Parser(LightningArgumentParser):
-    """A parser that raises mistakes as ValueErrors instead of printing its usage."""
+    """A parser that raises mistakes instead of printing its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ValueError(message) from ex
+        raise ParserError(message) from ex
 
 
 class ResolvedConfig(SaveConfigCallback):
@@ -158,13 +159,13 @@ class KdseCLI(FlagsWinCLI):
         self.identity = identity(settings)
         if config.run_root is not None:
             if config.seed_everything is False:
-                raise ValueError("--run_root: needs a seed to name the folder by; give --seed_everything a number")
+                raise UserError("--run_root: needs a seed to name the folder by; give --seed_everything a number")
             config.run_dir, config.run_root = str(Path(config.run_root) / self.identity), None
             self.named_by_settings = True
             self._say(f"run folder: {config.run_dir}")
         if config.resume:
             if config.ckpt_path is not None:
-                raise ValueError("--resume and --ckpt_path: give one of them")
+                raise UserError("--resume and --ckpt_path: give one of them")
             check_same_run(config.run_dir, settings)
         if is_first():
             hold(config.run_dir, self.cleanup)
@@ -189,7 +190,7 @@ class KdseCLI(FlagsWinCLI):
         config = self.config[self.subcommand]
         for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
             if given:
-                raise ValueError(
+                raise UserError(
                     f"{flag}: is of kdse fit; for kdse {self.subcommand} give --run_dir RUN and --ckpt_path "
                     f"RUN/{CHECKPOINTS}/{LAST}"
                 )
@@ -205,7 +206,7 @@ class KdseCLI(FlagsWinCLI):
             with contextlib.suppress(ValueError):  # (not there any more: the run is finished all the same)
                 present = recordings(instantiate_class((), {"init_args": {}, **data}))
         if present not in (None, trained_on):
-            raise ValueError(
+            raise UserError(
                 f"--resume: {self.config['fit'].run_dir} holds a run that was trained on other recordings (names or "
                 "lengths differ); give its corpus, or another folder"
             )
@@ -230,7 +231,7 @@ class KdseCLI(FlagsWinCLI):
         if self.resume_from is not None:  # (not in the stored config: the file is what this start found)
             call["ckpt_path"] = str(self.resume_from)
         elif path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
-            raise ValueError(f"--ckpt_path {path}: no such file")
+            raise UserError(f"--ckpt_path {path}: no such file")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run_dir = Path(self._given("run_dir"))
@@ -302,7 +303,7 @@ class KdseCLI(FlagsWinCLI):
             loggers.append(TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False))
         mode = self._given("wandb")
         if mode not in ("off", "online", "offline"):
-            raise ValueError(f"--wandb {mode}: use off, online or offline")
+            raise UserError(f"--wandb {mode}: use off, online or offline")
         if mode != "off" and self.subcommand != "predict":
             checkpoint = self.resume_from or self._given("ckpt_path")
             loggers.append(

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.run.folder import RESULT, VALIDATIONS, validations
 from kdse.run.resume import RUN
@@ -64,7 +65,7 @@ class RunResult(L.Callback):
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise ValueError(f"{self.folder / VALIDATIONS}: could not be written ({error.strerror})") from None
+            raise UserError(f"{self.folder / VALIDATIONS}: could not be written ({error.strerror})") from None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 from kdse.web.model import facts, read_step_graph
 from kdse.web.runtime import SCRIPT, VERSION, WASM, runtime_files
@@ -116,7 +117,7 @@ def _read(example: Path) -> bytes:
     try:
         return example.read_bytes()
     except OSError as error:
-        raise ValueError(f"--example {example}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"--example {example}: cannot be read ({error.strerror or error})") from None
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -129,9 +130,9 @@ def check_target(out: Path, overwrite: bool) -> None:
         return
     index = out / "index.html"
     if not (index.is_file() and _MARK in index.read_text(encoding="utf-8", errors="replace")):
-        raise ValueError(f"--out {out}: exists and is not a page of kdse web; give another folder")
+        raise UserError(f"--out {out}: exists and is not a page of kdse web; give another folder")
     if not overwrite:
-        raise ValueError(f"--out {out}: exists; --overwrite replaces it")
+        raise UserError(f"--out {out}: exists; --overwrite replaces it")
 
 
 def _put(files: dict[str, bytes], out: Path) -> Path:
@@ -147,7 +148,7 @@ def _put(files: dict[str, bytes], out: Path) -> Path:
     except OSError as error:
         if old.exists() and not out.exists():
             os.replace(old, out)
-        raise ValueError(f"--out {out}: could not be written ({error.strerror or error})") from None
+        raise UserError(f"--out {out}: could not be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.models.exported import parse
 
@@ -27,7 +28,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -36,14 +37,14 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
         session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not an ONNX file that runs on its own ({reason})") from None
+        raise UserError(f"{path}: not an ONNX file that runs on its own ({reason})") from None
     text = session.get_modelmeta().custom_metadata_map.get("kdse")
     if text is None:
-        raise ValueError(f"{path}: not exported by kdse (no metadata of its own); {_FIX}")
+        raise UserError(f"{path}: not exported by kdse (no metadata of its own); {_FIX}")
     about = parse(text, str(path))
     if (about["kind"], about["stft"]) != ("step", "inside"):
         form = f"{about['kind']} graph with the STFT {about['stft']}"
-        raise ValueError(f"{path}: a {form}; the page needs a step graph with it inside, {_FIX}")
+        raise UserError(f"{path}: a {form}; the page needs a step graph with it inside, {_FIX}")
     _check_fit(path, session, about)
     return content, about
 
@@ -56,7 +57,7 @@ def _check_fit(path: Path, session: InferenceSession, about: dict[str, Any]) -> 
     latency = about["latency_samples"]
     good = latency is not None and latency >= about["hop_samples"]
     if not good or not (_fits(session.get_inputs(), inputs) and _fits(session.get_outputs(), outputs)):
-        raise ValueError(f"{path}: its inputs and outputs are not those that its metadata name; {_FIX}")
+        raise UserError(f"{path}: its inputs and outputs are not those that its metadata name; {_FIX}")
 
 
 def _fits(nodes: Any, expected: dict[str, tuple[list[int], str]]) -> bool:

@@ -6,6 +6,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from kdse.errors import UserError
+
 #: The one version that the page is tested with.
 VERSION = "1.30.0"
 
@@ -37,9 +39,9 @@ def runtime_files(package: Path) -> dict[str, bytes]:
         version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
         files = {target: (package / "dist" / source).read_bytes() for source, target in FILES.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"--runtime {package}: no onnxruntime-web there; get it with `{INSTALL}`") from None
+        raise UserError(f"--runtime {package}: no onnxruntime-web there; get it with `{INSTALL}`") from None
     if version != VERSION:
-        raise ValueError(f"--runtime {package}: version {version}, but {VERSION} is needed; get it with `{INSTALL}`")
+        raise UserError(f"--runtime {package}: version {version}, but {VERSION} is needed; get it with `{INSTALL}`")
     # The package states its licence (MIT) in package.json but brings no text of it.
     files["LICENSE.txt"] = (resources.files("kdse.web") / "assets" / "onnxruntime-LICENSE.txt").read_bytes()
     return files

@@ -6,6 +6,8 @@ import functools
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from kdse.errors import UserError
+
 
 class _Handler(SimpleHTTPRequestHandler):
     extensions_map = {  # not the system's table, which may lack some
@@ -34,4 +36,4 @@ def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"--serve {port}: cannot be used ({reason}); give another port") from None
+        raise UserError(f"--serve {port}: cannot be used ({reason}); give another port") from None

@@ -19,6 +19,7 @@ from kdse.audio.listing import audio_files
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import is_packed, nearest
 from kdse.data.corpus.shards import Shards, is_remote, open_shards
+from kdse.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -148,16 +149,16 @@ def scan(
             describes another folder, or a setting does not apply.
     """
     if files_only and (is_remote(folder) or is_packed(Path(folder))):
-        raise ValueError(f"{flag} {folder}: shards are not read here; give the folder of audio files that was packed")
+        raise UserError(f"{flag} {folder}: shards are not read here; give the folder of audio files that was packed")
     root = Path(folder)
     if manifest is not None and (is_remote(folder) or is_packed(root)):
-        raise ValueError(f"--data.manifest {manifest}: {folder} holds shards, which have their own; leave it out")
+        raise UserError(f"--data.manifest {manifest}: {folder} holds shards, which have their own; leave it out")
     if is_remote(folder):
         return packed(open_shards(folder, shard_cache))
     if shard_cache is not None:
-        raise ValueError(f"--data.shard_cache {shard_cache}: {folder} is not in object storage; leave it out")
+        raise UserError(f"--data.shard_cache {shard_cache}: {folder} is not in object storage; leave it out")
     if not root.is_dir():
-        raise ValueError(f"{flag} {root}: no such folder")
+        raise UserError(f"{flag} {root}: no such folder")
     if is_packed(root):
         return packed(open_shards(root))
     listed = _listed(root, manifest)
@@ -166,12 +167,12 @@ def scan(
         return of_manifest(str(root), listed)
     paths = audio_files(root)
     if not paths:
-        raise ValueError(f"{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
     with ThreadPoolExecutor(8) as pool:
         abouts = list(pool.map(info, [root / path for path in paths]))
     for path, about in zip(paths, abouts, strict=True):
         if about.frames == 0:
-            raise ValueError(f"{flag} {root / path}: holds no samples; remove it")
+            raise UserError(f"{flag} {root / path}: holds no samples; remove it")
     return Corpus(str(root), tuple(paths), tuple(a.frames for a in abouts), tuple(a.sample_rate_hz for a in abouts))
 
 
@@ -182,10 +183,10 @@ def _listed(folder: Path, named: str | Path | None) -> Manifest | None:
         whole = _opened(Path(named))
         inside = os.path.relpath(os.path.realpath(place), os.path.realpath(whole.root))
         if inside.split(os.sep)[0] == "..":
-            raise ValueError(f"--data.manifest {named}: describes {whole.root}, which does not hold {folder}")
+            raise UserError(f"--data.manifest {named}: describes {whole.root}, which does not hold {folder}")
         part = whole.below("" if inside == "." else inside.replace(os.sep, "/"))
         if not len(part):
-            raise ValueError(f"--data.manifest {named}: lists no file below {folder}; run `{whole.mend}`")
+            raise UserError(f"--data.manifest {named}: lists no file below {folder}; run `{whole.mend}`")
         return part
     file = nearest(place)
     if file is None:
@@ -202,7 +203,7 @@ def _opened(file: Path) -> Manifest:
     try:
         status = os.stat(file)
     except OSError as error:
-        raise ValueError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
     return _verified(file, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -224,7 +225,7 @@ def corpus_root(flag: str | None) -> str | Path:
     """
     value = flag or os.environ.get("KDSE_CORPUS")
     if not value:
-        raise ValueError(
+        raise UserError(
             "no corpus: give --data.root FOLDER (with speech/train, noise/train, ...) or set KDSE_CORPUS; "
             "--data=kdse.data.SyntheticCorpus needs none"
         )

@@ -15,6 +15,7 @@ from kdse.audio.listing import CHECKS, EXTENSIONS, Measured, audio_files, measur
 from kdse.data.corpus.manifest import NAME, load, write
 from kdse.data.corpus.manifest_lookup import refuse_rivals
 from kdse.data.corpus.pool import as_they_come
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 
 #: Files that a process measures before it reports: what a kill can cost each process.
@@ -72,14 +73,14 @@ def build(
             being made, or cannot be written, or another manifest would hide it or be hidden by it.
     """
     if check not in CHECKS:
-        raise ValueError(f"--check {check}: use one of {', '.join(CHECKS)}")
+        raise UserError(f"--check {check}: use one of {', '.join(CHECKS)}")
     if workers < 0:
-        raise ValueError(f"--workers {workers}: must be at least 0")
+        raise UserError(f"--workers {workers}: must be at least 0")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     manifest = manifest_of(folder, out)
     if manifest.exists() and not update:
-        raise ValueError(f"{manifest}: is there already; --update measures what is new or has changed")
+        raise UserError(f"{manifest}: is there already; --update measures what is new or has changed")
     refuse_rivals(folder, manifest)
     try:
         manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +91,10 @@ def build(
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
-        raise ValueError(f"{manifest}: another process is making it (it holds {lock})") from None
+        raise UserError(f"{manifest}: another process is making it (it holds {lock})") from None
     except OSError as error:
         where = "choose a place for the manifest with --out FILE" if out is None else "choose another --out"
-        raise ValueError(f"{manifest}: cannot be written here ({error.strerror or error}); {where}") from None
+        raise UserError(f"{manifest}: cannot be written here ({error.strerror or error}); {where}") from None
 
 
 def _build(
@@ -107,7 +108,7 @@ def _build(
 ) -> Indexed:
     paths = audio_files(folder)
     if not paths:
-        raise ValueError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
     known: dict[str, Measured] = {}
     gone, replaced = 0, ""
     old = None
@@ -137,12 +138,12 @@ def _build(
     if bad:
         write_text(report, "".join(f"{printable(path)}\t{fault}\n" for path, fault in bad))
         if not leave_out_bad:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: {len(bad)} of {len(paths)} files cannot be used; {report} names them; mend or remove them "
                 "and run this again (nothing else is measured twice), or leave them out by --leave-out-bad"
             )
         if len(bad) == len(rows):
-            raise ValueError(f"{folder}: none of its {len(rows)} audio files can be used; {report} says why")
+            raise UserError(f"{folder}: none of its {len(rows)} audio files can be used; {report} says why")
     good = (row for row in rows if not row.fault)
     write(manifest, os.path.abspath(folder), check, good, [path for path, _ in bad])
     journal.remove()

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from kdse.audio.listing import Measured, place_key
+from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 
 NAME = "manifest.kdse"
@@ -239,11 +240,11 @@ def load(file: str | Path, verify: bool = True) -> Manifest:
                 other = magic.startswith(FAMILY)
                 version = magic[len(FAMILY) :].decode("ascii", "replace").strip()
                 why = f"has version {version}, this kdse reads 1" if other else "is no manifest"
-                raise ValueError(f"{file}: {why}; {again}")
+                raise UserError(f"{file}: {why}; {again}")
             length, wanted = int.from_bytes(source.read(8), "little"), source.read(32)
             text = source.read(length) if length < 1 << 30 else b""
             if hashlib.sha256(text).digest() != wanted:
-                raise ValueError(f"{file}: the manifest is damaged; {again}")
+                raise UserError(f"{file}: the manifest is damaged; {again}")
             header = json.loads(text)
             body = source.tell() + -source.tell() % ALIGNMENT
             damaged = os.fstat(source.fileno()).st_size != body + header["bytes"]
@@ -254,14 +255,14 @@ def load(file: str | Path, verify: bool = True) -> Manifest:
                     digest.update(block)
                 damaged = digest.hexdigest() != header["sha256"]
             if damaged:
-                raise ValueError(f"{file}: the manifest is damaged; {again}")
+                raise UserError(f"{file}: the manifest is damaged; {again}")
     except OSError as error:
-        raise ValueError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
     return Manifest(file, header, body)
 
 
 def _open_part(file: str, digest: str, prefix: str, first: int, last: int) -> Manifest:
     whole = load(file, verify=False)
     if whole.digest != digest:
-        raise ValueError(f"{file}: the manifest was replaced while it was in use; start again")
+        raise UserError(f"{file}: the manifest was replaced while it was in use; start again")
     return whole._part(prefix, first, last)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdse.data.corpus.manifest import NAME
+from kdse.errors import UserError
 
 #: LitData's, of the shards beside it.
 INDEX = "index.json"
@@ -32,20 +33,20 @@ def refuse_rivals(folder: Path, manifest: Path) -> None:
     if manifest.name != NAME:  # found by --data.manifest only
         return
     if manifest.parent.resolve() != folder.resolve():
-        raise ValueError(
+        raise UserError(
             f"--out {manifest}: a file of this name lists the folder that it lies in, which is not {folder}; "
             "choose another name, and give it to --data.manifest"
         )
     above = nearest(folder.parent)
     if above is not None:
-        raise ValueError(
+        raise UserError(
             f"{folder}: is part of {above.parent}, which {above} lists; run `kdse corpus index {above.parent} --update`"
             f", or remove {above}, or choose another name by --out FILE and give it to --data.manifest"
         )
     for place, folders, names in os.walk(folder):
         folders.sort()
         if NAME in names and Path(place) != folder and _serves(Path(place)):
-            raise ValueError(
+            raise UserError(
                 f"{Path(place) / NAME}: would be used instead of {manifest} for the files beside and below it; "
                 "remove it and run this again"
             )

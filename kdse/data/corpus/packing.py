@@ -19,6 +19,7 @@ from kdse.data.corpus.manifest import NAME, write
 from kdse.data.corpus.manifest_lookup import INDEX
 from kdse.data.corpus.pool import as_they_come
 from kdse.data.corpus.shards import EXTRA
+from kdse.errors import UserError
 from kdse.internals.litdata import ITEM_HEADER, WORD, write_chunk
 from kdse.machine.files import write_text
 
@@ -78,17 +79,17 @@ def pack(
     try:
         import litdata  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"kdse corpus pack needs LitData ({EXTRA}): {error}") from None
+        raise UserError(f"kdse corpus pack needs LitData ({EXTRA}): {error}") from None
     if not 0 < shard_mb * 1e6 <= MOST_BYTES / 2:
-        raise ValueError(f"--shard-mb {shard_mb:g}: must lie between 0 and 2147")
+        raise UserError(f"--shard-mb {shard_mb:g}: must lie between 0 and 2147")
     if workers < 0:
-        raise ValueError(f"--workers {workers}: must be at least 0")
+        raise UserError(f"--workers {workers}: must be at least 0")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out}: is not empty; pack into a new folder, or remove it")
+        raise UserError(f"{out}: is not empty; pack into a new folder, or remove it")
     if out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{out}: lies inside {folder}; pack into a folder outside it")
+        raise UserError(f"{out}: lies inside {folder}; pack into a folder outside it")
     partial = out.with_name(f"{out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -100,9 +101,9 @@ def pack(
                 out.rmdir()
             os.replace(partial, out)
     except Timeout:
-        raise ValueError(f"{partial}: another process is packing into it") from None
+        raise UserError(f"{partial}: another process is packing into it") from None
     except OSError as error:
-        raise ValueError(f"{partial}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{partial}: cannot be written ({error.strerror or error})") from None
     return packed
 
 
@@ -157,7 +158,7 @@ def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> No
         contents.append(file.read_bytes())
     most = sum(map(len, contents)) + (2 * WORD + ITEM_HEADER) * (len(contents) + 2)
     if most > MOST_BYTES:
-        raise ValueError(f"{Path(root) / rows[0].path}: is too large for a shard; split the recording")
+        raise UserError(f"{Path(root) / rows[0].path}: is too large for a shard; split the recording")
     scratch = into / f".{shard.number}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     made, index = write_chunk(scratch, shard.number, contents, most + 1)
@@ -167,7 +168,7 @@ def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> No
         for row, content in zip(rows, contents, strict=True):
             chunk.seek(position + ITEM_HEADER)
             if chunk.read(len(content)) != content:
-                raise ValueError(f"{made}: LitData did not put {row.path} where kdse reads it; use litdata 0.2.76")
+                raise UserError(f"{made}: LitData did not put {row.path} where kdse reads it; use litdata 0.2.76")
             position += ITEM_HEADER + len(content)
         os.fsync(chunk.fileno())
     name = f"chunk-0-{shard.number}.bin"
@@ -186,7 +187,7 @@ def _rows(corpus: Corpus) -> Iterator[Measured]:
     for path in corpus.paths:
         row = measure(corpus.root, path, "header")
         if row.fault:
-            raise ValueError(f"{corpus.root}/{path}: {row.fault}")
+            raise UserError(f"{corpus.root}/{path}: {row.fault}")
         yield row
 
 
@@ -199,7 +200,7 @@ def _check_complete(corpus: Corpus) -> None:
     for differing, why in ((names - there, "is gone"), (there - names - set(listed.left_out), "is not listed")):
         if differing:
             name = printable(f"{corpus.root}/{min(differing)}")
-            raise ValueError(
+            raise UserError(
                 f"{name}: {why}; {listed.file} of {listed.made} is out of date; run `{listed.mend}`"
                 + (f" ({len(differing)} such files)" if len(differing) > 1 else "")
             )
@@ -214,11 +215,11 @@ def _same_plan(file: Path, rows: dict[str, list[Measured]], shards: list[Shard])
     digest = hashlib.sha256(json.dumps([rows, shards]).encode()).hexdigest()
     if file.exists():
         if file.read_text(encoding="utf-8") != digest:
-            raise ValueError(
+            raise UserError(
                 f"{file.parent}: is the unfinished pack of another corpus, other files or another --shard-mb; remove it"
             )
     elif any(path.name != LOCK for path in file.parent.iterdir()):
-        raise ValueError(f"{file.parent}: is needed for the work in progress and holds something else; remove it")
+        raise UserError(f"{file.parent}: is needed for the work in progress and holds something else; remove it")
     else:
         write_text(file, digest)
 

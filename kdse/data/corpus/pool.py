@@ -12,6 +12,8 @@ from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
+from kdse.errors import UserError
+
 Result = TypeVar("Result")
 
 
@@ -44,7 +46,7 @@ def as_they_come(function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
         except BrokenProcessPool:
-            raise ValueError("a process was killed (out of memory?); run the command again, it goes on") from None
+            raise UserError("a process was killed (out of memory?); run the command again, it goes on") from None
         finally:
             for future in running:
                 future.cancel()

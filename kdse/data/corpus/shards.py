@@ -25,6 +25,7 @@ from filelock import FileLock
 from kdse.audio.files import AudioError
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import INDEX, is_index
+from kdse.errors import UserError
 from kdse.internals.litdata import ITEM_HEADER, WORD, downloader
 from kdse.machine.cache import cache_root
 from kdse.machine.files import write_bytes
@@ -153,7 +154,7 @@ class Remote:
         try:
             self._downloader, self._ranges = downloader(self.url)
         except ImportError as error:
-            raise ValueError(f"{url}: shards in object storage need LitData ({EXTRA}): {error}") from None
+            raise UserError(f"{url}: shards in object storage need LitData ({EXTRA}): {error}") from None
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """Bytes ``[start, start + size)`` of a file.
@@ -179,7 +180,7 @@ class Remote:
                 self._downloader.download_file(f"{self.url}/{INDEX}", str(local))
                 return cast(dict[str, Any], json.loads(local.read_bytes()))
         except Exception as error:
-            raise ValueError(f"{self.url}: holds no packed corpus that can be read ({_reason(error)})") from None
+            raise UserError(f"{self.url}: holds no packed corpus that can be read ({_reason(error)})") from None
 
     def _kept(self, name: str) -> str:
         """Where a whole file goes: a folder that goes with this object, or with the process, a data worker's too."""
@@ -206,10 +207,10 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
         try:
             index = json.loads((Path(place) / INDEX).read_bytes())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{place}/{INDEX}: cannot be read ({error})") from None
+            raise UserError(f"{place}/{INDEX}: cannot be read ({error})") from None
     own = index.get("kdse") if is_index(index) else None
     if not isinstance(own, Mapping):
-        raise ValueError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
+        raise UserError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
     chunks = index["chunks"]
     counts = [chunk["chunk_size"] for chunk in chunks]
@@ -217,9 +218,9 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
         listed = load(manifest)
     except ValueError:
         mend = "copy or pack the corpus again" if remote is None else "remove it, it is fetched again"
-        raise ValueError(f"{manifest}: the manifest of the shards in {place} is damaged; {mend}") from None
+        raise UserError(f"{manifest}: the manifest of the shards in {place} is damaged; {mend}") from None
     if sum(counts) != len(listed):
-        raise ValueError(f"{place}: {INDEX} and {manifest} do not belong together; copy or pack the corpus again")
+        raise UserError(f"{place}: {INDEX} and {manifest} do not belong together; copy or pack the corpus again")
     own_cache = None
     if remote is not None and cache is not None:
         own_cache = str(Path(cache).expanduser() / _name_of(remote.url) / own["sha256"][:16])
@@ -240,7 +241,7 @@ def _kept_manifest(remote: Remote, own: Mapping[str, Any]) -> Path:
     if not local.is_file():
         content = remote.read(own["manifest"], 0, own["bytes"])
         if hashlib.sha256(content).hexdigest() != own["sha256"]:
-            raise ValueError(f"{remote.url}/{own['manifest']}: is damaged; pack or copy the corpus again")
+            raise UserError(f"{remote.url}/{own['manifest']}: is damaged; pack or copy the corpus again")
         write_bytes(local, content)
     return local
 

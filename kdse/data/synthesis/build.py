@@ -24,6 +24,7 @@ from typing import Any
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
+from kdse.errors import UserError
 from kdse.machine.cache import cache_root
 from kdse.machine.packages import required
 from kdse.machine.processes import available_cores
@@ -74,9 +75,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
                 _check_ours(settings, folder)
                 return False
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise ValueError(
-                    f"{folder}: exists and is not an embedded corpus; give an empty or new folder to --out"
-                )
+                raise UserError(f"{folder}: exists and is not an embedded corpus; give an empty or new folder to --out")
             partial = _open_partial(settings, folder)
             clips = plan(settings)
             _render_all(clips, settings, partial, processes, progress)
@@ -88,7 +87,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
     except OSError as error:
         reason = error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""
-        raise ValueError(
+        raise UserError(
             f"cannot write the embedded corpus to {folder}: {where}{reason}; free some space or choose another place "
             "with --out, --data.cache_dir or the environment variable KDSE_CACHE"
         ) from error
@@ -116,7 +115,7 @@ def _worker_count(workers: int | None) -> int:
     if workers is None:
         return min(available_cores(), 8)
     if workers < 0:
-        raise ValueError(f"--workers (--data.build_workers) must not be negative, got {workers}")
+        raise UserError(f"--workers (--data.build_workers) must not be negative, got {workers}")
     return workers
 
 
@@ -136,12 +135,12 @@ def _read_stored(folder: Path) -> dict[str, Any] | None:
 def _check_ours(settings: Settings, folder: Path) -> None:
     stored = _read_stored(folder)
     if stored is None:
-        raise ValueError(f"{folder}: holds a corpus that kdse did not generate; give an empty or new folder to --out")
+        raise UserError(f"{folder}: holds a corpus that kdse did not generate; give an empty or new folder to --out")
     if stored != _stored(settings):
-        raise ValueError(f"{folder}: holds a corpus of other settings ({stored}); remove it or choose another folder")
+        raise UserError(f"{folder}: holds a corpus of other settings ({stored}); remove it or choose another folder")
     gone = [clip.path for clip in plan(settings) if not (folder / clip.path).is_file()]
     if gone:
-        raise ValueError(f"{folder}: {len(gone)} files are gone, {gone[0]} among them; remove the folder and run again")
+        raise UserError(f"{folder}: {len(gone)} files are gone, {gone[0]} among them; remove the folder and run again")
 
 
 def _open_partial(settings: Settings, folder: Path) -> Path:
@@ -152,7 +151,7 @@ def _open_partial(settings: Settings, folder: Path) -> Path:
     if stored == _stored(settings):
         return partial
     if stored is None and any(entry.name != SETTINGS_FILE + UNFINISHED for entry in entries):
-        raise ValueError(f"{partial}: is needed for the build and holds something else; move it away")
+        raise UserError(f"{partial}: is needed for the build and holds something else; move it away")
     for entry in entries:  # the settings last, so that an interrupted removal is still known as ours
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -198,7 +197,7 @@ def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: i
                     for worker in crew:
                         worker.close()
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"a process that generates the embedded corpus died ({error}): out of memory? Run again to go on where "
                 "it stopped, with --workers 0 to see the reason"
             ) from error

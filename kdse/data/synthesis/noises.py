@@ -22,6 +22,7 @@ from kdse.data.synthesis.sound import (
     slow_random,
 )
 from kdse.data.synthesis.speech import VARIANTS, at_level, random_speaker, read_aloud
+from kdse.errors import UserError
 
 Rng = np.random.Generator
 
@@ -244,6 +245,6 @@ def noise(kind: str, seed: int, seconds: float) -> NDArray[np.float32]:
     """
     recipes = {name: recipe for of_split in KINDS.values() for name, recipe in of_split.items()}
     if kind not in recipes:
-        raise ValueError(f"unknown noise kind {kind!r}; there are {', '.join(sorted(recipes))}")
+        raise UserError(f"unknown noise kind {kind!r}; there are {', '.join(sorted(recipes))}")
     wave = recipes[kind](np.random.default_rng(seed), seconds)
     return at_level(envelope(wave, 0.01), -26.0)

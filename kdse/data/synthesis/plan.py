@@ -13,6 +13,7 @@ from kdse.data.synthesis.noises import KINDS, noise
 from kdse.data.synthesis.rooms import Room, impulse_response, random_room
 from kdse.data.synthesis.sentences import LANGUAGES, sentences_of
 from kdse.data.synthesis.speech import VARIANTS, Speaker, expected_seconds, random_speaker, speech_clip
+from kdse.errors import UserError
 
 #: Raised whenever the same settings would give other samples, so that old caches are not mistaken for new ones.
 GENERATOR_VERSION = 1
@@ -37,7 +38,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= 600:
-            raise ValueError(f"minutes (--minutes, --data.minutes) must be above 0 and at most 600, got {self.minutes}")
+            raise UserError(f"minutes (--minutes, --data.minutes) must be above 0 and at most 600, got {self.minutes}")
         object.__setattr__(self, "minutes", float(self.minutes))
 
     def key(self) -> str:

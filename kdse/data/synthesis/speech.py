@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 
 SAMPLE_RATE_HZ = 16000
@@ -107,15 +108,15 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
         try:
             library = ctypes.CDLL(espeakng_loader.get_library_path())
         except OSError as error:
-            raise ValueError(f"espeak-ng cannot be loaded ({error}); {_REINSTALL}") from None
+            raise UserError(f"espeak-ng cannot be loaded ({error}); {_REINSTALL}") from None
         try:
             data = espeakng_loader.get_data_path().encode()
             if library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT) != ESPEAK_RATE_HZ:
-                raise ValueError(f"espeak-ng did not start; {_REINSTALL}")
+                raise UserError(f"espeak-ng did not start; {_REINSTALL}")
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise ValueError(f"espeak-ng has no voice {voice!r}")
+                raise UserError(f"espeak-ng has no voice {voice!r}")
             # Half volume: several variants clip inside espeak at its default of 100.
             values = {"rate": rate_wpm, "volume": 50, "pitch": pitch, "range": pitch_range}
             for name, value in values.items():
@@ -127,7 +128,7 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
             unload = getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary")  # noqa: B009 (Windows)
             unload(library._handle)
     if not pieces:
-        raise ValueError(f"espeak-ng said nothing for {text!r} in voice {voice!r}")
+        raise UserError(f"espeak-ng said nothing for {text!r} in voice {voice!r}")
     return np.frombuffer(b"".join(pieces), dtype=np.int16)
 
 

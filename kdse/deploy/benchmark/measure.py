@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from kdse.errors import UserError
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -108,16 +110,16 @@ def _run(label: str, source: str, heard: _Audio, threads: int, folder: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ValueError(f"{label}: did not run ({last})")
+        raise UserError(f"{label}: did not run ({last})")
     report: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     if "error" in report:
-        raise ValueError(f"{label}: {report['error']}")
+        raise UserError(f"{label}: {report['error']}")
     if report["sample_rate_hz"] != rate:
-        raise ValueError(f"{label}: works at {report['sample_rate_hz']} Hz and heard audio of {rate} Hz")
+        raise UserError(f"{label}: works at {report['sample_rate_hz']} Hz and heard audio of {rate} Hz")
     if not report["finite"]:
-        raise ValueError(f"{label}: returned NaN or infinite samples; its timing would mean nothing")
+        raise UserError(f"{label}: returned NaN or infinite samples; its timing would mean nothing")
     if not report["hops"]:
-        raise ValueError(f"{label}: the audio is shorter than one of its hops; give a longer --audio or --seconds")
+        raise UserError(f"{label}: the audio is shorter than one of its hops; give a longer --audio or --seconds")
     return report, np.load(times)
 
 
@@ -132,7 +134,7 @@ def _rate_of(source: str) -> int:
 
         about = read_metadata(source)
         if about is None:
-            raise ValueError(f"{source}: was not written by kdse export; make one: kdse export CKPT --streaming")
+            raise UserError(f"{source}: was not written by kdse export; make one: kdse export CKPT --streaming")
         return int(about["sample_rate_hz"])
     from kdse.models.checkpoint import read_checkpoint
 

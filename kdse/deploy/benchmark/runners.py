@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 
 #: The label of RNNoise on the command line and in the table.
@@ -57,7 +58,7 @@ def torch_runner(path: Path, threads: int) -> Runner:
     torch.set_num_threads(threads)
     model = load_model(path)
     if not can_stream(model):
-        raise ValueError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
+        raise UserError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     state = model.initial_state(1)
 
     @torch.inference_mode()
@@ -79,10 +80,10 @@ def onnx_runner(path: Path, threads: int) -> Runner:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise ValueError(f"{path}: cannot be run by onnxruntime ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{path}: cannot be run by onnxruntime ({' '.join(str(error).split())[:120]})") from None
     about: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map.get("kdse", "null") or "null") or {}
     if about.get("kind") != "step" or about.get("stft") != "inside":
-        raise ValueError(
+        raise UserError(
             f"{path}: not a streaming graph with the STFT inside; make one: kdse export CKPT --format onnx --streaming"
         )
     states = about["states"]
@@ -107,16 +108,16 @@ def rnnoise_runner() -> Runner:
     """
     package = importlib.util.find_spec("pyrnnoise")
     if package is None or not package.submodule_search_locations:
-        raise ValueError("RNNoise needs pyrnnoise: pip install 'kdse[benchmark]', or leave it out with --no-rnnoise")
+        raise UserError("RNNoise needs pyrnnoise: pip install 'kdse[benchmark]', or leave it out with --no-rnnoise")
     file = Path(package.submodule_search_locations[0]) / "rnnoise.py"
     spec = importlib.util.spec_from_file_location("kdse_rnnoise_binding", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{file}: not there; another version of pyrnnoise than 0.4.5? leave it out with --no-rnnoise")
+        raise UserError(f"{file}: not there; another version of pyrnnoise than 0.4.5? leave it out with --no-rnnoise")
     binding = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(binding)
     except OSError as error:
-        raise ValueError(f"RNNoise's library does not load here ({error}); leave it out with --no-rnnoise") from None
+        raise UserError(f"RNNoise's library does not load here ({error}); leave it out with --no-rnnoise") from None
     state, library, hop_samples = binding.create(), binding.lib, int(binding.FRAME_SIZE)
     pointer = binding.ctypes.POINTER(binding.ctypes.c_float)
 

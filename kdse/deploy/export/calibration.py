@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.onnx_student import OnnxStudent
 
 CLIPS = 8
@@ -38,14 +39,12 @@ def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = CLIPS) -> 
         return [mixtures[i]["noisy"].numpy() for i in range(clips)]
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
     if not paths:
-        raise ValueError(
-            f"--calibration {folder}: no folder with audio files; give a corpus or a folder of noisy audio"
-        )
+        raise UserError(f"--calibration {folder}: no folder with audio files; give a corpus or a folder of noisy audio")
     spread = [paths[i * len(paths) // clips] for i in range(clips)] if len(paths) > clips else paths
     try:
         return [read(path, sample_rate_hz)[:samples].numpy() for path in spread]
     except ValueError as error:
-        raise ValueError(f"--calibration {error}") from None
+        raise UserError(f"--calibration {error}") from None
 
 
 class _Listener(OnnxStudent):

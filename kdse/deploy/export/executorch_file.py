@@ -13,6 +13,7 @@ from kdse.deploy.export.capture import capture
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.gru_cell import gru_as_products
 from kdse.deploy.export.onnx_file import quiet
+from kdse.errors import UserError
 from kdse.internals.library import MissingInternal
 from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
@@ -45,14 +46,14 @@ def write_executorch(
             refuses the model.
     """
     if stft != "outside":
-        raise ValueError("--format executorch: has no Fourier transform; add --stft outside")
+        raise UserError("--format executorch: has no Fourier transform; add --stft outside")
     if delegate not in DELEGATES:
-        raise ValueError(f"--delegate {delegate}: use {' or '.join(DELEGATES)}")
+        raise UserError(f"--delegate {delegate}: use {' or '.join(DELEGATES)}")
     step = step_graph(model, stft)
     try:
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     except ImportError as error:
-        raise ValueError(f"--format executorch: needs the package executorch ({error}): {INSTALL}") from None
+        raise UserError(f"--format executorch: needs the package executorch ({error}): {INSTALL}") from None
     parts: list[Any] = []
     if delegate == "xnnpack":
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -76,7 +77,7 @@ def write_executorch(
     except Exception as error:  # it has many classes of its own
         logging.getLogger(__name__).debug("lowering failed", exc_info=True)
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"ExecuTorch refuses this model: {reason}") from error
+        raise UserError(f"ExecuTorch refuses this model: {reason}") from error
     finally:
         for name, buffer in strided.items():
             _set_buffer(model, name, buffer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.spectrum import from_pair, real_spectra, to_pair
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.stft import HOST_STATES, Stft
 from kdse.models.streaming import can_stream
@@ -79,16 +80,16 @@ def step_graph(model: SpeechModel, stft: str) -> Step:
         ValueError: if the model does not stream, or has no STFT to leave out.
     """
     if not can_stream(model):
-        raise ValueError(
+        raise UserError(
             f"{'--streaming' if stft == 'inside' else '--stft outside'}: {type(model).__name__} cannot run hop by hop: "
             f"{_obstacle(model)}; --whole, with the STFT inside, exports it for whole signals"
         )
     if stft == "inside":
         return Step(model)
     if stft != "outside":
-        raise ValueError(f'--stft {stft}: use "inside" or "outside"')
+        raise UserError(f'--stft {stft}: use "inside" or "outside"')
     if not isinstance(getattr(model, "stft", None), Stft) or not hasattr(model, "step_spectrum"):
-        raise ValueError(f"--stft outside: {type(model).__name__} has no STFT that could stay outside; leave it out")
+        raise UserError(f"--stft outside: {type(model).__name__} has no STFT that could stay outside; leave it out")
     return SpectrumStep(model)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
+from kdse.errors import UserError
 from kdse.internals.library import MissingInternal
 from kdse.internals.onnxscript import exact_rewrites
 from kdse.machine.packages import PackageError, required
@@ -47,7 +48,7 @@ def build(
         ValueError: for an opset that cannot be written, a missing package, or a model that the exporter refuses.
     """
     if opset not in OPSETS:
-        raise ValueError(f"--opset {opset}: this exporter writes {OPSETS[0]} to {OPSETS[-1]}")
+        raise UserError(f"--opset {opset}: this exporter writes {OPSETS[0]} to {OPSETS[-1]}")
     _require_packages()
     program: Any
     try:
@@ -65,10 +66,10 @@ def build(
     except MissingInternal:
         raise
     except Exception as error:  # the exporter has many classes of its own
-        raise ValueError(f"PyTorch's ONNX exporter refuses this model: {_reason(error)}") from error
+        raise UserError(f"PyTorch's ONNX exporter refuses this model: {_reason(error)}") from error
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written.get("") != opset:
-        raise ValueError(f"--opset {opset}: this model can only be written in opset {written.get('')}; ask for that")
+        raise UserError(f"--opset {opset}: this model can only be written in opset {written.get('')}; ask for that")
     _strip(proto)
     return bytes(proto.SerializeToString(deterministic=True))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer
 
@@ -70,9 +71,9 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
         try:
             wave = read(file, sample_rate_hz)
         except ValueError as error:
-            raise ValueError(f"--parity-audio {error}") from None
+            raise UserError(f"--parity-audio {error}") from None
         if wave.numel() < SECONDS * sample_rate_hz:
-            raise ValueError(f"--parity-audio {file}: is {wave.numel() / sample_rate_hz:.1f} s long; give 4 s or more")
+            raise UserError(f"--parity-audio {file}: is {wave.numel() / sample_rate_hz:.1f} s long; give 4 s or more")
         return wave[None], Path(file).name
     samples = round(SECONDS * sample_rate_hz)
     root = os.environ.get("KDSE_CORPUS")
@@ -139,7 +140,7 @@ def require(parity: Parity, what: str, tolerance: float = TOLERANCE) -> None:
         ValueError: with the difference, where it is, and the tolerance.
     """
     if not parity.max_abs_difference <= tolerance:
-        raise ValueError(
+        raise UserError(
             f"{what}: the exported file differs from PyTorch by {parity.max_abs_difference:.3g} at "
             f"{parity.place_seconds:.3f} s of {parity.signal} (tolerance {tolerance:g}); nothing was written"
         )
@@ -155,7 +156,7 @@ def _worst(found: Tensor, against: dict[str, Tensor], noisy: Tensor, model: Spee
     rate, difference, place = model.sample_rate_hz, -1.0, 0
     for how, wanted in against.items():
         if found.shape != wanted.shape:
-            raise ValueError(f"the exported file gives {list(found.shape)} {how}, PyTorch {list(wanted.shape)}")
+            raise UserError(f"the exported file gives {list(found.shape)} {how}, PyTorch {list(wanted.shape)}")
         apart = (found - wanted).abs().nan_to_num(nan=math.inf, posinf=math.inf)
         if apart.max() > difference:
             difference, place = float(apart.max()), int(apart.argmax()) % apart.shape[1]

@@ -13,6 +13,7 @@ import torch
 
 from kdse.deploy.export import onnx_file, parity
 from kdse.deploy.export.calibration import calibration_clips, feeds
+from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 from kdse.models.onnx_student import OnnxStudent, read_metadata
 
@@ -58,15 +59,15 @@ def quantise_file(
         ValueError: for an unknown mode, missing calibration or packages, or a file that is no float step graph.
     """
     if mode not in MODES:
-        raise ValueError(f"--quantize {mode}: use one of {', '.join(MODES)}")
+        raise UserError(f"--quantize {mode}: use one of {', '.join(MODES)}")
     if activations not in ACTIVATIONS:
-        raise ValueError(f"activations={activations!r}: use one of {', '.join(ACTIVATIONS)}")
+        raise UserError(f"activations={activations!r}: use one of {', '.join(ACTIVATIONS)}")
     if mode == "static" and calibration is None:
-        raise ValueError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
+        raise UserError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
     onnx = _packages()
     about = read_metadata(source)
     if about is None or about["kind"] != "step" or about["quantized"] is not None:
-        raise ValueError(f"--quantize: {source} must be a float file of one hop a call: kdse export --streaming")
+        raise UserError(f"--quantize: {source} must be a float file of one hop a call: kdse export --streaming")
     before = source.read_bytes()
     graph = onnx.load_model_from_string(before).graph
     first = first_weighted(graph)
@@ -79,7 +80,7 @@ def quantise_file(
             rate = about["sample_rate_hz"]
             clips = calibration_clips(calibration, rate) if isinstance(calibration, Path) else list(calibration)
             if not clips:
-                raise ValueError("--calibration: holds no audio; give at least a few seconds of noisy speech")
+                raise UserError("--calibration: holds no audio; give at least a few seconds of noisy speech")
             _static(source, draft, clips, first, activations)
             seconds = sum(len(clip) for clip in clips) / rate
         else:
@@ -170,7 +171,7 @@ def _packages() -> Any:
         import onnx
         import onnxruntime.quantization  # noqa: F401 (quantises later)
     except Exception as error:  # (a compiled package can fail in any way)
-        raise ValueError(f"--quantize: needs onnx and onnxruntime ({error}): pip install 'kdse[onnx]'") from None
+        raise UserError(f"--quantize: needs onnx and onnxruntime ({error}): pip install 'kdse[onnx]'") from None
     return onnx
 
 

@@ -18,6 +18,7 @@ from kdse.deploy.export import onnx_file, parity
 from kdse.deploy.export.graphs import Step, step_graph
 from kdse.deploy.export.metadata import describe_export
 from kdse.deploy.export.whole import WholeSignal
+from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent
@@ -166,7 +167,7 @@ def _write(
         from kdse.deploy.export.executorch_file import write_executorch
 
         if not streaming:
-            raise ValueError("--whole: an ExecuTorch file holds one hop; leave it out")
+            raise UserError("--whole: an ExecuTorch file holds one hop; leave it out")
         write_executorch(model, draft, stft, about, delegate)
 
 

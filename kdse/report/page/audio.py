@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.machine.packages import required
 
 #: Peak of the loudest signal of a file as played.
@@ -52,5 +53,5 @@ def flac(wave: np.ndarray, gain: float, sample_rate_hz: int) -> bytes:
     try:
         soundfile.write(out, steps, sample_rate_hz, format="FLAC", subtype="PCM_16")
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"sample_rate_hz={sample_rate_hz}: not writable as FLAC ({error})") from None
+        raise UserError(f"sample_rate_hz={sample_rate_hz}: not writable as FLAC ({error})") from None
     return out.getvalue()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kdse.errors import UserError
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY
 from kdse.report.contents import ListeningFile
@@ -31,15 +32,15 @@ def check(files: Sequence[ListeningFile], sample_rate_hz: int) -> None:
         ValueError: naming the file, if its waves differ in length or are not mono; or naming a rate below 1.
     """
     if sample_rate_hz < 1:
-        raise ValueError(f"sample_rate_hz={sample_rate_hz}: give the rate of the audio, at least 1")
+        raise UserError(f"sample_rate_hz={sample_rate_hz}: give the rate of the audio, at least 1")
     for file in files:
         for system, wave in file.waves.items():
             if wave.ndim != 1:
-                raise ValueError(f"{file.name}: {system} has shape {list(wave.shape)}; give mono waves [N]")
+                raise UserError(f"{file.name}: {system} has shape {list(wave.shape)}; give mono waves [N]")
         lengths = {system: len(wave) for system, wave in file.waves.items()}
         if len(set(lengths.values())) > 1:
             text = ", ".join(f"{system} {length}" for system, length in lengths.items())
-            raise ValueError(f"{file.name}: waves differ in length ({text} samples); cut or pad them alike")
+            raise UserError(f"{file.name}: waves differ in length ({text} samples); cut or pad them alike")
 
 
 def catalogue(files: Sequence[ListeningFile], sample_rate_hz: int, metrics: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numbers
 import struct
 from html import escape
 
+from kdse.errors import UserError
 from kdse.report.contents import Figure
 from kdse.report.tables.table import Cell, Column, Table
 
@@ -49,7 +50,7 @@ def figure_html(figure: Figure) -> str:
         ValueError: naming the figure, if it is not a PNG.
     """
     if figure.png[:8] != _PNG_START:
-        raise ValueError(f"figure {figure.key}: not a PNG; write it with savefig(..., format='png')")
+        raise UserError(f"figure {figure.key}: not a PNG; write it with savefig(..., format='png')")
     width, height = struct.unpack(">II", figure.png[16:24])
     shape = "wide" if width > 2 * height else ""
     return (
@@ -67,11 +68,11 @@ def data_uri(png: bytes) -> str:
 def _blocks(table: Table) -> list[tuple[tuple[Cell, ...], ...]]:
     for row in table.rows:
         if len(row) != len(table.columns):
-            raise ValueError(f"table {table.key}: a row has {len(row)} cells for {len(table.columns)} columns")
+            raise UserError(f"table {table.key}: a row has {len(row)} cells for {len(table.columns)} columns")
     if not table.blocks:
         return [table.rows]
     if len(table.blocks) != len(table.rows):
-        raise ValueError(f"table {table.key}: blocks has {len(table.blocks)} entries for {len(table.rows)} rows")
+        raise UserError(f"table {table.key}: blocks has {len(table.blocks)} entries for {len(table.rows)} rows")
     pairs = zip(table.blocks, table.rows, strict=True)
     return [tuple(row for _, row in group) for _, group in itertools.groupby(pairs, key=lambda pair: pair[0])]
 

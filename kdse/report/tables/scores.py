@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from kdse.errors import UserError
 from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, snr_buckets, snrs_listed, summarize
 from kdse.metrics.uncertainty import Interval, clear, holm, mean_intervals, paired_differences
 from kdse.report.tables.number_format import (
@@ -120,7 +121,7 @@ def difference_table(rows: Sequence[Row], metrics: Sequence[str], reference: str
     """
     kept = once(rows)
     if reference not in {row.system for row in kept}:
-        raise ValueError(f"reference {reference!r}: no such system; there are {', '.join({r.system: 0 for r in kept})}")
+        raise UserError(f"reference {reference!r}: no such system; there are {', '.join({r.system: 0 for r in kept})}")
     whole = [block for block in blocks(kept) if block.snr_db == "all" and reference in block.systems]
     sets = any(block.group for block in whole)
     columns = [Column("set", "set")] if sets else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from kdse.errors import UserError
 from kdse.metrics.table import NOISY, Block, Row, blocks, once
 from kdse.metrics.uncertainty import ALPHA, OverSeeds, holm, over_seeds, seeds_p_value
 from kdse.report.tables.number_format import count, items, metric_column, missing, plain, shown, variants, word
@@ -38,7 +39,7 @@ def seed_table(
     for method, runs in groups.items():
         for seed, system in runs.items():
             if system not in known:
-                raise ValueError(f"seed {seed} of {method!r}: there are no scores of {system!r}")
+                raise UserError(f"seed {seed} of {method!r}: there are no scores of {system!r}")
     whole = [block for block in blocks(kept) if block.snr_db == "all"]
     sets = any(block.group for block in whole)
     columns = [Column("set", "set")] if sets else []

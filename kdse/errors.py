@@ -1,0 +1,30 @@
+"""`UserError`: a mistake of the user, which a command shows as one line."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake of the user: its message names the flag or file and the fix, in one line.
+
+    Commands print the message and end with exit code 2. Any other error keeps its traceback, a ValueError of somebody
+    else's model or objective too.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        # torch puts the traceback of a data process before the message when it raises the error again
+        super().__init__(message.rstrip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+class ParserError(UserError):
+    """What a parser of flags and configs says of a value. A `UserError` that it wraps says it better."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, or of the first `UserError` of kdse that a library wrapped in its own, in one line."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError) and not isinstance(seen, ParserError):
+            error = seen
+            break
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return " ".join(str(error).split()) or type(error).__name__
