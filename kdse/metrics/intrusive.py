@@ -48,7 +48,7 @@ class Metric(NamedTuple):
         packages: that must be installed.
         min_sample_rate_hz: below it the metric has no meaning.
         file: name in ``files`` of the model file it needs, or "".
-        check: raises ValueError unless ``files`` has what it needs.
+        load: reads that file from ``files``; raises ValueError if it is missing or another model's.
     """
 
     compute: Callable[[Pair], float]
@@ -61,7 +61,7 @@ class Metric(NamedTuple):
     decimals: int = 2
     higher_is_better: bool = True
     file: str = ""
-    check: Callable[[Mapping[str, str]], None] | None = None
+    load: Callable[[Mapping[str, str]], Any] | None = None
 
 
 class Scores(NamedTuple):
@@ -134,40 +134,43 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[st
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "
                 f"{sample_rate_hz} Hz; leave it out" + (" or use pesq_nb" if name == "pesq_wb" else "")
             )
-    for check in dict.fromkeys(METRICS[name].check for name in metrics):
-        if check is not None:
-            check(files or {})
+    for load in {METRICS[name].load for name in metrics} - {None}:
+        load(files or {})
 
 
-_COMPOSITE = (
-    "Hu and Loizou 2008 at 16 kHz, {}, clipped to 1..5; PESQ = P.862.2 wide band; {}30 ms Hann frames every 7.5 ms"
-)
 _LLR = "LLR of order 16, not clipped, mean of the lowest 95% of frames; "
 _WSS = "WSS with 25 bands, mean of the lowest 95% of frames; "
 _SEG = "segSNR of frames clipped to -10..35 dB; "
-_DNSMOS = (
-    "DNSMOS P.835, output {} of sig_bak_ovr.onnx (not personalised) with its polynomial; estimate at 16 kHz, level as "
-    "it is, mean over segments of 9.01 s every second, short files doubled (dnsmos_local.py)"
-)
-_SQUIM = (
-    "output {} of torchaudio's SQUIM_OBJECTIVE (squim_objective_dns2020.pth), from the whole estimate at 16 kHz alone"
-)
 
 
-def _rating(compute: Callable[[Pair], float], title: str, variant: str) -> Metric:
-    return Metric(compute, title, "MOS", variant, ("pesq",), min_sample_rate_hz=16000)
-
-
-def _dnsmos(compute: Callable[[Pair], float], output: str) -> Metric:
-    variant = _DNSMOS.format(output)
-    return Metric(
-        compute, f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000, file="dnsmos", check=dnsmos.check
+def _composite(compute: Callable[[Pair], float], title: str, formula: str, parts: str) -> Metric:
+    variant = (
+        f"Hu and Loizou 2008 at 16 kHz, {formula}, clipped to 1..5; PESQ = P.862.2 wide band; {parts}30 ms Hann frames "
+        "every 7.5 ms"
     )
+    return Metric(compute, title, "MOS", variant, ("pesq",), 16000)
 
 
-def _squim(compute: Callable[[Pair], float], title: str, unit: str, output: str, **shown: Any) -> Metric:
-    variant = _SQUIM.format(output)
-    return Metric(compute, title, unit, variant, ("torchaudio",), 16000, file="squim", check=squim.check, **shown)
+def _dnsmos(output: str) -> Metric:
+    variant = (
+        f"DNSMOS P.835, output {output} of sig_bak_ovr.onnx (not personalised) with its polynomial; estimate at 16 "
+        "kHz, level as it is, mean over segments of 9.01 s every second, short files doubled (dnsmos_local.py)"
+    )
+    return Metric(
+        lambda pair: dnsmos.ratings(pair)[output], f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000,
+        file="dnsmos", load=dnsmos.session,
+    )  # fmt: skip
+
+
+def _squim(output: str, title: str, unit: str, **shown: Any) -> Metric:
+    variant = (
+        f"output {output} of torchaudio's SQUIM_OBJECTIVE (squim_objective_dns2020.pth), from the whole estimate at 16 "
+        "kHz alone"
+    )
+    return Metric(
+        lambda pair: squim.estimates(pair)[output], title, unit, variant, ("torchaudio",), 16000,
+        file="squim", load=squim.model, **shown,
+    )  # fmt: skip
 
 
 METRICS: dict[str, Metric] = {
@@ -185,27 +188,21 @@ METRICS: dict[str, Metric] = {
     "pesq_nb": Metric(perceptual.pesq_nb, "PESQ nb", "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), decimals=3),
     "stoi": Metric(perceptual.stoi, "STOI %", "fraction", "STOI at 10 kHz", ("pystoi",), factor=100),
     "estoi": Metric(perceptual.estoi, "eSTOI %", "fraction", "extended STOI at 10 kHz", ("pystoi",), factor=100),
-    "csig": _rating(
-        composite.csig, "CSIG", _COMPOSITE.format("3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS)
-    ),
-    "cbak": _rating(
-        composite.cbak, "CBAK", _COMPOSITE.format("1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG)
-    ),
-    "covl": _rating(
-        composite.covl, "COVL", _COMPOSITE.format("1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS)
-    ),
+    "csig": _composite(composite.csig, "CSIG", "3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS),
+    "cbak": _composite(composite.cbak, "CBAK", "1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG),
+    "covl": _composite(composite.covl, "COVL", "1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS),
     "lsd": Metric(
         spectral.lsd, "LSD dB", "dB",
         "mean over frames of the RMS over bins; 32 ms Hann frames every 8 ms, at the audio's sample rate; both log "
         "spectra floored 50 dB below the loudest bin of the clean speech",
         higher_is_better=False,
     ),
-    "dnsmos_sig": _dnsmos(dnsmos.dnsmos_sig, "SIG"),
-    "dnsmos_bak": _dnsmos(dnsmos.dnsmos_bak, "BAK"),
-    "dnsmos_ovrl": _dnsmos(dnsmos.dnsmos_ovrl, "OVRL"),
-    "squim_stoi": _squim(squim.squim_stoi, "SQUIM STOI %", "fraction", "STOI", factor=100),
-    "squim_pesq": _squim(squim.squim_pesq, "SQUIM PESQ", "MOS-LQO", "PESQ", decimals=3),
-    "squim_si_sdr": _squim(squim.squim_si_sdr, "SQUIM SI-SDR dB", "dB", "SI-SDR"),
+    "dnsmos_sig": _dnsmos("SIG"),
+    "dnsmos_bak": _dnsmos("BAK"),
+    "dnsmos_ovrl": _dnsmos("OVRL"),
+    "squim_stoi": _squim("STOI", "SQUIM STOI %", "fraction", factor=100),
+    "squim_pesq": _squim("PESQ", "SQUIM PESQ", "MOS-LQO", decimals=3),
+    "squim_si_sdr": _squim("SI-SDR", "SQUIM SI-SDR dB", "dB"),
 }  # fmt: skip
 
 

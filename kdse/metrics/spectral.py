@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdse.metrics.frames import frames_of, loizou_frames
-from kdse.metrics.pair import Pair
+from kdse.metrics.pair import Pair, cut
 
 #: Log spectra of `lsd` are floored this far below the clean speech's loudest bin.
 LSD_RANGE_DB = 50.0
@@ -45,11 +44,8 @@ def lsd(pair: Pair) -> float:
     hop = size // 4
     if hop < 1 or pair.clean.size < size:
         raise ValueError("shorter than 32 ms")
-    count = (pair.clean.size - size) // hop + 1
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(size) / size))
-    clean, estimate = (
-        np.abs(np.fft.rfft(frames_of(signal, size, hop, count) * window)) for signal in (pair.clean, pair.estimate)
-    )
+    clean, estimate = (np.abs(np.fft.rfft(cut(x, size, hop) * window)) for x in (pair.clean, pair.estimate))
     if clean.max() == 0:
         raise ValueError("clean is silent in all frames")
     floor = clean.max() * 10 ** (-LSD_RANGE_DB / 20)
@@ -61,14 +57,14 @@ def llr(pair: Pair) -> np.ndarray:
     """Log-likelihood ratio of every frame ``[T]``: how much worse the estimate's all-pole model predicts clean speech.
 
     ``ln(a_e' R_s a_e / a_s' R_s a_s)`` with the clean speech's autocorrelation R_s and prediction coefficients of order
-    16 (autocorrelation method), not clipped, as in the composite measures. Frames as in `loizou_frames`.
+    16 (autocorrelation method), not clipped, as in the composite measures. Frames as in `Pair.frames`.
 
     Our choice, where the published code takes logarithms of rounding noise: frames in which the clean speech is digital
     silence are left out; an estimate that is digital silence there has a flat model; a recursion ends when it has
     predicted all but 1e-12 of the energy.
     """
     order = LPC_ORDER if pair.sample_rate_hz >= 10000 else 10
-    clean, estimate = (_autocorrelation(frames, order) for frames in _windowed(pair))
+    clean, estimate = (_autocorrelation(frames, order) for frames in pair.frames())
     heard = clean[:, 0] >= SILENT_FRAME
     if not heard.any():
         raise ValueError("clean is silent in all frames")
@@ -85,7 +81,7 @@ def wss(pair: Pair) -> np.ndarray:
     (20 dB) and to the nearest peak (1 dB). Two facts of the published code are kept, as published values have them:
     the nearest peak upwards is read one band below it, and bands end at 3.6 kHz whatever the sample rate.
     """
-    energy_db = [_band_energies_db(frames, pair.sample_rate_hz) for frames in _windowed(pair)]
+    energy_db = [_band_energies_db(frames, pair.sample_rate_hz) for frames in pair.frames()]
     slopes = [np.diff(e) for e in energy_db]
     weight = sum(_slope_weights(e, s) for e, s in zip(energy_db, slopes, strict=True)) / 2
     return np.sum(weight * (slopes[0] - slopes[1]) ** 2, axis=1) / np.sum(weight, axis=1)
@@ -98,13 +94,6 @@ def best_mean(values: np.ndarray) -> float:
     files (up to 0.012 in CSIG).
     """
     return float(np.mean(np.sort(values)[: int(values.size * KEPT + 0.5)]))
-
-
-def _windowed(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Windowed frames ``[T, size]`` of clean and estimate."""
-    size, hop, count, window = loizou_frames(pair.clean.size, pair.sample_rate_hz)
-    clean, estimate = (frames_of(signal, size, hop, count) * window for signal in (pair.clean, pair.estimate))
-    return clean, estimate
 
 
 def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kdse.metrics.model_file import loaded, one_line
+from kdse.metrics.dnsmos import loaded, one_line
 from kdse.metrics.pair import Pair, one_thread
 
 FLAG = "--squim"
@@ -22,43 +22,25 @@ RATE_HZ = 16000
 WEIGHTS = "squim_objective_dns2020.pth"
 
 
-def squim_stoi(pair: Pair) -> float:
-    """STOI as SQUIM estimates it, a fraction of 1."""
-    return float(_estimates(pair)[0])
+def estimates(pair: Pair) -> dict[str, float]:
+    """STOI (a fraction of 1), PESQ (wide band, MOS-LQO) and SI-SDR (dB), as SQUIM estimates them."""
+    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, model(pair.files)))
 
 
-def squim_pesq(pair: Pair) -> float:
-    """Wide-band PESQ (MOS-LQO) as SQUIM estimates it."""
-    return float(_estimates(pair)[1])
+def _estimate(estimate: np.ndarray, network: Any) -> dict[str, float]:
+    import torch
+
+    with one_thread(), torch.inference_mode():
+        values = network(torch.from_numpy(estimate)[None].float())
+    return dict(zip(("STOI", "PESQ", "SI-SDR"), map(float, values), strict=True))
 
 
-def squim_si_sdr(pair: Pair) -> float:
-    """SI-SDR in dB as SQUIM estimates it."""
-    return float(_estimates(pair)[2])
-
-
-def check(files: Mapping[str, str]) -> None:
-    """Loads the model.
+def model(files: Mapping[str, str]) -> Any:
+    """The network with its weights.
 
     Raises:
         ValueError: if the weights are missing or another model's.
     """
-    _model(files)
-
-
-def _estimates(pair: Pair) -> np.ndarray:
-    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, _model(pair.files)))
-
-
-def _estimate(estimate: np.ndarray, model: Any) -> np.ndarray:
-    import torch
-
-    with one_thread(), torch.inference_mode():
-        scores = model(torch.from_numpy(estimate)[None].float())
-    return np.array([float(s) for s in scores])
-
-
-def _model(files: Mapping[str, str]) -> Any:
     return loaded(files.get("squim") or cached_weights(), _load, FLAG)
 
 
@@ -89,9 +71,9 @@ def _load(path: str) -> Any:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # unpickling fails in many ways; torch's advice to load anything is not for this file
         raise ValueError(f"{wrong}: torch cannot read it; give {WEIGHTS}") from None
-    model = squim_objective_base()
+    network = squim_objective_base()
     try:
-        model.load_state_dict(weights)
+        network.load_state_dict(weights)
     except Exception as error:
         raise ValueError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
-    return model.eval()
+    return network.eval()

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,12 +98,8 @@ def summarize(rows: Iterable[Row], metrics: Sequence[str], max_failed_share: flo
         ValueError: if a metric failed on more than ``max_failed_share`` of a system's items in a set.
     """
     kept = once(rows)
-    noisy = {(row.group, row.name): row for row in kept if row.system == NOISY}
-    lines = [
-        _line(block.group, system, block.snr_db, members, noisy, metrics)
-        for block in blocks(kept)
-        for system, members in block.systems.items()
-    ]
+    noisy = {(row.group, row.name): row.values for row in kept if row.system == NOISY}
+    lines = [_line(block, system, noisy, metrics) for block in blocks(kept) for system in block.systems]
     failures = sorted((r.group, r.system, r.name, metric, why) for r in kept for metric, why in r.failures.items())
     summary = Summary(tuple(metrics), lines, failures)
     if max_failed_share is not None:
@@ -121,18 +117,17 @@ def once(rows: Iterable[Row]) -> list[Row]:
 
 def blocks(rows: Sequence[Row]) -> list[Block]:
     """Rows that are compared with each other: by set, then SNR bucket (ascending), and all rows of the set last."""
-    order = {system: None for system in sorted(dict.fromkeys(row.system for row in rows), key=lambda s: s != NOISY)}
+    order = sorted(dict.fromkeys(row.system for row in rows), key=lambda system: system != NOISY)
     found = []
     for group in dict.fromkeys(row.group for row in rows):
         members = [row for row in rows if row.group == group]
         buckets = snr_buckets([row.snr_db for row in members])
-        chosen: dict[float | str, dict[str, list[Row]]] = {b: {} for b in sorted(b for b in buckets if b == b)}
-        chosen["all"] = {}
-        for row, bucket in zip(members, buckets, strict=True):
-            for name in ("all",) if math.isnan(bucket) else ("all", bucket):
-                chosen[name].setdefault(row.system, []).append(row)
-        for name, systems in chosen.items():
-            found.append(Block(group, name, {system: systems[system] for system in order if system in systems}))
+        for name in (*sorted({bucket for bucket in buckets if not math.isnan(bucket)}), "all"):
+            systems: dict[str, list[Row]] = {system: [] for system in order}
+            for row, bucket in zip(members, buckets, strict=True):
+                if name in ("all", bucket):
+                    systems[row.system].append(row)
+            found.append(Block(group, name, {system: held for system, held in systems.items() if held}))
     return found
 
 
@@ -177,22 +172,17 @@ def snrs_listed(snr_db: Collection[float]) -> bool:
 
 
 def _line(
-    group: str,
-    system: str,
-    bucket: float | str,
-    rows: list[Row],
-    noisy: dict[tuple[str, str], Row],
-    metrics: Sequence[str],
+    block: Block, system: str, noisy: Mapping[tuple[str, str], Mapping[str, float]], metrics: Sequence[str]
 ) -> Line:
+    rows = block.systems[system]
     values, improvements, failures = {}, {}, {}
     for metric in metrics:
         scored = [row for row in rows if not math.isnan(row.values.get(metric, math.nan))]
+        gains = [r.values[metric] - noisy.get((r.group, r.name), {}).get(metric, math.nan) for r in scored]
         values[metric] = _mean([row.values[metric] for row in scored])
-        failures[metric] = len(rows) - len(scored)
-        pairs = [(row, noisy.get((row.group, row.name))) for row in scored]
-        gains = [row.values[metric] - base.values.get(metric, math.nan) for row, base in pairs if base is not None]
         improvements[metric] = _mean([gain for gain in gains if not math.isnan(gain)])
-    return Line(group, system, bucket, len(rows), values, improvements, failures)
+        failures[metric] = len(rows) - len(scored)
+    return Line(block.group, system, block.snr_db, len(rows), values, improvements, failures)
 
 
 def _mean(values: list[float]) -> float:
@@ -243,9 +233,7 @@ def records(summary: Summary) -> list[dict[str, Any]]:
     ``_improvement`` and ``_failed``. Missing values are None."""
     table = []
     for line in summary.lines:
-        record: dict[str, Any] = {
-            "set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items
-        }  # fmt: skip
+        record: dict[str, Any] = {"set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items}
         for metric in summary.metrics:
             record[metric] = _plain(line.values[metric])
             record[f"{metric}_improvement"] = _plain(line.improvements[metric])

@@ -15,12 +15,14 @@ All of them are functions of the set of values only: the order of files and the 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from numpy import ndarray
+import numpy as np
+
+from kdse.metrics.bootstrap import bootstrap_bounds, on_grid, sign_flip_p_values
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -28,7 +30,6 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 
 Key = TypeVar("Key", bound=Hashable)
-Kind = TypeVar("Kind", bound=Hashable)
 
 
 class Interval(NamedTuple):
@@ -94,9 +95,8 @@ def mean_intervals(
         ValueError: for infinite values, and if ``confidence`` is not between 0 and 1.
     """
     labels = strata or [None] * len(samples)
-    parts = [_parts(values, given) for values, given in zip(samples, labels, strict=True)]
-    bounds = _bounds(parts, [_largest(_joined(p)) for p in parts], confidence, resamples, seed)
-    return [_interval(_joined(p), low, high) for p, (low, high) in zip(parts, bounds, strict=True)]
+    known = [_sample(values, given, values) for values, given in zip(samples, labels, strict=True)]
+    return _intervals(known, confidence, resamples, seed)
 
 
 def paired_difference(
@@ -134,29 +134,20 @@ def paired_differences(
     Raises:
         ValueError: as `mean_intervals`.
     """
-    import numpy as np
-
-    from kdse.metrics.bootstrap import on_grid, sign_flip_p_values
-
-    parts, largest = [], []
+    samples = []
     for (a, b), labels in zip(pairs, strata or [None] * len(pairs), strict=True):
-        common = {key: (a[key], b[key]) for key in a if key in b}
-        common = {key: both for key, both in common.items() if not math.isnan(both[0]) and not math.isnan(both[1])}
-        largest.append(_largest([value for both in common.values() for value in both]))
-        differences = [x - y for x, y in common.values()]
-        parts.append(_parts(differences, None if labels is None else [labels[key] for key in common]))
-    bounds = _bounds(parts, largest, confidence, resamples, seed)
-    together = [sorted(_joined(p)) for p in parts]
-    p_values = [math.nan] * len(parts)
-    for items, members in _alike([len(values) for values in together]).items():
-        if items:
-            whole, _ = on_grid(np.array([together[i] for i in members]), np.array([largest[i] for i in members]))
-            for i, p_value in zip(members, sign_flip_p_values(whole, resamples, seed), strict=True):
-                p_values[i] = float(p_value)
-    return [
-        Difference(*_interval(values, low, high), p_value)
-        for values, (low, high), p_value in zip(together, bounds, p_values, strict=True)
-    ]
+        common = {key: (a[key], b[key]) for key in a if key in b and not math.isnan(a[key]) and not math.isnan(b[key])}
+        both = [value for two in common.values() for value in two]
+        named = None if labels is None else [labels[key] for key in common]
+        samples.append(_sample([x - y for x, y in common.values()], named, both))
+    intervals = _intervals(samples, confidence, resamples, seed)
+    # the test knows no strata: its samples are sorted as a whole
+    together = [_Sample(sorted(sample.values), (len(sample.values),), sample.largest) for sample in samples]
+    p_values = [math.nan] * len(samples)
+    for members, whole, _ in _alike(together):
+        for i, p_value in zip(members, sign_flip_p_values(whole, resamples, seed).tolist(), strict=True):
+            p_values[i] = p_value
+    return [Difference(*interval, p_value) for interval, p_value in zip(intervals, p_values, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -182,10 +173,7 @@ def clear(difference: Difference, adjusted_p: float) -> bool:
 def over_seeds(means: Sequence[float]) -> OverSeeds:
     """The spread of the seeds' means; NaN (a seed without any value) is left out."""
     known = _known(means)
-    if len(known) < 2:
-        return OverSeeds(_mean(known), math.nan, len(known))
-    mean = _mean(known)
-    return OverSeeds(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (len(known) - 1)), len(known))
+    return OverSeeds(_mean(known), statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
 
 
 def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
@@ -214,58 +202,53 @@ def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
     return float(test.pvalue)
 
 
-def _bounds(
-    samples: list[list[list[float]]], largest: list[float], confidence: float, resamples: int, seed: int
-) -> list[tuple[float, float]]:
-    """Bootstrap bounds of the mean of every sample, which is a list of strata; NaN for less than two items."""
-    import numpy as np
+class _Sample(NamedTuple):
+    """Known values by stratum, the strata's lengths, and the largest magnitude that the grid must hold.
 
-    from kdse.metrics.bootstrap import bootstrap_bounds, on_grid
+    Values are sorted in each stratum, and strata by length and values: resampling must not depend on the order of
+    files.
+    """
 
+    values: list[float]
+    strata: tuple[int, ...]
+    largest: float
+
+
+def _sample(values: Sequence[float], labels: Sequence[Hashable] | None, measured: Sequence[float]) -> _Sample:
+    """``measured``: the values, or what they are differences of."""
+    by_label: dict[Hashable, list[float]] = defaultdict(list)
+    for value, label in zip(values, labels or [None] * len(values), strict=True):
+        if not math.isnan(value):
+            by_label[label].append(value)
+    largest = max(map(abs, _known(measured)), default=0.0)
+    if math.isinf(largest):
+        raise ValueError("an infinite value has no mean; give NaN for what could not be scored")
+    parts = sorted((sorted(part) for part in by_label.values()), key=lambda part: (len(part), part))
+    return _Sample([value for part in parts for value in part], tuple(map(len, parts)), largest)
+
+
+def _intervals(samples: Sequence[_Sample], confidence: float, resamples: int, seed: int) -> list[Interval]:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}: must be between 0 and 1")
     bounds = [(math.nan, math.nan)] * len(samples)
-    for lengths, members in _alike([tuple(map(len, parts)) for parts in samples]).items():
-        if sum(lengths) < 2:
-            continue
-        values: ndarray = np.array([_joined(samples[i]) for i in members])
-        whole, factors = on_grid(values, np.array([largest[i] for i in members]))
-        means = bootstrap_bounds(whole, lengths, confidence, resamples, seed) / (sum(lengths) * factors)
-        for i, low, high in zip(members, *means, strict=True):
-            bounds[i] = (float(low), float(high))
-    return bounds
+    for members, whole, factors in _alike(samples):
+        items = whole.shape[1]
+        if items > 1:
+            sums = bootstrap_bounds(whole, samples[members[0]].strata, confidence, resamples, seed)
+            for i, low, high in zip(members, *(sums / (items * factors)).tolist(), strict=True):
+                bounds[i] = (low, high)
+    return [Interval(_mean(s.values), *bound, len(s.values)) for s, bound in zip(samples, bounds, strict=True)]
 
 
-def _parts(values: Sequence[float], labels: Sequence[Hashable] | None) -> list[list[float]]:
-    """Known values by stratum; all is sorted, because resampling must not depend on the order of files."""
-    parts: dict[Hashable, list[float]] = defaultdict(list)
-    for value, label in zip(values, labels or [None] * len(values), strict=True):
-        if not math.isnan(value):
-            parts[label].append(value)
-    return sorted((sorted(part) for part in parts.values()), key=lambda part: (len(part), part))
-
-
-def _joined(parts: list[list[float]]) -> list[float]:
-    return [value for part in parts for value in part]
-
-
-def _alike(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
-    """Indices by kind."""
-    found: dict[Kind, list[int]] = defaultdict(list)
-    for index, kind in enumerate(kinds):
-        found[kind].append(index)
-    return found
-
-
-def _largest(values: Sequence[float]) -> float:
-    largest = max(map(abs, values), default=0.0)
-    if math.isinf(largest):
-        raise ValueError("an infinite value has no mean; give NaN for what could not be scored")
-    return largest
-
-
-def _interval(values: Sequence[float], low: float, high: float) -> Interval:
-    return Interval(_mean(values), low, high, len(values))
+def _alike(samples: Sequence[_Sample]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Samples of the same strata: their indices, and their values on the grid ``[K, N]`` with its factors ``[K]``."""
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        if sample.values:
+            found[sample.strata].append(index)
+    for members in found.values():
+        values_kn = np.array([samples[i].values for i in members])
+        yield members, *on_grid(values_kn, np.array([samples[i].largest for i in members]))
 
 
 def _known(values: Sequence[float]) -> list[float]:
@@ -273,4 +256,4 @@ def _known(values: Sequence[float]) -> list[float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    return statistics.fmean(values) if values else math.nan
