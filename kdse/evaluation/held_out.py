@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,29 +24,31 @@ class Item(NamedTuple):
     clean: Tensor
 
 
+@dataclass(frozen=True)
 class HeldOut:
     """A test set that can be gone through once for every system; items are made when asked for.
 
-    Args:
+    Attributes:
         items: how many there are.
         iterate: starts a pass over them, always in the same order.
         sample_rate_hz: of the audio.
         settings: what the set is made of, for the record.
     """
 
-    def __init__(
-        self, items: int, iterate: Callable[[], Iterator[Item]], sample_rate_hz: int, settings: dict[str, Any]
-    ) -> None:
-        if items < 1:
+    items: int
+    iterate: Callable[[], Iterator[Item]]
+    sample_rate_hz: int
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.items < 1:
             raise ValueError("the test set holds no items")
-        self._items, self._iterate = items, iterate
-        self.sample_rate_hz, self.settings = sample_rate_hz, settings
 
     def __len__(self) -> int:
-        return self._items
+        return self.items
 
     def __iter__(self) -> Iterator[Item]:
-        return self._iterate()
+        return self.iterate()
 
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
@@ -60,8 +63,7 @@ def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
             item = pairs[index]
             yield Item("", item["name"], float(item["snr_db"]), item["noisy"], item["clean"])
 
-    settings = {"paired": {"noisy": str(noisy), "clean": str(clean)}}
-    return HeldOut(len(pairs), iterate, sample_rate_hz, settings)
+    return HeldOut(len(pairs), iterate, sample_rate_hz, {"paired": {"noisy": str(noisy), "clean": str(clean)}})
 
 
 def mixtures(

@@ -72,11 +72,7 @@ class Scores(NamedTuple):
 
 
 def score(
-    clean: Signal,
-    estimate: Signal,
-    sample_rate_hz: int,
-    metrics: Sequence[str],
-    files: Mapping[str, str] | None = None,
+    clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequence[str], files: Mapping[str, str] | None = None
 ) -> Scores:
     """Scores one estimate against clean speech.
 

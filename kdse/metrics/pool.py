@@ -81,11 +81,7 @@ class ScorePool:
         self._error: BaseException | None = None  # that ``done`` raised
 
     def submit(
-        self,
-        name: str,
-        clean: Signal,
-        estimates: Mapping[str, Signal],
-        done: Callable[[Scored], None] | None = None,
+        self, name: str, clean: Signal, estimates: Mapping[str, Signal], done: Callable[[Scored], None] | None = None
     ) -> None:
         """Takes one item: clean speech ``[N]`` and its estimates ``[N]`` by system.
 
@@ -139,7 +135,8 @@ class ScorePool:
 
     def _feed(self, worker: _Worker) -> None:
         """A thread's work: hands tasks to its worker, so that workers are busy while this process runs the model."""
-        worker.warm_up()
+        with contextlib.suppress(EOFError, OSError):  # (then the first item tries again)
+            worker.connect()
         while (task := self._tasks.get()) is not None:
             self._score(task, worker.score)
         worker.end()
@@ -175,17 +172,10 @@ class _Worker:
         self._stopped = False
         self._lock = threading.Lock()
 
-    def warm_up(self) -> None:
-        """Starts the process, which imports what its metrics need; failing that, the first item tries again."""
-        try:
-            self._connect()
-        except (EOFError, OSError):
-            self.end()
-
     def score(self, clean: np.ndarray, *rest: object) -> Scores:
         """As `kdse.metrics.score`, but whatever happens, a crash or a time-out too, fails these metrics only."""
         try:
-            connection = self._connect()
+            connection = self.connect()
             connection.send((clean, *rest))
             if connection.poll(self._timeout_s):
                 return connection.recv()
@@ -215,9 +205,15 @@ class _Worker:
         if process is not None:
             process.kill()
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
+        """The connection to a process that has imported what its metrics need.
+
+        Raises:
+            EOFError, OSError: if it does not start, or was stopped.
+        """
         if self._connection is not None:
             return self._connection
+        self.end()  # (one that did not get ready)
         ours, theirs = Pipe()
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with theirs, self._lock:
@@ -227,10 +223,10 @@ class _Worker:
                 [sys.executable, "-m", "kdse.metrics.worker", str(theirs.fileno()), *self._metrics],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
-        self._connection = ours
         if not ours.poll(START_S):
             raise EOFError
         ours.recv()  # "ready"
+        self._connection = ours
         return ours
 
     def _exit_code(self) -> str:

@@ -67,7 +67,7 @@ def mean_interval(
     strata: Sequence[Hashable] | None = None,
 ) -> Interval:
     """Mean over items and its bootstrap interval; see `mean_intervals`."""
-    return mean_intervals([values], confidence, resamples, seed, None if strata is None else [strata])[0]
+    return mean_intervals([values], confidence, resamples, seed, [strata])[0]
 
 
 def mean_intervals(
@@ -126,10 +126,8 @@ def paired_differences(
 
     Args:
         pairs: (a, b), each from item to value; NaN is a missing value.
-        confidence: of the interval.
-        resamples: of the bootstrap and of the test.
-        seed: of both.
-        strata: for each pair None, or each item's stratum, as in `mean_intervals`.
+        confidence, resamples, seed: as in `mean_intervals`; the test has the same resamples and seed.
+        strata: for each pair None, or each item's stratum, for the interval only.
 
     Raises:
         ValueError: as `mean_intervals`.
@@ -137,9 +135,8 @@ def paired_differences(
     samples = []
     for (a, b), labels in zip(pairs, strata or [None] * len(pairs), strict=True):
         common = {key: (a[key], b[key]) for key in a if key in b and not math.isnan(a[key]) and not math.isnan(b[key])}
-        both = [value for two in common.values() for value in two]
-        named = None if labels is None else [labels[key] for key in common]
-        samples.append(_sample([x - y for x, y in common.values()], named, both))
+        differences, both = [x - y for x, y in common.values()], [value for two in common.values() for value in two]
+        samples.append(_sample(differences, None if labels is None else [labels[key] for key in common], both))
     intervals = _intervals(samples, confidence, resamples, seed)
     # the test knows no strata: its samples are sorted as a whole
     together = [_Sample(sorted(sample.values), (len(sample.values),), sample.largest) for sample in samples]
