@@ -26,19 +26,12 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A test set that can be gone through once for every system; items are made when asked for.
+    """A test set that can be gone through once for every system; items are made when asked for."""
 
-    Attributes:
-        items: how many there are.
-        iterate: starts a pass over them, always in the same order.
-        sample_rate_hz: of the audio.
-        settings: what the set is made of, for the record.
-    """
-
-    items: int
-    iterate: Callable[[], Iterator[Item]]
+    items: int  # how many there are
+    iterate: Callable[[], Iterator[Item]]  # starts a pass over them, always in the same order
     sample_rate_hz: int
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what the set is made of, for the record
 
     def __post_init__(self) -> None:
         if self.items < 1:

@@ -14,16 +14,12 @@ FILE = "scores.jsonl"
 
 
 class Key(NamedTuple):
-    """What a score is a function of, besides the settings.
+    """What a score is a function of, besides the settings."""
 
-    system: what made the estimate: digest of a model's weights and device, or of the estimate's own samples.
-    group, name: the item. audio: checksum of its noisy and clean samples.
-    """
-
-    system: str
+    system: str  # what made the estimate: digest of a model's weights and device, or of the estimate's own samples
     group: str
     name: str
-    audio: int
+    audio: int  # checksum of the item's noisy and clean samples
 
 
 class Journal:

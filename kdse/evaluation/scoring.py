@@ -79,17 +79,13 @@ def score_system(
     scored = iter(pool.collect())
     rows = []
     for group, name, snr_db, scores in known:
-        found = next(scored).scores[label] if scores is None else scores
+        found = scores or next(scored).scores[label]
         rows.append(Row(label, name, found.values, found.failures, snr_db, group))
     return rows
 
 
 def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int], seen: set[tuple[str, str]]) -> None:
-    """Systems are compared on the same audio: every pass over the items must give the same, each once.
-
-    Raises:
-        ValueError: naming the item.
-    """
+    """Systems are compared on the same audio: every pass over the items must give the same, each once."""
     key = (item.group, item.name)
     if key in seen:
         raise ValueError(f"the test set has two items called {item.name!r}; give them different names")
@@ -103,14 +99,14 @@ def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int],
 
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """One line an item and system, sorted by set, system (as given) and name."""
+    order = list(dict.fromkeys(row.system for row in rows))
     table = []
-    order = {system: index for index, system in enumerate(dict.fromkeys(row.system for row in rows))}
-    for row in sorted(rows, key=lambda r: (r.group, order[r.system], r.name)):
-        values = {m: None if math.isnan(row.values[m]) else row.values[m] for m in metrics}
-        failures = "; ".join(f"{m}: {why}" for m, why in row.failures.items())
-        snr_db = None if math.isnan(row.snr_db) else row.snr_db
+    for row in sorted(rows, key=lambda r: (r.group, order.index(r.system), r.name)):
+        numbers = {"snr_db": row.snr_db, **{metric: row.values[metric] for metric in metrics}}
         table.append({
-            "set": row.group, "system": row.system, "name": row.name, "snr_db": snr_db, **values, "failures": failures
+            "set": row.group, "system": row.system, "name": row.name,
+            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
+            "failures": "; ".join(f"{metric}: {why}" for metric, why in row.failures.items()),
         })  # fmt: skip
     return to_csv(table)
 

@@ -38,29 +38,19 @@ Signal = Any  # numpy array or CPU tensor [N]; typed loosely so that this module
 
 
 class Metric(NamedTuple):
-    """A metric's function and what a reader must know of it.
-
-    Attributes:
-        compute: from the pair of clean speech and estimate.
-        title: of a table's column; shown value = raw value x ``factor`` with ``decimals``. Files keep raw values.
-        unit: of the raw value.
-        variant: all that is needed to compute it again elsewhere.
-        packages: that must be installed.
-        min_sample_rate_hz: below it the metric has no meaning.
-        file: name in ``files`` of the model file it needs, or "".
-        load: reads that file from ``files``; raises ValueError if it is missing or another model's.
-    """
+    """A metric's function and what a reader must know of it."""
 
     compute: Callable[[Pair], float]
-    title: str
-    unit: str
-    variant: str
-    packages: tuple[str, ...] = ()
-    min_sample_rate_hz: int = 1
+    title: str  # of a table's column; shown value = raw value x `factor` with `decimals`. Files keep raw values
+    unit: str  # of the raw value
+    variant: str  # all that is needed to compute it again elsewhere
+    packages: tuple[str, ...] = ()  # that must be installed
+    min_sample_rate_hz: int = 1  # below it the metric has no meaning
     factor: float = 1
     decimals: int = 2
     higher_is_better: bool = True
-    file: str = ""
+    file: str = ""  # name in `files` of the model file that it needs
+    #: reads that model; raises ValueError if the file is missing or another model's
     load: Callable[[Mapping[str, str]], Any] | None = None
 
 
@@ -74,34 +64,30 @@ class Scores(NamedTuple):
 def score(
     clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequence[str], files: Mapping[str, str] | None = None
 ) -> Scores:
-    """Scores one estimate against clean speech.
+    """Scores one estimate ``[N]`` against clean speech ``[N]`` by some of `METRICS`.
 
-    Args:
-        clean: clean speech ``[N]``.
-        estimate: what is scored ``[N]``.
-        sample_rate_hz: of both.
-        metrics: names from `METRICS`.
-        files: model files of the metrics that need one, by name: "dnsmos", "squim".
+    ``files`` holds the model files of the metrics that need one, by name: "dnsmos", "squim".
 
     Raises:
         ValueError: as `check_metrics`. Bad audio never raises: it gives NaN and a reason.
     """
     check_metrics(metrics, sample_rate_hz, files)
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    problem = _problem(clean, estimate)
+    if problem := _problem(clean, estimate):
+        return failed(metrics, problem)
     pair = Pair(clean, estimate, sample_rate_hz, files)
-    values: dict[str, float] = {}
-    failures: dict[str, str] = {}
+    scores = Scores({}, {})
     for name in metrics:
+        value = math.nan
         try:
-            value = math.nan if problem else float(METRICS[name].compute(pair))
-            reason = problem or ("" if math.isfinite(value) else f"{name} is {value}")
+            value = float(METRICS[name].compute(pair))
+            reason = "" if math.isfinite(value) else f"{name} is {value}"
         except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
             reason = _reason(error)
-        values[name] = math.nan if reason else round(value, DECIMALS)
+        scores.values[name] = math.nan if reason else round(value, DECIMALS)
         if reason:
-            failures[name] = reason
-    return Scores(values, failures)
+            scores.failures[name] = reason
+    return scores
 
 
 def failed(metrics: Sequence[str], reason: str) -> Scores:
@@ -110,9 +96,7 @@ def failed(metrics: Sequence[str], reason: str) -> Scores:
 
 
 def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[str, str] | None = None) -> None:
-    """Checks that every metric exists, is installed, works at this sample rate and has the model file that it needs.
-
-    A model file is opened, and kept open for `score`.
+    """Checks that every metric exists, is installed, works at this sample rate and has its model file, which is opened.
 
     Raises:
         ValueError: naming the metric and the fix.
@@ -130,8 +114,9 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[st
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "
                 f"{sample_rate_hz} Hz; leave it out" + (" or use pesq_nb" if name == "pesq_wb" else "")
             )
-    for load in {METRICS[name].load for name in metrics} - {None}:
-        load(files or {})
+    for load in dict.fromkeys(METRICS[name].load for name in metrics):
+        if load is not None:
+            load(files or {})
 
 
 _LLR = "LLR of order 16, not clipped, mean of the lowest 95% of frames; "
@@ -208,7 +193,7 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
         return f"clean has shape {list(clean.shape)} and the estimate {list(estimate.shape)}; both must be the same [N]"
     if clean.size == 0:
         return "empty"
-    for name, signal in (("clean", clean), ("estimate", estimate)):
+    for name, signal in {"clean": clean, "estimate": estimate}.items():
         if not np.isfinite(signal).all():
             return f"{name} holds NaN or infinity"
         if np.abs(signal).max() < SILENCE:

@@ -30,19 +30,15 @@ START_S = 120.0
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
+#: Scores an item by the function that it is given, and reports it.
+_Work = Callable[[Callable[..., Scores]], None]
+
+
 class Scored(NamedTuple):
     """One item: its name and the scores of each of its estimates."""
 
     name: str
     scores: dict[str, Scores]
-
-
-class _Task(NamedTuple):
-    name: str
-    clean: np.ndarray
-    estimates: dict[str, np.ndarray]
-    done: Callable[[Scored], None] | None
-    result: Future[Scored]
 
 
 class ScorePool:
@@ -74,9 +70,8 @@ class ScorePool:
         self.workers, self.timeout_s = workers, timeout_s
         self._results: list[Future[Scored]] = []
         # bounded: submit waits when scoring is slower than the model, so that audio does not pile up in memory
-        self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=4 * workers)
+        self._tasks: queue.Queue[_Work | None] = queue.Queue(maxsize=4 * workers)
         self._crew: list[_Worker] = []
-        self._threads: list[threading.Thread] = []
         self._reporting = threading.Lock()
         self._error: BaseException | None = None  # that ``done`` raised
 
@@ -88,14 +83,28 @@ class ScorePool:
         Arrays are copied as float32; scores come from `collect`, and, as soon as they are there, to ``done`` (in any
         thread and order, one at a time). What ``done`` raises ends a `submit` or `collect`.
         """
+        clean = np.array(clean, dtype=np.float32)
         copies = {system: np.array(estimate, dtype=np.float32) for system, estimate in estimates.items()}
-        task = _Task(name, np.array(clean, dtype=np.float32), copies, done, Future())
+        result: Future[Scored] = Future()
+
+        def work(score_one: Callable[..., Scores]) -> None:
+            # one estimate at a time, so that a crash fails that estimate only
+            settings = (self.sample_rate_hz, self.metrics, self.files)
+            scored = Scored(name, {system: score_one(clean, wave, *settings) for system, wave in copies.items()})
+            with self._reporting:
+                if done is not None and self._error is None:
+                    try:
+                        done(scored)
+                    except BaseException as error:
+                        self._error = error
+            result.set_result(scored)
+
         if self.workers:
             self.start()
-            self._tasks.put(task)
+            self._tasks.put(work)
         else:
-            self._score(task, score)
-        self._results.append(task.result)
+            work(score)
+        self._results.append(result)
         self._raise()
 
     def collect(self) -> list[Scored]:
@@ -108,12 +117,8 @@ class ScorePool:
     def start(self) -> None:
         """Starts the worker processes now, not with the first item: they import while the caller does."""
         while len(self._crew) < self.workers:
-            worker = _Worker(self.metrics, self.timeout_s)
-            # a daemon: a process that ends does not wait for items that nobody will collect
-            thread = threading.Thread(target=self._feed, args=(worker,), name="kdse-score", daemon=True)
-            self._crew.append(worker)
-            self._threads.append(thread)
-            thread.start()
+            self._crew.append(_Worker(self._tasks, self.metrics, self.timeout_s))
+            self._crew[-1].start()
 
     def close(self) -> None:
         """Ends the worker processes; what was not collected is lost. A later submit starts them again."""
@@ -123,9 +128,9 @@ class ScorePool:
         for worker in self._crew:
             self._tasks.put(None)
             worker.stop()
-        for thread in self._threads:
-            thread.join()
-        self._threads, self._crew, self._results, self._error = [], [], [], None
+        for worker in self._crew:
+            worker.join()
+        self._crew, self._results, self._error = [], [], None
 
     def __enter__(self) -> ScorePool:
         return self
@@ -133,49 +138,36 @@ class ScorePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _feed(self, worker: _Worker) -> None:
-        """A thread's work: hands tasks to its worker, so that workers are busy while this process runs the model."""
-        with contextlib.suppress(EOFError, OSError):  # (then the first item tries again)
-            worker.connect()
-        while (task := self._tasks.get()) is not None:
-            self._score(task, worker.score)
-        worker.end()
-
-    def _score(self, task: _Task, score_one: Callable[..., Scores]) -> None:
-        # one estimate at a time, so that a crash fails that estimate only
-        scores = {
-            system: score_one(task.clean, estimate, self.sample_rate_hz, self.metrics, self.files)
-            for system, estimate in task.estimates.items()
-        }
-        scored = Scored(task.name, scores)
-        with self._reporting:
-            if task.done is not None and self._error is None:
-                try:
-                    task.done(scored)
-                except BaseException as error:
-                    self._error = error
-        task.result.set_result(scored)
-
     def _raise(self) -> None:
         error, self._error = self._error, None
         if error is not None:
             raise error
 
 
-class _Worker:
-    """A worker process and the connection to it; started when first needed and again after a crash."""
+class _Worker(threading.Thread):
+    """A thread and its worker process, which is started when first needed and again after a crash."""
 
-    def __init__(self, metrics: Sequence[str], timeout_s: float) -> None:
-        self._metrics, self._timeout_s = metrics, timeout_s
+    def __init__(self, tasks: queue.Queue[_Work | None], metrics: Sequence[str], timeout_s: float) -> None:
+        # a daemon: this process, when it ends, does not wait for items that nobody will collect
+        super().__init__(name="kdse-score", daemon=True)
+        self._tasks, self._metrics, self._timeout_s = tasks, metrics, timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._stopped = False
-        self._lock = threading.Lock()
+        self._ended = False  # for good
+        self._starting = threading.Lock()
+
+    def run(self) -> None:
+        """Hands tasks to the process, so that it is busy while this process runs the model."""
+        with contextlib.suppress(EOFError, OSError):  # (then the first item tries again)
+            self._connect()
+        while (work := self._tasks.get()) is not None:
+            work(self.score)
+        self._end()
 
     def score(self, clean: np.ndarray, *rest: object) -> Scores:
         """As `kdse.metrics.score`, but whatever happens, a crash or a time-out too, fails these metrics only."""
         try:
-            connection = self.connect()
+            connection = self._connect()
             connection.send((clean, *rest))
             if connection.poll(self._timeout_s):
                 return connection.recv()
@@ -184,40 +176,26 @@ class _Worker:
             reason = f"the scoring process died ({self._exit_code()})"
         except BaseException as error:
             reason = f"could not be scored ({type(error).__name__}: {error})"
-        self.end()
+        self._end()
         return failed(self._metrics, reason)
 
-    def end(self) -> None:
-        """Ends the process; the next item starts another."""
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        if connection is not None:
-            connection.close()
-        if process is not None:
-            process.kill()  # it holds nothing worth a farewell
-            process.wait()
-
     def stop(self) -> None:
-        """Ends the process for good, from another thread and in the middle of an item; its own thread cleans up."""
-        with self._lock:
-            self._stopped = True
+        """Ends the process for good, from another thread and in the middle of an item; `run` cleans up."""
+        with self._starting:
+            self._ended = True
             process = self._process
         if process is not None:
             process.kill()
 
-    def connect(self) -> Connection:
-        """The connection to a process that has imported what its metrics need.
-
-        Raises:
-            EOFError, OSError: if it does not start, or was stopped.
-        """
+    def _connect(self) -> Connection:
+        """The connection to a process that has imported what its metrics need; EOFError or OSError if there is none."""
         if self._connection is not None:
             return self._connection
-        self.end()  # (one that did not get ready)
+        self._end()  # (one that did not get ready)
         ours, theirs = Pipe()
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with theirs, self._lock:
-            if self._stopped:
+        with theirs, self._starting:
+            if self._ended:
                 raise EOFError
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kdse.metrics.worker", str(theirs.fileno()), *self._metrics],
@@ -228,6 +206,15 @@ class _Worker:
         ours.recv()  # "ready"
         self._connection = ours
         return ours
+
+    def _end(self) -> None:
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if connection is not None:
+            connection.close()
+        if process is not None:
+            process.kill()  # it holds nothing worth a farewell
+            process.wait()
 
     def _exit_code(self) -> str:
         if self._process is None:

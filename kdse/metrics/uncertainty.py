@@ -9,7 +9,7 @@ given. They do not cover:
   intervals are too narrow on a test set with few of them;
 - the choice of a winner: the best of many systems owes a part of its lead to luck with these files.
 
-All of them are functions of the set of values only: the order of files and the number of workers change no digit.
+All are functions of the set of values only: the order of files and the number of workers change no digit.
 """
 
 from __future__ import annotations
@@ -149,12 +149,10 @@ def paired_differences(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values adjusted for how many there are (Holm 1979), in their order; NaN stays NaN and does not count."""
-    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
-    adjusted = [math.nan] * len(p_values)
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p_values[i]))
-        adjusted[i] = running
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, running = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        running = adjusted[i] = max(running, min(1.0, (len(known) - rank) * p))
     return adjusted
 
 
@@ -177,14 +175,8 @@ def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
     """P value of no difference between two methods, from their seeds' means: Welch's t-test, two-sided.
 
     It takes seeds as a sample of all seeds and their means as roughly normal (our choice: with two to five seeds no
-    test without that assumption can reject anything).
-
-    Args:
-        a: the means of one method's seeds.
-        b: those of the other, or the one mean of something that was not trained (the noisy input).
-
-    Returns:
-        NaN if a trained method has less than two seeds: then nothing is known of its spread.
+    test without that assumption can reject anything). ``b`` may be the one mean of something that was not trained (the
+    noisy input). NaN if a trained method has less than two seeds: then nothing is known of its spread.
     """
     from scipy.stats import ttest_1samp, ttest_ind
 
