@@ -83,14 +83,10 @@ def mixtures(
                 yield Item(group, item["name"], snr, item["noisy"], item["clean"])
 
     settings = {
-        "corpus": str(module.corpus_folder()),
-        "snr_definition": module.snr_definition,
-        "snr_db": list(snr_db),
-        "range_db": list(snr_range_db) if snr_range_db is not None else None,
-        "items_per_snr": items,
-        "seconds": seconds,
+        "corpus": str(module.corpus_folder()), "snr_definition": module.snr_definition, "snr_db": list(snr_db),
+        "range_db": None if snr_range_db is None else list(snr_range_db), "items_per_snr": items, "seconds": seconds,
         "seed": module.seed,
-    }
+    }  # fmt: skip
     return HeldOut(sum(len(s) for s in sets.values()), iterate, module.sample_rate_hz, settings)
 
 

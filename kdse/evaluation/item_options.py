@@ -78,11 +78,7 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
         raise ValueError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
     from kdse.data import Mixtures, SyntheticCorpus
 
-    common: dict[str, Any] = {
-        "snr_definition": options.snr_definition,
-        "sample_rate_hz": options.sample_rate_hz,
-        "seed": options.seed,
-    }
+    common = {name: getattr(options, name) for name in ("snr_definition", "sample_rate_hz", "seed")}
     module = SyntheticCorpus(**common) if options.synthetic else Mixtures(root=options.corpus, **common)
     module.prepare_data()
     module.setup("test")

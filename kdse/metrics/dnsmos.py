@@ -58,8 +58,8 @@ def segments(estimate: np.ndarray) -> list[np.ndarray]:
 
 def _rate(estimate: np.ndarray, model: Any) -> dict[str, float]:
     name = model.get_inputs()[0].name
-    raw = np.stack([model.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)])
-    raw = raw.astype(np.float64)
+    outputs = [model.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)]
+    raw = np.array(outputs, dtype=np.float64)
     if raw.shape[1] != 3:
         raise ValueError(f"{FLAG}: the model gives {raw.shape[1]} values for a segment, not 3")
     mapped = POLYNOMIALS[:, 0] * raw**2 + POLYNOMIALS[:, 1] * raw + POLYNOMIALS[:, 2]
@@ -67,11 +67,7 @@ def _rate(estimate: np.ndarray, model: Any) -> dict[str, float]:
 
 
 def session(files: Mapping[str, str]) -> Any:
-    """The opened model.
-
-    Raises:
-        ValueError: if it is missing or another model.
-    """
+    """The opened model; ValueError if it is missing or another model."""
     if not files.get("dnsmos"):
         raise ValueError(
             f"the DNSMOS metrics need Microsoft's model sig_bak_ovr.onnx (DNS-Challenge, folder DNSMOS/DNSMOS): "
@@ -112,12 +108,9 @@ def loaded(path: str, load: Callable[[str], Any], flag: str) -> Any:
     Raises:
         ValueError: naming the flag, if there is no such file or ``load`` raises one.
     """
-    try:
-        stamp = Path(path).stat()
-    except OSError:
-        raise ValueError(f"{flag} {path}: no such file") from None
     if not Path(path).is_file():
-        raise ValueError(f"{flag} {path}: is not a file")
+        raise ValueError(f"{flag} {path}: {'is not a file' if Path(path).exists() else 'no such file'}")
+    stamp = Path(path).stat()
     return _load(load, path, stamp.st_mtime_ns, stamp.st_size)
 
 

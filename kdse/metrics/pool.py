@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -137,6 +137,10 @@ class ScorePool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles (weight averaging, ddp_spawn) carry settings, not processes and items."""
+        return type(self), (self.metrics, self.sample_rate_hz, self.workers, self.timeout_s, self.files)
 
     def _raise(self) -> None:
         error, self._error = self._error, None

@@ -121,11 +121,9 @@ def _predictor(lags: np.ndarray) -> np.ndarray:
 
 def _prediction_energy(filters: np.ndarray, lags: np.ndarray) -> np.ndarray:
     """``a' R a`` of every frame: the energy that filters ``a`` leave of signals with these autocorrelations."""
-    order = lags.shape[1] - 1
-    energy = lags[:, 0] * np.sum(filters**2, axis=1)
-    for k in range(1, order + 1):
-        energy += 2 * lags[:, k] * np.sum(filters[:, k:] * filters[:, :-k], axis=1)
-    return energy
+    steps = np.arange(lags.shape[1])
+    matrix = lags[:, np.abs(steps[:, None] - steps)]
+    return np.einsum("ti,tij,tj->t", filters, matrix, filters)
 
 
 def _band_energies_db(frames: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -145,8 +143,7 @@ def _band_energies_db(frames: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 def _slope_weights(energy_db: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Klatt's weights ``[T, 24]`` of the slopes above bands 1 to 24."""
-    below = energy_db[:, :-1]
-    rises = slopes > 0
+    below, rises = energy_db[:, :-1], slopes > 0
     peak = below.copy()
     for i in range(below.shape[1] - 2, -1, -1):  # up, while the spectrum rises
         peak[:, i] = np.where(rises[:, i] & rises[:, i + 1], peak[:, i + 1], peak[:, i])

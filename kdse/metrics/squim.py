@@ -36,20 +36,12 @@ def _estimate(estimate: np.ndarray, network: Any) -> dict[str, float]:
 
 
 def model(files: Mapping[str, str]) -> Any:
-    """The network with its weights.
-
-    Raises:
-        ValueError: if the weights are missing or another model's.
-    """
+    """The network with its weights; ValueError if they are missing or another model's."""
     return loaded(files.get("squim") or cached_weights(), _load, FLAG)
 
 
 def cached_weights() -> str:
-    """The weights in torch hub's cache.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The weights in torch hub's cache; ValueError if there are none."""
     import torch
 
     # where torchaudio.pipelines keeps it; asking torchaudio itself would start a download

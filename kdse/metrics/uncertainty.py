@@ -60,14 +60,10 @@ class OverSeeds(NamedTuple):
 
 
 def mean_interval(
-    values: Sequence[float],
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: Sequence[Hashable] | None = None,
+    values: Sequence[float], confidence: float = CONFIDENCE, strata: Sequence[Hashable] | None = None
 ) -> Interval:
     """Mean over items and its bootstrap interval; see `mean_intervals`."""
-    return mean_intervals([values], confidence, resamples, seed, [strata])[0]
+    return mean_intervals([values], confidence, strata=[strata])[0]
 
 
 def mean_intervals(
@@ -100,15 +96,10 @@ def mean_intervals(
 
 
 def paired_difference(
-    a: Mapping[Key, float],
-    b: Mapping[Key, float],
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: Mapping[Key, Hashable] | None = None,
+    a: Mapping[Key, float], b: Mapping[Key, float], strata: Mapping[Key, Hashable] | None = None
 ) -> Difference:
     """Mean of a minus b over the items where both have a value; see `paired_differences`."""
-    return paired_differences([(a, b)], confidence, resamples, seed, [strata])[0]
+    return paired_differences([(a, b)], strata=[strata])[0]
 
 
 def paired_differences(

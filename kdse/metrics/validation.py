@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 #: Whose values are logged under the bare metric name; other systems get their name as prefix.
 STUDENT = "student"
+#: Share of items whose noisy input cannot be scored above which `compute` raises: the data is at fault. A model that
+#: fails (silence early in training, NaN) only warns: the run may recover.
+MAX_FAILED_SHARE = 0.1
 #: An item: its name, and the checksums of its clean and noisy audio.
 Key = tuple[str, int, int]
 
@@ -30,19 +33,12 @@ class ValidationScores:
         metrics: names from `kdse.metrics.METRICS`.
         workers: scoring processes; 0 scores in this process.
         sample_rate_hz: of all audio.
-        max_failed_share: share of items whose *noisy input* cannot be scored above which `compute` raises: the data is
-            at fault. A model that fails (silence early in training, NaN) only warns: the run may recover.
     """
 
     def __init__(
-        self,
-        metrics: Sequence[str] = ("si_sdr", "pesq_wb", "estoi"),
-        workers: int = 0,
-        sample_rate_hz: int = 16000,
-        max_failed_share: float = 0.1,
+        self, metrics: Sequence[str] = ("si_sdr", "pesq_wb", "estoi"), workers: int = 0, sample_rate_hz: int = 16000
     ) -> None:
         self.metrics = tuple(metrics)
-        self.max_failed_share = max_failed_share
         self.rows: list[Row] = []  # of the last epoch, all ranks together
         self.summary: Summary | None = None  # of these rows
         self._pool = ScorePool(self.metrics, sample_rate_hz, workers)
@@ -95,38 +91,27 @@ class ValidationScores:
             log.warning("%s of %s on %s%s failed: %s", metric, system, group and group + "/", name, why)
         if len(self.summary.failures) > 5:
             log.warning("... and %d more failed scores", len(self.summary.failures) - 5)
-        check_failures(self.summary, self.max_failed_share, systems=[NOISY])
+        check_failures(self.summary, MAX_FAILED_SHARE, systems=[NOISY])
         return {key: value for line in self.summary.lines for key, value in self._numbers(line).items()}
 
     def close(self) -> None:
         """Ends the worker processes; a later `add` starts them again."""
         self._pool.close()
-        self._forget_pending()
+        self.__dict__.update(self.__getstate__())
 
-    def _forget_pending(self) -> None:
-        self._pending = []
-        self._noisy = {key: scores for key, scores in self._noisy.items() if scores}
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry what is known, not what is still in the pool."""
+        known = {key: scores for key, scores in self._noisy.items() if scores}
+        return {**self.__dict__, "_pending": [], "_noisy": known}
 
     def _numbers(self, line: Line) -> dict[str, float]:
         prefix = "" if line.system == STUDENT else f"{line.system}_"
+        if not isinstance(line.snr_db, str):
+            return {f"{prefix}{metric}_snr{line.snr_db:g}": line.values[metric] for metric in self.metrics}
         numbers: dict[str, float] = {}
         for metric in self.metrics:
-            if not isinstance(line.snr_db, str):
-                numbers[f"{prefix}{metric}_snr{line.snr_db:g}"] = line.values[metric]
-                continue
             numbers[f"{prefix}{metric}"] = line.values[metric]
             if line.system != NOISY:
                 numbers[f"{prefix}{metric}_improvement"] = line.improvements[metric]
             numbers[f"{prefix}{metric}_failed"] = float(line.failures[metric])
         return numbers
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles (weight averaging, ddp_spawn) carry settings and known noisy scores, not processes."""
-        settings = (self._pool.sample_rate_hz, self._pool.workers, self._pool.timeout_s)
-        return {**{k: v for k, v in self.__dict__.items() if k != "_pool"}, "_pool_settings": settings}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        settings = state.pop("_pool_settings")
-        self.__dict__.update(state)
-        self._pool = ScorePool(self.metrics, *settings)
-        self._forget_pending()
