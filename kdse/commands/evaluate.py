@@ -103,7 +103,6 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     warned: list[str] = []
     versions = _versions()
     settings = {"items": items, "data": held_out.settings.get("data"), **_conditions(metrics, files, versions)}
-    audio_of: dict[tuple[str, str], int] = {}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
         _progress() as progress,
@@ -113,9 +112,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
         for label, system in systems.items():
             task = progress.add_task(label, total=len(held_out))
             advance = functools.partial(progress.advance, task)
-            rows += score_system(
-                label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio, audio_of
-            )
+            rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
                 told, warned = _against_published(rows, metrics, held_out)

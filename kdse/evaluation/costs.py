@@ -1,4 +1,4 @@
-"""What a system costs to run and cost to train: the columns beside its scores."""
+"""Running and training costs of a system: the columns beside its scores."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""The items that `kdse evaluate` scores: pairs of files, mixtures of a corpus' test split, or a config's test set."""
+"""Test items that `kdse evaluate` scores: pairs of files, mixtures of a corpus' test split, or a config's test set."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdse.data.mixtures import Mixtures
 
 
@@ -23,6 +24,15 @@ class Item(NamedTuple):
     noisy: Tensor
     clean: Tensor
 
+    def checksum(self) -> int:
+        """Tells audio apart: CRC-32 of noisy and clean samples as float32."""
+        return zlib.crc32(samples_of(self.clean), zlib.crc32(samples_of(self.noisy)))
+
+
+def samples_of(wave: Tensor) -> bytes:
+    """The samples of a waveform as float32."""
+    return wave.detach().float().contiguous().numpy().tobytes()
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -32,6 +42,7 @@ class HeldOut:
     iterate: Callable[[], Iterator[Item]]  # starts a pass over them, always in the same order
     sample_rate_hz: int
     settings: dict[str, Any]  # what the set is made of, for the record
+    _audio: dict[tuple[str, str], int] = field(default_factory=dict)  # checksums by group and name
 
     def __post_init__(self) -> None:
         if self.items < 1:
@@ -41,7 +52,24 @@ class HeldOut:
         return self.items
 
     def __iter__(self) -> Iterator[Item]:
-        return self.iterate()
+        """A pass over the items: the same audio in every pass, so that systems can be compared, and each item once.
+
+        Raises:
+            ValueError: naming the item, if it is not so.
+        """
+        seen: set[tuple[str, str]] = set()
+        for item in self.iterate():
+            key = (item.group, item.name)
+            if key in seen:
+                raise ValueError(f"the test set has two items called {item.name!r}; give them different names")
+            checksum = item.checksum()
+            if self._audio.setdefault(key, checksum) != checksum:
+                raise ValueError(
+                    f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on "
+                    "it; make it a pure function of a seed"
+                )
+            seen.add(key)
+            yield item
 
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:

@@ -1,4 +1,4 @@
-"""The options that say which items are scored: as flags, as a record in a result, and as a test set."""
+"""Options that say which items are scored: as flags, as a record in a result, and as a test set."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
 
 
 def _check_used(options: argparse.Namespace) -> None:
-    """A flag that would do nothing is a mistake of who gave it."""
+    """Refuses flags that would do nothing: they are a mistake of who gave them."""
     source, used = "--corpus", tuple(vars(options))
     if options.paired:
         source, used = "--paired", ("paired", "sample_rate_hz", "corpus")

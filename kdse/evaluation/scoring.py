@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdse.evaluation.held_out import samples_of
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
 from kdse.metrics.intrusive import Scores, failed
@@ -31,7 +31,6 @@ def score_system(
     advance: Callable[[], None] = lambda: None,
     audio: Path = Path("audio"),
     audio_items: int = 0,
-    audio_of: dict[tuple[str, str], int] | None = None,
 ) -> list[Row]:
     """One system's rows, in the order of the items; what the journal knows is not computed again.
 
@@ -44,19 +43,13 @@ def score_system(
         advance: called after every item, from any thread.
         audio: folder that gets the first ``audio_items`` estimates as wav (with the clean speech, if noisy).
         audio_items: how many.
-        audio_of: checksums of the items' audio, filled in by the first system; later ones must meet the same.
 
     Raises:
-        ValueError: if the items are not the same in every pass, or a file cannot be written. What a model raises fails
-            its item only.
+        ValueError: as a pass of ``held_out``, or if a file cannot be written. What a model raises fails its item only.
     """
-    audio_of = {} if audio_of is None else audio_of
-    seen: set[tuple[str, str]] = set()
     known: list[tuple[str, str, float, Scores | None]] = []  # None where the pool will have it
     for index, item in enumerate(held_out):
-        checksum = _checksum(item.noisy, item.clean)
-        _check_same(item, checksum, audio_of, seen)
-        key = Key(system.identity, item.group, item.name, checksum)
+        key = Key(system.identity, item.group, item.name, item.checksum())
         scores = journal.get(key) if system.identity else None
         if scores is None or index < audio_items:
             try:
@@ -68,7 +61,7 @@ def score_system(
                 if index < audio_items:
                     _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
                 if not system.identity:
-                    key = key._replace(system=sha256(_bytes(estimate)).hexdigest()[:16])
+                    key = key._replace(system=sha256(samples_of(estimate)).hexdigest()[:16])
                     scores = journal.get(key)
                 if scores is None:
                     done = functools.partial(_keep, journal, key, label, advance)
@@ -82,19 +75,6 @@ def score_system(
         found = scores or next(scored).scores[label]
         rows.append(Row(label, name, found.values, found.failures, snr_db, group))
     return rows
-
-
-def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int], seen: set[tuple[str, str]]) -> None:
-    """Systems are compared on the same audio: every pass over the items must give the same, each once."""
-    key = (item.group, item.name)
-    if key in seen:
-        raise ValueError(f"the test set has two items called {item.name!r}; give them different names")
-    if audio_of.setdefault(key, checksum) != checksum:
-        raise ValueError(
-            f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on it; make "
-            "it a pure function of a seed"
-        )
-    seen.add(key)
 
 
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -114,17 +94,6 @@ def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 def _keep(journal: Journal, key: Key, label: str, advance: Callable[[], None], scored: Scored) -> None:
     journal.put(key, scored.scores[label])
     advance()
-
-
-def _checksum(*waves: Tensor) -> int:
-    checksum = 0
-    for wave in waves:
-        checksum = zlib.crc32(_bytes(wave), checksum)
-    return checksum
-
-
-def _bytes(wave: Tensor) -> bytes:
-    return wave.detach().float().contiguous().numpy().tobytes()
 
 
 def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_rate_hz: int) -> None:

@@ -1,4 +1,4 @@
-"""What `kdse evaluate` compares: the unprocessed input, models in checkpoints, folders of enhanced audio."""
+"""Systems that `kdse evaluate` compares: the unprocessed input, models in checkpoints, folders of enhanced audio."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
 
 
 def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
-    """What runs an ONNX file; one that does not state its sample rate works at that of the test set."""
+    """An ONNX file as a model; one that does not state its sample rate works at that of the test set."""
     from kdse.checkpoint import load_model
     from kdse.models import Onnx
     from kdse.models.onnx_student import read_metadata
@@ -81,7 +81,7 @@ def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
 
 
 def _code_of(cls: type) -> str:
-    """What runs a model, as far as the version of kdse does not say it: its source, or the version of a runtime."""
+    """Code that runs a model, beyond this version of kdse: a user's source, the runtime of an ONNX file, or none."""
     if cls.__name__ in ("Onnx", "OnnxStudent"):
         import onnxruntime  # (of whichever distribution)
 

@@ -1,4 +1,4 @@
-"""What the processes of a run found in their shares of the items, brought together; each item counts once."""
+"""Gathering of scores and losses from the processes of a run; each item counts once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def item_names(batch: dict[str, Any]) -> list[str]:
 def item_lengths(batch: dict[str, Any]) -> list[int]:
     """The samples of each of a batch's items without padding."""
     if batch.get("samples") is not None:
-        return [int(samples) for samples in batch["samples"]]
+        return batch["samples"].tolist()
     return [batch["noisy"].shape[-1]] * len(batch["noisy"])
 
 

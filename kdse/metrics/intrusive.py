@@ -75,7 +75,7 @@ def score(
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
     if problem := _problem(clean, estimate):
         return failed(metrics, problem)
-    pair = Pair(clean, estimate, sample_rate_hz, files)
+    pair = Pair(clean, estimate, sample_rate_hz, files or {})
     scores = Scores({}, {})
     for name in metrics:
         value = math.nan
@@ -188,7 +188,7 @@ METRICS: dict[str, Metric] = {
 
 
 def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
-    """Why no metric of this pair means anything; empty if nothing is wrong with it."""
+    """The reason why no metric can score this pair; empty if there is none."""
     if clean.ndim != 1 or estimate.shape != clean.shape:
         return f"clean has shape {list(clean.shape)} and the estimate {list(estimate.shape)}; both must be the same [N]"
     if clean.size == 0:
@@ -202,7 +202,7 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line: pesq's messages are bytes, other libraries' may have many lines."""
+    """An error on one line: pesq's messages are bytes, other libraries' may have many lines."""
     argument = error.args[0] if error.args else ""
     text = argument.decode(errors="replace") if isinstance(argument, bytes) else str(error)
     text = " ".join(text.split())[:200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,21 +13,15 @@ import numpy as np
 T = TypeVar("T")
 
 
+@dataclass
 class Pair:
-    """Clean speech and an estimate of it.
+    """Clean speech and an estimate of it."""
 
-    Attributes:
-        clean, estimate: ``[N]`` float64.
-        sample_rate_hz: of both.
-        files: model files by name ("dnsmos", "squim"), for the metrics that need one.
-    """
-
-    def __init__(
-        self, clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int, files: Mapping[str, str] | None = None
-    ) -> None:
-        self.clean, self.estimate, self.sample_rate_hz = clean, estimate, sample_rate_hz
-        self.files = files or {}
-        self._kept: dict[Any, Any] = {}
+    clean: np.ndarray  # [N], float64
+    estimate: np.ndarray  # [N], float64
+    sample_rate_hz: int
+    files: Mapping[str, str] = field(default_factory=dict)  # model files by name, for the metrics that need one
+    _kept: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, compute: Callable[[], T]) -> T:
         """``compute()``, or what it gave before under this key: PESQ is slow, and four metrics want it."""

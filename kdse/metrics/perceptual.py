@@ -47,5 +47,5 @@ def estoi(pair: Pair) -> float:
 def _pesq(pair: Pair, rate_hz: int, mode: str) -> float:
     from pesq import pesq
 
-    fed = pair.at(rate_hz)
-    return pair.once(("pesq", mode), lambda: pesq(rate_hz, fed.clean, fed.estimate, mode))
+    resampled = pair.at(rate_hz)
+    return pair.once(("pesq", mode), lambda: pesq(rate_hz, resampled.clean, resampled.estimate, mode))

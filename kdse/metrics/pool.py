@@ -217,7 +217,7 @@ class _Worker(threading.Thread):
         if connection is not None:
             connection.close()
         if process is not None:
-            process.kill()  # it holds nothing worth a farewell
+            process.kill()  # it has nothing to save
             process.wait()
 
     def _exit_code(self) -> str:

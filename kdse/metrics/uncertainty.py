@@ -1,4 +1,4 @@
-"""How far a mean, or a difference of two systems, can be trusted.
+"""Confidence intervals and tests: how far a mean, or a difference of two systems, can be trusted.
 
 Intervals and tests over items (`mean_interval`, `paired_difference`) say what other files of the same kind could have
 given. They do not cover:

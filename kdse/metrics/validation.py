@@ -17,7 +17,7 @@ from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summar
 
 log = logging.getLogger(__name__)
 
-#: Whose values are logged under the bare metric name; other systems get their name as prefix.
+#: The system whose values are logged under the bare metric name; others get their name as prefix.
 STUDENT = "student"
 #: Share of items whose noisy input cannot be scored above which `compute` raises: the data is at fault. A model that
 #: fails (silence early in training, NaN) only warns: the run may recover.
