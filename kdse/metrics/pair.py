@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,9 +35,7 @@ class Pair:
     def _resampled(self, rate_hz: int) -> Pair:
         from scipy.signal import resample_poly
 
-        common = math.gcd(self.sample_rate_hz, rate_hz)
-        up, down = rate_hz // common, self.sample_rate_hz // common
-        clean, estimate = resample_poly(self.clean, up, down), resample_poly(self.estimate, up, down)
+        clean, estimate = (resample_poly(x, rate_hz, self.sample_rate_hz) for x in (self.clean, self.estimate))
         return Pair(clean, estimate, rate_hz, self.files)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:

@@ -117,8 +117,9 @@ class ScorePool:
     def start(self) -> None:
         """Starts the worker processes now, not with the first item: they import while the caller does."""
         while len(self._crew) < self.workers:
-            self._crew.append(_Worker(self._tasks, self.metrics, self.timeout_s))
-            self._crew[-1].start()
+            worker = _Worker(self._tasks, self.metrics, self.timeout_s)
+            worker.start()
+            self._crew.append(worker)
 
     def close(self) -> None:
         """Ends the worker processes; what was not collected is lost. A later submit starts them again."""
