@@ -7,7 +7,7 @@ LOCK   ?= constraints.txt
 # chosen by hand: torch and torchaudio are a pair, and the newest of each need not be one
 PAIR   ?= torch==2.14.1 torchaudio==2.11.1 torchvision==0.29.1
 
-.PHONY: help demo figures page test test-slow test-slurm test-latest test-oldest check lint types bench env lock \
+.PHONY: help demo figures page test test-fast test-slow test-slurm test-latest test-oldest check lint types bench env lock \
   try-configs clean
 
 help:            ## list the targets
@@ -33,7 +33,7 @@ COMPILE = build/uv/bin/uv pip compile --quiet --strip-extras --no-annotate --no-
 # one file for every Python and system that pyproject.toml names, with pip and the tools that build pesq
 lock: build/uv/bin/uv   ## renew constraints.txt, the exact versions that every install takes (half a minute)
 	printf '%s\n' $(PAIR) > build/pair.txt
-	printf '%s\n' cython pip setuptools wheel | $(COMPILE) --universal --upgrade --extra live \
+	printf '%s\n' cython pip setuptools wheel | $(COMPILE) --universal --upgrade --extra live --extra executorch \
 	  --constraint build/pair.txt --output-file constraints.txt pyproject.toml -
 
 demo: env        ## train, distil, evaluate and compare on the embedded corpus (under 15 minutes on two cores)
@@ -54,6 +54,11 @@ page: env build/node_modules/onnxruntime-web/package.json   ## a static page tha
 # one thread a process: two that take both cores each wait for each other
 test: env        ## the tests (about 13 minutes on two cores)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not slow"
+
+# a fast test that hangs, or should carry the mark `integration`, fails after a minute
+test-fast: env   ## the tests of single parts, of every package (about two minutes on two cores)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 --timeout=60 \
+	  -m "not integration and not slow and not slurm"
 
 test-slow: env   ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow

@@ -65,8 +65,8 @@ def main() -> None:
 
 def invent(root: Path, files: int) -> float:
     """A manifest of files that do not exist, nine in ten of them training speech; the seconds it took."""
-    from kdse.data.manifest import write
-    from kdse.data.measure import Measured
+    from kdse.audio.listing import Measured
+    from kdse.data.corpus.manifest import write
 
     rng = np.random.default_rng(0)
     counts = [round(files * share) for share in (0.9, 0.005, 0.005, 0.085, 0.0025, 0.0025)]
@@ -105,7 +105,7 @@ def apart(what: str, root: Path) -> dict[str, float]:
 def start(root: str) -> dict[str, float]:
     """A training data module up to the first draws from its corpora."""
     from kdse.data import Mixtures
-    from kdse.data.manifest import load
+    from kdse.data.corpus.manifest import load
 
     memory = Memory()
     started = time.perf_counter()
@@ -145,7 +145,7 @@ def walk(root: str) -> dict[str, float]:
 
 def index(root: Path, workers: int) -> float:
     """Seconds of the index command's work."""
-    from kdse.data.indexing import build
+    from kdse.data.corpus.indexing import build
 
     started = time.perf_counter()
     build(root, workers=workers)

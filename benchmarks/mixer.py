@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 import torch
 
+from kdse.audio.files import read
 from kdse.data import Mixtures
-from kdse.data.audio import read
 
 TARGET = 500
 SECONDS = 2.0

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdse.commands.runs import Run, kdse, train
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "experiments" / "demo"
@@ -96,4 +96,8 @@ def stop_if_failed(command: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("demo: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

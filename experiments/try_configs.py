@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from kdse.pretrained import names
+
 EXPERIMENTS = Path(__file__).resolve().parent
 
 
@@ -47,9 +49,9 @@ def merged(path: Path, key: str) -> dict[str, Any]:
 
 
 def teacher_run(path: Path) -> str | None:
-    """The run_dir of the teacher that a config needs, or None."""
+    """The run_dir of the teacher that a config needs, or None: it needs none, or one from the box."""
     checkpoint = merged(path, "model")["init_args"].get("teacher_checkpoint")
-    return None if checkpoint is None else checkpoint.removesuffix("/checkpoints/last.ckpt")
+    return None if checkpoint is None or checkpoint in names() else checkpoint.removesuffix("/checkpoints/last.ckpt")
 
 
 def small(path: Path, batch: int, data: dict[str, Any] | None, scratch: Path) -> list[str]:
@@ -87,9 +89,9 @@ def main() -> int:
     if not os.environ.get("KDSE_CORPUS"):
         parser.error("set KDSE_CORPUS to a folder with speech/ and noise/")
 
-    from kdse.commands.runs import kdse
-    from kdse.report.figures.curves import training_log
-    from kdse.report.training.timing import step_cost
+    from kdse.run.log import training_log
+    from kdse.run.timing import step_cost
+    from kdse.sweeps.sequential_runs import kdse
 
     failed, rows = [], []
     for path in configs():

@@ -6,9 +6,13 @@ import contextlib
 import importlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+
+from kdse.machine.packages import PackageError
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -62,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"kdse {command}: interrupted", file=sys.stderr)
+        more = "; --resume=true goes on from the last checkpoint, if there is one" if command == "fit" else ""
+        print(f"kdse {command}: interrupted{more}", file=sys.stderr)
         return 130
 
 
@@ -75,10 +80,15 @@ def run_lightning(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     _talk_plainly()
-    from kdse.training_cli import AlreadyFinished, KdseCLI
+    from kdse.training.cli import AlreadyFinished, KdseCLI
 
-    with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
-        KdseCLI(arguments, cleanup)
+    try:
+        with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
+            KdseCLI(arguments, cleanup)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning makes exit code 1 of it
+            raise KeyboardInterrupt from None
+        raise
     return 0
 
 
@@ -92,16 +102,26 @@ def _talk_plainly() -> None:
         logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
-    from lightning.pytorch.utilities import rank_zero_only
+    from kdse.internals.lightning import process_rank
 
-    logger.setLevel(logging.INFO if getattr(rank_zero_only, "rank", 0) == 0 else logging.WARNING)
+    logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logger.propagate = False
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
+    )
 
 
 def _one_line(error: BaseException) -> str:
-    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own."""
+    """The message of the error, or of the one raised by kdse itself that a library wrapped in its own.
+
+    A package that cannot be imported is the reason for whatever followed, also where a message of ours replaced it.
+    """
     seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, PackageError):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    seen = error
     while seen is not None:
         if isinstance(seen, ValueError) and _raised_by_kdse(seen):
             error = seen
@@ -115,7 +135,7 @@ def _raised_by_kdse(error: BaseException) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith("kdse.") and module != "kdse.training_cli"  # (which only passes the parser's words on)
+    return module.startswith("kdse.") and module != "kdse.training.cli"  # (which only passes the parser's words on)
 
 
 def _overview() -> str:
@@ -123,8 +143,14 @@ def _overview() -> str:
     lines += [f"  {name:<10} {text}" for name, text in LIGHTNING.items()]
     lines += ["", "tools:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in TOOLS.items()]
-    lines += ["", "start with:  kdse fit --config experiments/quickstart.yaml"]
+    lines += ["", f"start with:  kdse fit --config {shlex.quote(str(_quickstart()))}"]
     return "\n".join(lines)
+
+
+def _quickstart() -> Path:
+    """The config of the first run: by its short name in a clone, else inside the installed package."""
+    inside, short = Path(__file__).with_name("quickstart.yaml"), Path("experiments", "quickstart.yaml")
+    return short if short.is_file() and short.samefile(inside) else inside
 
 
 if __name__ == "__main__":

@@ -15,21 +15,23 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdse.accumulation import window_factor
-from kdse.balancing import GradientBalance
-from kdse.enhancer import Enhancer, ModelOrFactory, has_labels
+from kdse.enhancer import Enhancer, has_labels
+from kdse.gradients import GradientBalance, window_factor
+from kdse.internals.torch import FollowedModule
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
+from kdse.models.build import ModelOrFactory
+from kdse.models.checkpoint import fingerprint
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.seeding import seeded
-from kdse.taps import probe, resolve_taps
-from kdse.teacher import Teacher, fingerprint, load_teacher, record
+from kdse.taps import probe, record, resolve_taps
+from kdse.teacher import Teacher, load_teacher
 
 log = logging.getLogger(__name__)
 
 
-class Distiller(Enhancer):
+class Distiller(FollowedModule, Enhancer):
     """Trains a student under a frozen teacher.
 
     Objectives and the schedule are callbacks of the Trainer; they bind themselves in their `setup`. Without a
@@ -37,7 +39,8 @@ class Distiller(Enhancer):
 
     Args:
         teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
-        teacher_checkpoint: checkpoint with the teacher's weights. None keeps the weights `teacher` came with.
+        teacher_checkpoint: checkpoint with the teacher's weights: a file, or the name of a model in the box
+            ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
         compression: build the student from the teacher's own family with 1/compression of its parameters.
         loss: supervised loss; None means the phase-sensitive approximation.
@@ -53,7 +56,7 @@ class Distiller(Enhancer):
         compile_teacher: run the teacher through torch.compile.
         trust_code: allow `teacher_checkpoint` to name classes that kdse does not ship.
         balance_gradients: bring the gradient norms of all terms (with respect to the student) to that of the
-            supervised loss, so that weights are ratios of norms; see `kdse.balancing`.
+            supervised loss, so that weights are ratios of norms; see `kdse.gradients`.
         balance_every: optimizer steps between its measurements; each costs one backward pass a term.
     """
 
@@ -129,9 +132,10 @@ class Distiller(Enhancer):
         """The teacher's distillation points by name."""
         return self._teacher.taps
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.teacher._apply(fn)  # the teacher follows the student from device to device
-        return super()._apply(fn, recurse)
+    @property
+    def follower(self) -> nn.Module:
+        """The teacher, which goes where the student goes."""
+        return self.teacher
 
     # --- binding: called from the callbacks' setup, before optimizers are made and weights loaded ---
 

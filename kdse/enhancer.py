@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,30 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdse.accumulation import window_factor
-from kdse.checkpoint import describe, load_weights, read_checkpoint
 from kdse.data.shared import check_shared
+from kdse.distributed import check_processes, take_buffers_of_rank_zero
+from kdse.gradients import window_factor
+from kdse.internals.lightning import batches_started
 from kdse.losses import PhaseSensitive, WeightedSum
 from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
-from kdse.models.base import Estimate, SpeechModel
+from kdse.models.base import Estimate, rows_of
+from kdse.models.build import ModelOrFactory, build
+from kdse.models.checkpoint import describe, load_weights, read_checkpoint
 from kdse.precision import check_precision
-from kdse.processes import check_processes
-from kdse.replicas import take_buffers_of_rank_zero
 from kdse.schedule import SUPERVISED
-from kdse.seeding import seed_batch, seeded
+from kdse.seeding import seed_batch
 
 log = logging.getLogger(__name__)
 
 #: Epochs after which Lightning steps a scheduler that we step ourselves.
 NEVER = 10**9
 
-#: A model, or a function that builds one (which is what a config's class_path and init_args become). A function is
-#: called on a random stream of its own, so that initial weights depend on the seed and nothing else.
-ModelOrFactory = Callable[[], SpeechModel] | SpeechModel
-
-
-def build(model: ModelOrFactory, name: str) -> SpeechModel:
-    """The model itself, built on the random stream ``name`` of this run's seed if it is not built yet.
-
-    Raises:
-        ValueError: if it is not a `SpeechModel`.
-    """
-    if not isinstance(model, SpeechModel):
-        if not callable(model):
-            raise ValueError(
-                f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it"
-            )
-        with seeded(name):
-            model = model()
-    if not isinstance(model, SpeechModel):
-        raise ValueError(f"model.{name}: {type(model).__name__} is not a SpeechModel; use kdse.models.Wrapped")
-    return model
-
 
 def has_labels(batch: dict[str, Any]) -> bool:
     """Whether any item of a batch has clean speech."""
     labelled = batch.get("labelled")
     return labelled is None or bool(labelled.any())
-
-
-def rows_of(estimate: Estimate, rows: Tensor) -> Estimate:
-    """Some items of an estimate; ``rows`` are indices or a boolean ``[B]``."""
-    waveform, spectrum, mask = estimate
-    return Estimate(waveform[rows], None if spectrum is None else spectrum[rows], None if mask is None else mask[rows])
 
 
 class Enhancer(L.LightningModule):
@@ -221,8 +194,7 @@ class Enhancer(L.LightningModule):
         scheduler.step(self.trainer.callback_metrics[watched])
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        started = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        seed_batch(started, self.trainer.global_rank)
+        seed_batch(batches_started(self.trainer), self.trainer.global_rank)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """What the optimizer gets."""

@@ -12,11 +12,10 @@ The rules, stated once:
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,9 @@ from einops import EinopsError, rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kdse.models.base import SpeechModel, Tap
+from kdse.internals.torch import version
+from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.probing import probe_signal, undisturbed
 
 AXES = ("b", "c", "t", "f")
 
@@ -77,7 +78,7 @@ class TapRecorder:
                 "tap a module that is called once (`kdse taps --all` lists them)"
             )
         tensor = first_tensor(output, name)
-        self._raw[name] = tensor, _version(tensor)
+        self._raw[name] = tensor, version(tensor)
 
     def activations(self) -> dict[str, Tensor]:
         """What was recorded, name to ``[B, C, T, F]``, in the order of the taps.
@@ -93,8 +94,8 @@ class TapRecorder:
                     f"tap {name!r}: the module {tap.path!r} exists but was not called in the forward pass; "
                     "`kdse taps --all` lists those that are"
                 )
-            tensor, version = self._raw[name]
-            if _version(tensor) != version:
+            tensor, recorded = self._raw[name]
+            if version(tensor) != recorded:
                 raise ValueError(
                     f"tap {name!r}: a later layer changed the output of {tap.path!r} in place; tap that layer instead"
                 )
@@ -106,7 +107,7 @@ class TapRecorder:
         self._raw.clear()
 
 
-def hook(module: nn.Module, path: str, function: Any) -> RemovableHandle:
+def hook(module: nn.Module, path: str, function: Callable[[nn.Module, Any, Any], None]) -> RemovableHandle:
     """Registers a forward hook.
 
     Raises:
@@ -271,37 +272,8 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
     return shapes
 
 
-def probe_signal(model: nn.Module, samples: int) -> Tensor:
-    """Fixed noise ``[1, samples]`` on the model's device, drawn from a generator of its own."""
-    place = next(model.parameters(), torch.empty(0))
-    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
-    return (0.05 * noise).to(place.device)
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Runs the body in eval mode under no_grad, then puts training flags, buffers and random streams back."""
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
 def _before_a_call(module: nn.Module) -> str:
     return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _shape_text(output: Any) -> str:
@@ -310,3 +282,23 @@ def _shape_text(output: Any) -> str:
     if isinstance(output, (tuple, list)):
         return f"({', '.join(_shape_text(part) for part in output)})"
     return type(output).__name__
+
+
+def record(
+    model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
+) -> tuple[Estimate, Mapping[str, Tensor]]:
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
+
+    Args:
+        model: the model the taps belong to.
+        taps: what to record, by name.
+        noisy: audio.
+        run: what to call, if not the model itself (its compiled form).
+    """
+    run = model if run is None else run
+    if not taps:
+        return run(noisy), {}
+    recorder = TapRecorder(model, taps)
+    with recorder:
+        estimate = run(noisy)
+    return estimate, recorder.activations()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdse.checkpoint import load_model, load_weights, read_checkpoint
-from kdse.enhancer import ModelOrFactory, build
 from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.build import ModelOrFactory, build
+from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
 from kdse.models.recorded import Recorded
-from kdse.taps import TapRecorder
+from kdse.taps import record
 
 log = logging.getLogger(__name__)
 
@@ -61,26 +60,6 @@ class Teacher:
             return record(self.network, {name: self.taps[name] for name in names}, noisy, self._run)
 
 
-def record(
-    model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
-) -> tuple[Estimate, Mapping[str, Tensor]]:
-    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
-
-    Args:
-        model: the model the taps belong to.
-        taps: what to record, by name.
-        noisy: audio.
-        run: what to call, if not the model itself (its compiled form).
-    """
-    run = model if run is None else run
-    if not taps:
-        return run(noisy), {}
-    recorder = TapRecorder(model, taps)
-    with recorder:
-        estimate = run(noisy)
-    return estimate, recorder.activations()
-
-
 def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
     """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one.
 
@@ -89,7 +68,9 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
     """
     if teacher is None:
         if checkpoint is None:
-            raise ValueError("give --model.teacher_checkpoint (a checkpoint of kdse fit) or --model.teacher")
+            raise ValueError(
+                "give --model.teacher_checkpoint (a checkpoint of kdse fit, or cruse-62k) or --model.teacher"
+            )
         return load_model(checkpoint, trust_code=trust_code)
     loaded = build(teacher, "teacher")
     if checkpoint is not None:
@@ -98,12 +79,3 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
     elif not isinstance(teacher, SpeechModel) and not getattr(loaded, "brings_weights", False):
         log.warning("the teacher has random weights: no --model.teacher_checkpoint was given")
     return loaded
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names and bytes of a model's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

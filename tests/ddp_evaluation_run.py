@@ -24,10 +24,10 @@ from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.metrics.table import records, to_csv
 from kdse.models import UNet
+from kdse.models.checkpoint import fingerprint
 from kdse.objectives import SimilarityPreserving
-from kdse.report.training.predictions import WritePredictions
 from kdse.schedule import Joint, TwoStep
-from kdse.teacher import fingerprint
+from kdse.training.predictions import WritePredictions
 from tests.toys import ToySet, make_student, make_teacher, make_trainer
 
 BATCH = 2

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from kdse.teacher import fingerprint
+from kdse.models.checkpoint import fingerprint
 
 
 class Watch(Callback):

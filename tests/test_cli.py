@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,10 @@ import soundfile
 import torch
 import yaml
 
-from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.models import count_parameters
-from kdse.report.figures.curves import training_log
+from kdse.models.checkpoint import describe, load_model
+from kdse.run.log import training_log
 from tests.toys import make_teacher
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -82,6 +83,7 @@ def finished(corpus, teacher, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.integration
 def test_a_run_leaves_its_config_logs_examples_and_a_student_that_loads_alone(finished):
     assert yaml.safe_load((finished / "config.yaml").read_text())["schedule"]["init_args"]["distil_fraction"] == 0.5
     student = load_model(finished / "checkpoints" / "last.ckpt")
@@ -89,6 +91,7 @@ def test_a_run_leaves_its_config_logs_examples_and_a_student_that_loads_alone(fi
     assert list((finished / "tensorboard").glob("events.*")) and list((finished / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.integration
 def test_every_term_is_logged_raw_weighted_and_by_phase(finished):
     table = training_log(finished)
     gram, supervised = table["terms/gram/raw"].dropna(), table["terms/supervised/raw"].dropna()
@@ -123,6 +126,7 @@ def test_dotted_flags_win_over_the_file(config, capsys):
     assert printed["schedule"]["init_args"]["distil_fraction"] == 0.1
 
 
+@pytest.mark.integration
 def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, tmp_path):
     losses = {
         "psa": {"class_path": "kdse.losses.PhaseSensitive"},
@@ -138,6 +142,7 @@ def test_weighted_sums_of_losses_can_be_configured_and_log_their_parts(config, t
     np.testing.assert_allclose(parts, table["terms/supervised/raw"].dropna(), rtol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished, capsys):
     checkpoint = finished / "checkpoints" / "last.ckpt"
@@ -149,6 +154,7 @@ def test_a_finished_run_can_be_validated_tested_and_predicted(command, finished,
         assert "si_sdr" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_a_resumed_run_ends_like_the_uninterrupted_one(config, tmp_path, finished):
     flags = ["fit", "--config", str(config), "--save_every_n_steps", "1"]
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
@@ -166,7 +172,7 @@ CRASH = """
 import os, sys
 import lightning as L
 from kdse.cli import main
-from kdse.training_cli import LastCheckpoint
+from kdse.training.cli import LastCheckpoint
 after = LastCheckpoint.on_train_batch_end
 def on_train_batch_end(self, trainer, *rest):
     after(self, trainer, *rest)
@@ -220,6 +226,32 @@ def test_help_names_every_command_and_an_unknown_one_is_refused(capsys):
         name in overview for name in ("fit", "validate", "test", "predict", "taps", "profile", "evaluate", "enhance")
     )
     assert main(["denoise"]) == 2 and "denoise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["in the clone", "elsewhere, as from a wheel"])
+def test_the_first_command_that_the_help_names_works_where_it_is_shown(
+    installed, corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path if installed else REPOSITORY)
+    assert main(["--help"]) == 0
+    start = capsys.readouterr().out.splitlines()[-1].partition("start with:")[2]
+    command = shlex.split(start)
+    assert command[:3] == ["kdse", "fit", "--config"]
+    assert Path(command[3]).is_absolute() == installed
+    run = tmp_path / "run"
+    fewer = ["--trainer.max_steps=2", "--data=kdse.data.Mixtures", f"--data.root={corpus}",
+             "--data.segment_seconds=0.5", "--data.steps_per_epoch=2", "--trainer.limit_val_batches=0",
+             f"--run_dir={run}"]  # fmt: skip
+    assert main([*command[1:], *fewer]) == 0
+    assert count_parameters(load_model(run / "checkpoints" / "last.ckpt")) == pytest.approx(62313 / 4, rel=0.05)
+
+
+def test_the_quickstart_is_one_file_and_part_of_the_package():
+    import tomllib
+
+    assert (REPOSITORY / "experiments" / "quickstart.yaml").samefile(REPOSITORY / "kdse" / "quickstart.yaml")
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "quickstart.yaml" in settings["tool"]["setuptools"]["package-data"]["kdse"]
 
 
 def test_importing_kdse_is_light():

@@ -12,11 +12,13 @@ import torch
 
 import kdse.schedule
 from experiments.try_configs import EXPERIMENTS, configs, load, merged, small, teacher_run, with_base
-from kdse.checkpoint import describe, read_checkpoint, resolve_class
 from kdse.cli import main
-from kdse.report.figures.curves import training_log
+from kdse.models.checkpoint import describe, read_checkpoint, resolve_class
+from kdse.run.log import training_log
 from kdse.seeding import seeded
-from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
+from tests.data.small_corpus import hiss, make_corpus, put, tone_and_pauses
+
+pytestmark = pytest.mark.integration
 
 CONFIGS = configs()
 BATCH = 4

@@ -9,7 +9,7 @@ import torch
 
 from tests.ddp_launch import torchrun
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 def run(folder: Path, processes: int, batch: int, gather: bool = True) -> dict:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdse.report.figures.curves import training_log
+from kdse.run.log import training_log
 from tests.ddp_launch import REPOSITORY, environment, torchrun
 from tests.tiny_run import write_config
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 

@@ -13,7 +13,7 @@ import torch
 from tests import ddp_evaluation_run
 from tests.ddp_launch import torchrun
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 WORLDS = (2, 3)
 
 

@@ -9,15 +9,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from kdse.checkpoint import load_model
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.models.base import Estimate, SpeechModel
+from kdse.models.checkpoint import fingerprint, load_model
 from kdse.models.recorded import Recorded
 from kdse.objectives import Objective, OutputDistillation, SelectivePatches, SimilarityPreserving
-from kdse.report.figures.curves import training_log
+from kdse.run.log import training_log
 from kdse.schedule import Joint, TwoStep
-from kdse.teacher import fingerprint
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
 
 ADAM = {"optimizer": lambda p: torch.optim.Adam(p, lr=1e-3)}
@@ -158,6 +157,7 @@ def test_the_total_is_schedule_times_weight_times_raw(tmp_path):
     assert logged["train/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kill_at", [2, 4, 6])
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_resumed_run_reaches_the_same_weights_as_the_uninterrupted_one(tmp_path, kill_at, reset):

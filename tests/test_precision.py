@@ -65,6 +65,7 @@ class Watch(TorchDispatchMode):
 # --- training ---
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_both_train_an_enhancer_and_a_two_step_run(tmp_path, precision):
     for make_model, callbacks in (
@@ -80,6 +81,7 @@ def test_both_train_an_enhancer_and_a_two_step_run(tmp_path, precision):
         assert all(torch.isfinite(torch.tensor(value)) for value in after.values())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_trains_in_other_precisions_to_about_the_float32_loss(tmp_path, precision, name):
@@ -88,6 +90,7 @@ def test_every_model_trains_in_other_precisions_to_about_the_float32_loss(tmp_pa
     assert other == pytest.approx(reference, rel=0.05 if precision == "bf16-mixed" else 1e-3, abs=0.05)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", KINDS)
 def test_every_objective_trains_in_bf16_mixed_with_finite_weights(tmp_path, name):
     model = distiller()

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+import kdse
 from kdse import pretrained
-from kdse.checkpoint import load_model, read_checkpoint
-from kdse.deploy.streaming import Streamer
-from kdse.metrics.intrusive import score
+from kdse.cli import main
+from kdse.commands.model import checkpoints
+from kdse.distiller import Distiller
+from kdse.metrics.registry import score
 from kdse.models.budget import count_parameters
+from kdse.models.checkpoint import load_model, read_checkpoint
 from kdse.models.probe_speech import speech_like
+from kdse.models.streaming import Streamer
 
 CARD = (pretrained.FOLDER / "MODEL_CARD.md").read_text()
 
@@ -70,6 +74,36 @@ def test_names_and_paths_are_found_and_others_explained():
     assert pretrained.exported(Path("some/cruse-62k.ckpt")) is None
     with pytest.raises(ValueError, match="nor a model in the box .*cruse-62k"):
         pretrained.find("cruse-1M")
+    assert pretrained.located("cruse-62k") == pretrained.find("cruse-62k")
+    assert pretrained.located("cruse-1M") == Path("cruse-1M")
+
+
+def test_a_file_of_the_users_wins_over_a_model_in_the_box(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cruse-62k").write_bytes(b"mine")
+    assert pretrained.find("cruse-62k") == pretrained.located("cruse-62k") == Path("cruse-62k")
+
+
+def test_whatever_takes_a_checkpoint_takes_a_name_of_the_box(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    by_file = load_model(pretrained.find("cruse-30k")).state_dict()
+    by_name = kdse.load_student("cruse-30k").state_dict()
+    assert all(torch.equal(by_name[key], value) for key, value in by_file.items())
+    assert checkpoints(["small=cruse-30k", "cruse-62k"]) == {
+        "small": pretrained.find("cruse-30k"), "cruse-62k": pretrained.find("cruse-62k")
+    }  # fmt: skip
+    assert main(["taps", "cruse-30k"]) == 0 and "bottleneck" in capsys.readouterr().out
+    for command in (["taps", "cruse-1M.ckpt"], ["evaluate", "cruse-1M", "--synthetic", "--out", "s", "--workers", "0"]):
+        assert main(command) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_teacher_is_named_and_an_unknown_one_is_refused_with_the_names_there_are():
+    distiller = Distiller(teacher_checkpoint="cruse-62k", compression=4)
+    assert count_parameters(distiller.teacher) == 62313
+    assert count_parameters(distiller.student) == pytest.approx(62313 / 4, rel=0.05)
+    with pytest.raises(ValueError, match=r"cruse-1M: neither .* in the box \(cruse-30k, cruse-62k\)"):
+        Distiller(teacher_checkpoint="cruse-1M", compression=4)
 
 
 def test_every_training_recording_is_credited():

@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -39,22 +41,69 @@ FEWER = {
 }  # fmt: skip
 FEWER_NOISY = ["--trainer.max_steps=2", "--data.batch_size=2", "--data.steps_per_epoch=2"]
 
-pytestmark = pytest.mark.timeout(900)  # a reduced demo takes 80 s on two idle cores; a busy machine is no failure
+# a reduced demo takes 80 s on two idle cores; a busy machine is no failure
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory):
-    """A folder like a fresh clone after `make demo`, with a recording of the user's."""
-    folder = tmp_path_factory.mktemp("newcomer")
+def cache(tmp_path_factory) -> Path:
+    """Where the embedded corpus is kept; not in a clone, which is fresh all the same."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Path:
+    """A folder like a fresh clone in which no demo has run, with a recording of the user's."""
+    folder = tmp_path_factory.mktemp("fresh")
     (folder / "experiments").symlink_to(REPOSITORY / "experiments")
     (folder / "recordings").mkdir()
     soundfile.write(folder / "recordings" / "talk.wav", torch.randn(30000).mul(0.05).numpy(), 44100)
-    environment = {**os.environ, "KDSE_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, cache):
+    """A demo that Ctrl-C ended while the first student was trained: its folder, how to run it, and what it said."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    (folder / "experiments").symlink_to(REPOSITORY / "experiments")
+    environment = {**os.environ, "KDSE_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY)}
     flags = "--teacher-steps 4 --student-steps 4 --items 1 --listen 1 --workers 0"
     demo = [sys.executable, "experiments/demo.py", *flags.split()]
+    log = folder / "interrupted.log"
+    with open(log, "w") as file:
+        command = subprocess.Popen(demo, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True)
+        while "step 0/4" not in log.read_text().partition("supervised.yaml")[2]:
+            assert command.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.05)
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the demo and to what it runs
+        code = command.wait(timeout=120)
+    return folder, demo, environment, code, log.read_text()
+
+
+@pytest.fixture(scope="module")
+def newcomer(interrupted):
+    """A folder like a clone after `make demo`, which was interrupted once."""
+    folder, demo, environment, *_ = interrupted
     done = subprocess.run(demo, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return folder, demo, environment, done.stdout
+
+
+def test_ctrl_c_ends_the_demo_with_one_line_that_says_how_it_goes_on(interrupted):
+    folder, _, _, code, said = interrupted
+    lines = said.splitlines()
+    assert code == 130 and "Traceback" not in said and "\r" not in said
+    assert lines[-1] == "demo: interrupted; run the same command again to go on"
+    assert lines[-2].startswith("kdse fit: interrupted")
+    assert (folder / "runs/demo/teacher/checkpoints/last.ckpt").is_file()
+    assert not (folder / "runs/demo/supervised/checkpoints/last.ckpt").exists()
+
+
+def test_an_interrupted_demo_goes_on_and_trains_nothing_twice(newcomer):
+    folder, _, _, printed = newcomer
+    assert "teacher: finished before" in printed
+    assert "--run_dir=runs/demo/supervised --resume=true" in printed
+    assert "--run_dir=runs/demo/one_step\n" in printed
 
 
 def test_the_demo_leaves_a_table_pictures_audio_and_says_where(newcomer):
@@ -108,14 +157,13 @@ def test_the_demo_students_start_from_equal_budgets_and_equal_models():
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c.split()[:3]))
-def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
-    folder, _, environment, _ = newcomer
+def test_the_readmes_commands_work(command, fresh, cache, monkeypatch, capsys):
     arguments = shlex.split(command)
     needs_corpus = any(name in command for name in ("two_step", "methods", "sweeps"))
     if needs_corpus and not os.environ.get("KDSE_CORPUS"):
         pytest.skip("KDSE_CORPUS names no folder of real recordings")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("KDSE_CACHE", environment["KDSE_CACHE"])
+    monkeypatch.chdir(fresh)
+    monkeypatch.setenv("KDSE_CACHE", str(cache))
     if "--print_config" in arguments:
         with pytest.raises(SystemExit) as leaving:
             main(arguments)
@@ -126,14 +174,40 @@ def test_the_readmes_commands_work(command, newcomer, monkeypatch, capsys):
     assert main([*arguments, *fewer]) == 0
     if arguments[0] == "enhance":
         out = arguments[arguments.index("--out") + 1] if "--out" in arguments else "enhanced"
-        assert soundfile.info(folder / out / "talk.wav").frames == 30000
+        assert soundfile.info(fresh / out / "talk.wav").frames == 30000
 
 
-def test_the_readmes_python_runs(newcomer, monkeypatch):
-    folder, _, _, _ = newcomer
-    monkeypatch.chdir(folder)
+def trained_quickstart() -> None:
+    """Trains the quickstart, in the current folder, if the test of that command was not asked for."""
+    if not Path("runs/quickstart/checkpoints/last.ckpt").exists():
+        assert main(["fit", "--config", "experiments/quickstart.yaml", *FEWER["fit"]]) == 0
+
+
+def test_the_readmes_python_runs(fresh, cache, monkeypatch):
+    monkeypatch.chdir(fresh)
+    monkeypatch.setenv("KDSE_CACHE", str(cache))
+    trained_quickstart()
     for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(code.replace("runs/quickstart", "runs/demo/two_step"), {"__name__": "readme"})
+        exec(code, {"__name__": "readme"})
+
+
+def test_the_readme_compares_the_files_of_one_model(fresh, cache, monkeypatch):
+    """Floats and 8-bit weights of the same student, by the README's own commands, score the same."""
+    exports = {shlex.split(c)[-1]: shlex.split(c)[1] for c in COMMANDS if c.startswith("export")}
+    compared = next(shlex.split(c) for c in COMMANDS if c.startswith("evaluate") and "int8=" in c)
+    files = [part.partition("=")[2] for part in compared if part.endswith(".onnx")]
+    assert len(files) == 2 and len({exports[file] for file in files}) == 1
+    monkeypatch.chdir(fresh)
+    monkeypatch.setenv("KDSE_CACHE", str(cache))
+    scores = Path(compared[compared.index("--out") + 1], "summary.csv")
+    if not scores.exists():  # (the commands above were not asked for)
+        trained_quickstart()
+        for command in (c for c in COMMANDS if c.startswith("export")):
+            assert main([*shlex.split(command), "--overwrite"]) == 0
+        assert main([*compared, *FEWER["evaluate"]]) == 0
+    table = pd.read_csv(scores)
+    mean = table[table["snr_db"].astype(str) == "all"].set_index("system")["si_sdr"]
+    assert abs(mean["float"] - mean["int8"]) < 0.1
 
 
 def test_the_readmes_objective_distils(newcomer, tmp_path):

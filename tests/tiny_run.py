@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from kdse.checkpoint import describe
 from kdse.models.base import SpeechModel
+from kdse.models.checkpoint import describe
 from tests.toys import make_teacher
 
 

@@ -8,9 +8,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.checkpoint_io import SafeCheckpointIO
 from kdse.data.position import Batches, move_to, position
 from kdse.models import Cruse
+from kdse.training.checkpoint_files import SafeCheckpointIO
 
 TEACHER_CHANNELS = [4, 8, 8, 12]
 STUDENT_CHANNELS = [2, 4, 4, 4]

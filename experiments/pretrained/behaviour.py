@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 import kdse.pretrained
-from kdse.checkpoint import load_model
-from kdse.data.audio import EXTENSIONS, read
-from kdse.files import write_text
-from kdse.metrics.intrusive import score as scores_of
+from kdse.audio.files import EXTENSIONS, read
+from kdse.machine.files import write_text
+from kdse.metrics.registry import score as scores_of
 from kdse.models.base import SpeechModel
+from kdse.models.checkpoint import load_model
 
 RATE = 16000
 LEVEL_DBFS = -26.0

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from kdse.data.audio import EXTENSIONS
+from kdse.audio.files import EXTENSIONS
 from kdse.deploy.benchmark.runners import rnnoise_runner
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kdse.cluster.request import Request
 from kdse.cluster.task import KDSE
-from kdse.signals import STOPPED, listening, start_apart
+from kdse.machine.processes import STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -13,6 +13,7 @@ from typing import Any
 from kdse.cluster import requeue
 from kdse.cluster.request import DEFAULT_MINUTES, Request
 from kdse.cluster.task import Task
+from kdse.internals.submitit import batch_script
 
 
 def script(request: Request) -> str:
@@ -21,10 +22,7 @@ def script(request: Request) -> str:
     Raises:
         ValueError: if submitit is not installed.
     """
-    executor = _slurm(request, wherever=True)
-    if (request.workers or 1) > 1:
-        executor.parameters["map_count"] = request.workers
-    return str(executor._make_submission_file_text(executor._submitit_command_str, uid="")).rstrip() + "\n"
+    return batch_script(_slurm(request, wherever=True), request.workers or 1).rstrip() + "\n"
 
 
 def submit(request: Request, task: Task) -> list[str]:
@@ -57,7 +55,7 @@ def _slurm(request: Request, wherever: bool = False) -> Any:
     """submitit's executor for the request; ``wherever``: also where there is no SLURM, to look at the script."""
     submitit = _submitit()
 
-    class Anywhere(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
+    class Anywhere(submitit.SlurmExecutor):  # type: ignore[name-defined]  # (imported when needed)
         @classmethod
         def affinity(cls) -> int:
             return 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import kdse.pretrained
 from kdse.commands.parser import Parser, positive
-from kdse.files import write_text
+from kdse.machine.files import write_text
+from kdse.machine.packages import required
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,18 +113,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _forms(name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, arguments: Any) -> dict[str, str]:
+def _forms(
+    name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
+) -> dict[str, str]:
     """Label to source of what is timed for one MODEL."""
     if path.suffix == ".onnx":
         return {name: str(path)}
     forms = {f"{name} torch": str(path)}
     if arguments.no_export:
         return forms
-    import soundfile
-
-    from kdse.checkpoint import load_model
+    soundfile = required("soundfile")
     from kdse.deploy.export.write import export_file
-    from kdse.deploy.streaming import can_stream
+    from kdse.models.checkpoint import load_model
+    from kdse.models.streaming import can_stream
 
     model, stem = load_model(path), len(list(folder.iterdir()))
     if not can_stream(model):
@@ -151,8 +153,7 @@ def _audio(file: str | None, seconds: float) -> tuple[np.ndarray, int]:
         from kdse.models.probe_speech import speech_like, with_noise
 
         return with_noise(speech_like(16000, seconds))[0].numpy(), 16000
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (RuntimeError, OSError) as error:

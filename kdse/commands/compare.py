@@ -10,11 +10,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kdse.commands.evaluate import add_item_options, add_scoring_options, given_flags
 from kdse.commands.parser import Parser
-from kdse.commands.runs import Run, kdse, train
-from kdse.files import write_text
+from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
+from kdse.machine.files import write_text
 from kdse.metrics.table import NOISY, Row, read_rows, to_csv
+from kdse.pretrained import located
 from kdse.report.tables.comparison import (
     add_costs,
     add_differences,
@@ -24,6 +24,7 @@ from kdse.report.tables.comparison import (
     noisy_row,
 )
 from kdse.report.tables.writers import to_markdown
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
@@ -176,9 +177,9 @@ def _teacher(settings: dict[str, Any]) -> str | None:
     for flag in settings["flags"]:
         name, _, value = flag.partition("=")
         path = value if name == "--model.teacher_checkpoint" else path
-    if path is None or not Path(path).is_file():
+    if path is None or not located(path).is_file():
         return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(located(path).read_bytes()).hexdigest()
 
 
 def _yaml(path: Path, flag: str) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kdse.cores import available_cores
+from kdse.machine.processes import available_cores
+from kdse.machine.progress import Lines
 
-SECONDS_BETWEEN_LINES = 5.0
 HELP = "list the files of a corpus with their lengths, so that training starts at once"
 DESCRIPTION = """\
 Measures every wav, flac and ogg file below FOLDER (samples, rate, channels, bytes) and writes what it found into one
@@ -61,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        ValueError: as `kdse.data.indexing.build`.
+        ValueError: as `kdse.data.corpus.indexing.build`.
     """
-    from kdse.data.indexing import build, manifest_of
-    from kdse.data.manifest import load
-    from kdse.data.measure import CHECKS
+    from kdse.audio.listing import CHECKS
+    from kdse.data.corpus.indexing import build, manifest_of
+    from kdse.data.corpus.manifest import load
 
     folder = arguments.folder.expanduser()
     out = None if arguments.out is None else arguments.out.expanduser()
@@ -119,19 +118,3 @@ def run(arguments: argparse.Namespace) -> int:
 def processes(asked: int | None) -> int:
     """Number of processes: as asked, else one for each core that this process may use, at most 32."""
     return min(32, available_cores()) if asked is None else asked
-
-
-class Lines:
-    """Says on stderr how far it is, every few seconds and at the end."""
-
-    def __init__(self, what: str, unit: str, show: bool) -> None:
-        self.what, self.unit, self.show = what, unit, show
-        self.started = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.show and (done == total or now - self.said >= SECONDS_BETWEEN_LINES):
-            self.said = now
-            print(
-                f"{self.what}: {done}/{total} {self.unit} after {now - self.started:.0f} s", file=sys.stderr, flush=True
-            )

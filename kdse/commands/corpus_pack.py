@@ -7,7 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from kdse.commands.corpus_index import Lines, processes
+from kdse.commands.corpus_index import processes
+from kdse.machine.progress import Lines
 
 HELP = "copy a corpus into shards, for object storage or a slow file system"
 DESCRIPTION = """\
@@ -41,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code.
 
     Raises:
-        ValueError: as `kdse.data.packing.pack`.
+        ValueError: as `kdse.data.corpus.packing.pack`.
     """
-    from kdse.data.packing import pack
+    from kdse.data.corpus.packing import pack
 
     started = time.monotonic()
     done = pack(

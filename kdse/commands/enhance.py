@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.enhance_model import add_model_arguments, open_model
+from kdse.commands.model import add_model_arguments, open_model
 from kdse.commands.parser import Parser
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
         ValueError: if an input does not exist or is not audio, a folder holds none, two inputs would be written to
             one output, or an output is an input.
     """
-    from kdse.data.audio import EXTENSIONS
+    from kdse.audio.files import EXTENSIONS
 
     jobs: dict[Path, Path] = {}  # output to input
     out_real = Path(os.path.realpath(out))
@@ -186,7 +186,7 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def _is_audio(path: Path) -> bool:
-    from kdse.data.audio import EXTENSIONS
+    from kdse.audio.files import EXTENSIONS
 
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 

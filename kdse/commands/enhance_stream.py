@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kdse.commands.enhance_model import open_model
+from kdse.commands.model import open_model
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -84,7 +84,7 @@ def refuse_model(model: SpeechModel, flag: str) -> None:
     Raises:
         ValueError: naming the flag and why.
     """
-    from kdse.deploy.streaming import Streamer
+    from kdse.models.streaming import Streamer
 
     try:
         Streamer(model)
@@ -95,7 +95,7 @@ def refuse_model(model: SpeechModel, flag: str) -> None:
 def _descriptor(stream: object, which: str) -> int:
     """The file descriptor behind stdin or stdout, in binary."""
     try:
-        number = int(stream.fileno())  # type: ignore[attr-defined]
+        number = int(stream.fileno())  # type: ignore[attr-defined]  # (None has none: caught below)
     except (AttributeError, OSError, ValueError):
         raise ValueError(f"INPUT -: standard {which} is closed") from None
     if os.isatty(number):

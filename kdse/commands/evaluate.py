@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import json
 import platform
@@ -14,16 +13,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.commands.model import checkpoints
 from kdse.commands.parser import Parser
-from kdse.cores import available_cores
 from kdse.data.known_sets import compare_noisy, recognise, undecided
-from kdse.evaluation.item_options import add_item_options, held_out_of, item_record
 from kdse.evaluation.journal import Journal
+from kdse.evaluation.options import add_item_options, add_scoring_options, held_out_of, item_record, model_files
 from kdse.evaluation.scoring import per_file_csv, score_system
-from kdse.evaluation.systems import System, checkpoints, enhanced_folders, folder_system, model_system, unprocessed
-from kdse.files import write_text
-from kdse.metrics.intrusive import METRICS, check_metrics
+from kdse.evaluation.systems import System, enhanced_folders, folder_system, model_system, unprocessed
+from kdse.machine.files import write_text
+from kdse.machine.processes import available_cores
+from kdse.machine.progress import counting
 from kdse.metrics.pool import ScorePool
+from kdse.metrics.registry import METRICS, check_metrics
 from kdse.metrics.squim import cached_weights
 from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
 from kdse.report.tables.scores import score_table
@@ -31,7 +32,10 @@ from kdse.report.tables.table import Table
 from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
+    from rich.panel import Panel
+
     from kdse.evaluation.held_out import HeldOut
+
 
 DESCRIPTION = """\
 Scores checkpoints, ONNX files and folders of enhanced audio, and always the unprocessed noisy input, on the same
@@ -105,21 +109,20 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     settings = {"items": items, "data": held_out.settings.get("data"), **_conditions(metrics, files, versions)}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
-        _progress() as progress,
+        counting() as progress,
     ):
         if len(journal):
-            progress.console.print(f"{len(journal)} scores in {journal.path} are kept", markup=False)
+            progress.print(f"{len(journal)} scores in {journal.path} are kept")
         for label, system in systems.items():
-            task = progress.add_task(label, total=len(held_out))
-            advance = functools.partial(progress.advance, task)
+            advance = progress.add(label, "items", len(held_out))
             rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
                 told, warned = _against_published(rows, metrics, held_out)
                 for text in told:
-                    progress.console.print(text, markup=False)
+                    progress.print(text)
                 for text in warned:
-                    progress.console.print(_loud(text))
+                    progress.print(_loud(text))
 
     summary = summarize(rows, metrics, max_failed_share=None)
     table = score_table(rows, metrics, exclude_from_best=[label for label in systems if label == "teacher"])
@@ -156,26 +159,6 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     return 0
 
 
-def given_flags(arguments: argparse.Namespace) -> list[str]:
-    """The item and scoring options that differ from their defaults, as flags of `kdse evaluate`."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_item_options(parser)
-    add_scoring_options(parser)
-    flags: list[str] = []
-    for name, default in vars(parser.parse_args([])).items():
-        value = getattr(arguments, name)
-        if value == default:
-            continue
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name.replace('_', '-')}", *([] if value is True else map(str, values))]
-    return flags
-
-
-def model_files(arguments: argparse.Namespace) -> dict[str, str]:
-    """Model files that metrics need, from the scoring options."""
-    return {name: str(path) for name in ("dnsmos", "squim") if (path := getattr(arguments, name)) is not None}
-
-
 def _conditions(metrics: Sequence[str], files: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
     """What a score depends on, besides its item and system: other conditions, other scores."""
     packages = {"kdse", "torch", "numpy", "scipy", *(package for name in metrics for package in METRICS[name].packages)}
@@ -198,7 +181,7 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
     return compare_noisy(recognised, line.values)
 
 
-def _loud(text: str) -> Any:
+def _loud(text: str) -> Panel:
     from rich.panel import Panel
 
     return Panel(text, title="WARNING", border_style="bold red")
@@ -212,7 +195,12 @@ def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kdse evaluate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
-    add("checkpoints", nargs="*", metavar="[LABEL=]CHECKPOINT", help="checkpoint, run folder or .onnx file")
+    add(
+        "checkpoints",
+        nargs="*",
+        metavar="[LABEL=]CHECKPOINT",
+        help="checkpoint, run folder, .onnx file or model in the box (cruse-62k)",
+    )
     add("--enhanced", action="append", default=[], metavar="LABEL=DIR", help="folder of enhanced files; with --paired")
     add_item_options(parser)
     add_scoring_options(parser)
@@ -220,27 +208,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace what --out holds of other items, metrics or versions")
     add("--json", action="store_true", help="print summary.json instead of a table")
     return parser
-
-
-def add_scoring_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how systems are run and scored."""
-    add = parser.add_argument_group("scoring").add_argument
-    names = list(METRICS)
-    default = ["si_sdr", "sdr", "pesq_wb", "stoi", "estoi"]
-    add("--metrics", nargs="+", choices=names, default=default, metavar="NAME", help=f"of {', '.join(names)}")
-    add("--max-failed-share", type=float, default=0.1, help="of a system's items, by metric (default: %(default)s)")
-    add(
-        "--workers",
-        type=int,
-        default=available_cores(),
-        help="scoring processes; 0: this one (default: all cores, %(default)s); models get the cores left, or one",
-    )
-    add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
-    add("--dnsmos", type=Path, metavar="FILE", help="sig_bak_ovr.onnx of DNSMOS P.835, for the dnsmos metrics")
-    add("--squim", type=Path, metavar="FILE", help="weights of torchaudio's SQUIM_OBJECTIVE, for the squim metrics")
-    add("--no-cost", action="store_true", help="do not measure what the models cost (MACs, real-time factor, ...)")
-    add("--save-audio", type=int, default=0, metavar="N", help="write the first N items as wav, of every system")
-    add("--trust-code", action="store_true", help="let checkpoints name classes that kdse does not ship")
 
 
 def _device(name: str) -> str:
@@ -253,14 +220,6 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
     return name
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _print(table: Table, summary: Summary, out: Path, items: int) -> None:

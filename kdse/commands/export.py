@@ -73,10 +73,10 @@ def main(argv: list[str]) -> int:
         ValueError: on a user's mistake.
     """
     arguments = make_parser().parse_args(argv)
-    from kdse.checkpoint import load_model
     from kdse.deploy.export.onnx_file import DEFAULT_OPSET
     from kdse.deploy.export.write import export_file
-    from kdse.deploy.streaming import can_stream
+    from kdse.models.checkpoint import load_model
+    from kdse.models.streaming import can_stream
     from kdse.pretrained import find
 
     _check(arguments)

@@ -6,7 +6,7 @@ import json
 import platform
 from typing import Any
 
-from kdse.commands.model_argument import add_model_argument, build_model, failures_explained
+from kdse.commands.model import add_model_argument, build_model, failures_explained
 from kdse.commands.parser import Parser, positive
 from kdse.deploy.cost import count_macs, time_streaming, time_whole
 from kdse.models.base import UNBOUNDED, SpeechModel

@@ -10,14 +10,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from kdse.commands.evaluate import add_scoring_options, given_flags
 from kdse.commands.parser import Parser
-from kdse.commands.runs import kdse
-from kdse.evaluation.item_options import add_item_options
-from kdse.files import write_bytes, write_text
+from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
+from kdse.machine.files import write_bytes, write_text
 from kdse.report.collect import find_runs, read_scores, seed_groups, without_checkpoint
 from kdse.report.contents import Report
-from kdse.report.run_folder import last_checkpoint, teacher_of
+from kdse.run.folder import last_checkpoint, teacher_of
+from kdse.sweeps.sequential_runs import kdse
 
 SCORES = "scores"
 #: In OUT: the tables and figures that a report wrote.

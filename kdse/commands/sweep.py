@@ -12,13 +12,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kdse.commands.parser import Parser
-from kdse.signals import STOPPED
+from kdse.machine.processes import STOPPED
 from kdse.sweeps.command import check_extra, fit_flags, value_of
 from kdse.sweeps.conditions import conditions, file_part
 from kdse.sweeps.definition import Sweep, read_sweep
+
+if TYPE_CHECKING:
+    from kdse.sweeps.runner import Runner, Settings
+    from kdse.sweeps.store import Store
 
 DESCRIPTION = """\
 Trains every point of a sweep file in W&B's format (grid, random or bayes; Hyperband), each in a process and a run
@@ -100,7 +104,7 @@ def main(argv: list[str]) -> int:
     return STOPPED if code == 0 and runner.tally.interrupted else code
 
 
-def _run(sweep: Sweep, store: Any, settings: Any, stream: TextIO) -> Any:
+def _run(sweep: Sweep, store: Store, settings: Settings, stream: TextIO) -> Runner:
     """Works on the points until none is left or a signal comes; the `Runner` that did."""
     from kdse.sweeps.progress import LiveProgress, Progress
     from kdse.sweeps.runner import Runner
@@ -119,7 +123,7 @@ def _run(sweep: Sweep, store: Any, settings: Any, stream: TextIO) -> Any:
     return runner
 
 
-def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:
+def _report(sweep: Sweep, store: Store, out: Path, as_json: bool) -> int:
     from kdse.sweeps.report import write_report
 
     content = write_report(sweep, store.points(), out)
@@ -134,7 +138,7 @@ def _report(sweep: Sweep, store: Any, out: Path, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _show(sweep: Sweep, settings: Any, seed: int) -> int:
+def _show(sweep: Sweep, settings: Settings, seed: int) -> int:
     """Prints the command lines of the points, as far as they can be told before there are results."""
     import optuna
 

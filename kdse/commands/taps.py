@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kdse.commands.model_argument import add_model_argument, build_model, failures_explained
+from kdse.commands.model import add_model_argument, build_model, failures_explained
 from kdse.commands.parser import Parser, positive
 from kdse.models.base import SpeechModel
 from kdse.taps import module_shapes, probe, resolve_taps

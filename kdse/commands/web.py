@@ -56,8 +56,8 @@ def step_graph(model: str | None, folder: Path, trust_code: bool = False) -> Pat
     boxed = pretrained.exported(path)
     if path.suffix == ".onnx" or boxed is not None:
         return boxed or path
-    from kdse.checkpoint import load_model
     from kdse.deploy.export.write import export_file
+    from kdse.models.checkpoint import load_model
 
     target = folder / f"{path.stem}.onnx"
     export_file(load_model(path, trust_code=trust_code), target, checkpoint=path)

@@ -6,7 +6,7 @@ Loaded when first used: the processes that generate the embedded corpus need no 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _LAZY = {
     "Mixtures": "kdse.data.mixtures",
@@ -17,7 +17,14 @@ _LAZY = {
 __all__ = ["Mixtures", "NoisyFolder", "PairedFolders", "SyntheticCorpus"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'kdse.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+if TYPE_CHECKING:  # type checkers see the classes themselves, and refuse names that are not there
+    from kdse.data.mixtures import Mixtures
+    from kdse.data.noisy import NoisyFolder
+    from kdse.data.paired import PairedFolders
+    from kdse.data.synthetic import SyntheticCorpus
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'kdse.data' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY[name]), name)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import AudioError
-from kdse.data.corpora import Corpus, corpus_root, part_of, scan
+from kdse.audio.files import AudioError
+from kdse.audio.levels import SNR_DEFINITIONS, active_db
+from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
-from kdse.data.mixing import SNR_DEFINITIONS, active_db, mix
+from kdse.data.mixing import mix
 from kdse.data.position import Key, ResumableData, check_positive
+from kdse.machine.packages import required
 from kdse.seeding import derive_seed, run_seed
 
 REDRAWS = 8
@@ -136,9 +138,8 @@ class MixtureSet(Dataset[dict[str, Any]]):
 
     def _reverberate(self, dry: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""
-        from torchaudio.functional import fftconvolve
-
         assert self.rooms is not None
+        fftconvolve = required("torchaudio.functional", "fftconvolve")
         response = self.rooms.read(int(rng.integers(len(self.rooms))), self.sample_rate_hz)
         direct = int(response.abs().argmax())
         response = response[direct:] / response[direct].abs().clamp_min(1e-6)

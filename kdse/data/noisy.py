@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import AudioError
-from kdse.data.corpora import Corpus, scan
+from kdse.audio.files import AudioError
+from kdse.data.corpus.corpora import Corpus, scan
+from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import crop_at, fill
-from kdse.data.paired import PairSet, pad_batch
-from kdse.data.pairs import Pair, find_pairs
+from kdse.data.file_pairs import Pair, PairSet, find_pairs
+from kdse.data.paired import pad_batch
 from kdse.data.position import Key, ResumableData, check_positive
-from kdse.data.shards import is_remote
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
 from kdse.seeding import derive_seed, run_seed
 

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.audio import read
+from kdse.audio.files import read
 from kdse.data.crops import crop_at, fill
+from kdse.data.file_pairs import Pair, PairSet, find_pairs, pair_item, speaker
 from kdse.data.labelled import check_share, labelled_places
-from kdse.data.pair_set import PairSet, pair_item
-from kdse.data.pairs import Pair, find_pairs, speaker
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
 from kdse.seeding import derive_seed, run_seed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
+from kdse.internals.lightning import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,9 @@ class Batches(Sampler[list[Key]]):
             yield [(epoch, first + i) for i in range(self.batch_size)]
 
 
-def position(trainer: Any) -> dict[str, int]:
+def position(trainer: L.Trainer) -> dict[str, int]:
     """Consumed batches so far, as a data module's state."""
-    seen = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-    return {"batches_seen": int(seen), "batches_per_epoch": int(trainer.num_training_batches)}
+    return {"batches_seen": batches_processed(trainer), "batches_per_epoch": int(trainer.num_training_batches)}
 
 
 def move_to(batches: Batches, state: dict[str, int]) -> None:
@@ -83,7 +82,7 @@ class ResumableData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.trainer is None or self.trainer.world_size == 1:
             return
-        if self.trainer._accelerator_connector.use_distributed_sampler:
+        if shares_samplers(self.trainer):
             raise ValueError(
                 "--trainer.use_distributed_sampler=true: this data shares its items among the processes itself; leave "
                 "the flag at false"
@@ -111,7 +110,7 @@ class ResumableData(L.LightningDataModule):
         """
         limit = limit_of(self.trainer) if self.trainer is not None else None
         batches = SharedBatches(len(items), batch_size, *self.rank_and_world(), limit)
-        warnings.filterwarnings("ignore", message="You are using a custom batch sampler `SharedBatches` for prediction")
+        hide_warning(CUSTOM_SAMPLER)
         return self.loader(items, batch_sampler=batches, collate_fn=CollateOrNothing(collate))
 
     def loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
@@ -121,7 +120,7 @@ class ResumableData(L.LightningDataModule):
         torch once for all of them.
         """
         if self.num_workers > 0:
-            preloaded = ["kdse.data.forkserver_signals", "kdse.data.mixtures", "kdse.data.paired"]
+            preloaded = ["kdse.data.forkserver", "kdse.data.mixtures", "kdse.data.paired"]
             multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
             settings |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
             settings |= {"worker_init_fn": outlive_signals}
@@ -137,7 +136,7 @@ class ResumableData(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self._compare(state_dict.get("processes"), state_dict.get("recordings"))
         # Lightning looks for a stateful loader and does not know that the sampler goes on where it was
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+        hide_warning(MID_EPOCH)
 
     def _compare(self, processes: int | None, recordings: str | None) -> None:
         """Says what differs from the run that wrote a checkpoint, or refuses to go on.

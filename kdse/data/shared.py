@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import (
@@ -20,6 +20,11 @@ from torch.utils.data import (
     SequentialSampler,
     default_collate,
 )
+
+from kdse.internals.lightning import own_batch_sampler
+
+if TYPE_CHECKING:
+    import lightning as L
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -75,7 +80,7 @@ class CollateOrNothing:
         }
 
 
-def limit_of(trainer: Any) -> int | None:
+def limit_of(trainer: L.Trainer) -> int | None:
     """How many batches the trainer's limit leaves to all processes together; None for all.
 
     Raises:
@@ -93,18 +98,18 @@ def limit_of(trainer: Any) -> int | None:
     return None
 
 
-def same_on_every_process(loader: Any) -> bool:
+def same_on_every_process(loader: object) -> bool:
     """Whether a loader certainly gives each process all items: a plain order, or a shuffled one of the same seed."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
-    batches = getattr(loader.batch_sampler, "_batch_sampler", loader.batch_sampler)  # (Lightning's index keeper)
+    batches = own_batch_sampler(loader)
     if batches is not None and type(batches) is not BatchSampler:
         return False
     order = loader.sampler if batches is None else batches.sampler
     return type(order) in (SequentialSampler, RandomSampler)
 
 
-def check_shared(trainer: Any, loaders: Any, stage: str) -> None:
+def check_shared(trainer: L.Trainer, loaders: object, stage: str) -> None:
     """Refuses training and predict loaders that give every process of a run the same items.
 
     Raises:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from kdse.data.audio import read
-from kdse.data.corpora import check_listed, scan
+from kdse.audio.files import read
+from kdse.data.corpus.corpora import check_listed, scan
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def align_taught(
     """Measures what is not given on up to 16 files, spread over the folder: the same in every process and run.
 
     The delay is the peak of the cross-correlation with the noisy files, searched to 0.1 s either way. The gain is a
-    fit over the loud frames, a little small where the teacher leaves noise in (see `kdse.models.alignment`), so within
+    fit over the loud frames, a little small where the teacher leaves noise in (see `kdse.audio.alignment`), so within
     1 dB the level is left as it is.
 
     Args:
@@ -147,7 +147,7 @@ def align_taught(
     """
     if delay_samples is not None and gain is not None:
         return Taught(files, delay_samples, gain)
-    from kdse.models.alignment import measure_alignment  # here: the processes that generate corpora need no torch
+    from kdse.audio.alignment import measure_alignment  # here: the processes that generate corpora need no torch
 
     places = sorted({round(i * (len(files) - 1) / (MEASURED - 1)) for i in range(MEASURED)})
     heard = [read(noisy[i], sample_rate_hz, 0, 10 * sample_rate_hz) for i in places]

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdse.deploy.streaming import can_stream
+from kdse.internals.torch import watched
 from kdse.models.base import SpeechModel
-from kdse.taps import probe_signal, undisturbed
+from kdse.models.probing import probe_signal, undisturbed
+from kdse.models.streaming import can_stream
 
 #: Operators that only make, move or describe data; they are neither counted nor listed as uncounted.
 # fmt: off
@@ -74,24 +74,17 @@ def count_macs(model: SpeechModel, seconds: float = 2.0) -> Macs:
 
 def _count(model: SpeechModel, samples: int) -> tuple[dict[str, int], dict[str, int]]:
     signal = probe_signal(model, samples)
-    with undisturbed(model), _plain_kernels(), FlopCounterMode(display=False) as counter, _Others() as others:
+    others: Counter[str] = Counter()
+
+    def note(op: Any) -> None:
+        name = _name(op)
+        if not op.is_view and name not in MOVES:
+            others[name] += 1
+
+    with undisturbed(model), _plain_kernels(), FlopCounterMode(display=False) as counter, watched(note):
         model(signal)
     counts = {_name(op): flops // 2 for op, flops in counter.get_flop_counts().get("Global", {}).items()}
-    return counts, {name: calls for name, calls in sorted(others.calls.items()) if name not in counts}
-
-
-class _Others(TorchDispatchMode):
-    """Notes every operator that computes something, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = _name(func)
-        if not func.is_view and name not in MOVES:
-            self.calls[name] += 1
-        return func(*args, **(kwargs or {}))
+    return counts, {name: calls for name, calls in sorted(others.items()) if name not in counts}
 
 
 def _name(op: Any) -> str:

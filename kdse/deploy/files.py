@@ -7,19 +7,22 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.audio.resampling import ResampleStream
 from kdse.deploy.chunks import CrossFade, WholeSignal
-from kdse.deploy.limits import check_samples
 from kdse.deploy.mix import Mix
-from kdse.deploy.resampling import ResampleStream
-from kdse.deploy.streaming import Streamer, can_stream
 from kdse.deploy.writing import write_like
+from kdse.machine.packages import required
 from kdse.models.base import SpeechModel
+from kdse.models.streaming import Streamer, can_stream, check_samples
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 BLOCK_SECONDS = 4.0
 
@@ -76,8 +79,7 @@ def enhance_file(
             or in the result, or the model does not stream where that is asked for.
         OSError: if the target cannot be written.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     try:
         reader = soundfile.SoundFile(str(source))
     except (RuntimeError, OSError) as error:
@@ -136,7 +138,7 @@ def run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]
         yield piece
 
 
-def _blocks(reader: Any, progress: Callable[[float], Any] | None) -> Iterator[Tensor]:
+def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Iterator[Tensor]:
     """The file's samples ``[C, n]``, a few seconds at a time, checked."""
     rate, position = reader.samplerate, 0
     while position < reader.frames:
@@ -154,7 +156,7 @@ def _blocks(reader: Any, progress: Callable[[float], Any] | None) -> Iterator[Te
             progress(len(block) / rate)
 
 
-def _check_complete(reader: Any) -> None:
+def _check_complete(reader: SoundFile) -> None:
     if reader.frames == 0:
         raise ValueError("holds no samples")
     # libsndfile reads what is left of a WAV that was cut short and says so only in its log. Writers to a pipe put

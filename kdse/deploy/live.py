@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdse.deploy.limits import LARGEST
 from kdse.models.base import SpeechModel
+from kdse.models.streaming import LARGEST
 
 #: Blocks between a block's recording and its playing. Our choice: sound systems often call twice in a row, so one
 #: block of slack would not do.

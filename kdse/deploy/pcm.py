@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.audio.resampling import ResampleStream
 from kdse.deploy.files import at_rate, run_chain
-from kdse.deploy.limits import check_samples
 from kdse.deploy.mix import Mix
-from kdse.deploy.resampling import ResampleStream
-from kdse.deploy.streaming import Streamer
 from kdse.models.base import SpeechModel
+from kdse.models.streaming import Streamer, check_samples
 
 #: Sample formats, named as ffmpeg names them: numpy's type, and the number that stands for full scale.
 FORMATS = {"s16le": ("<i2", 32768), "f32le": ("<f4", 1)}

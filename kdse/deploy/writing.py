@@ -6,16 +6,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
+
+from kdse.machine.packages import required
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 #: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
 SLICE = 16384
 
 
 @contextmanager
-def write_like(reader: Any, target: Path) -> Iterator[Callable[[Tensor], None]]:
+def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], None]]:
     """Yields a function that appends samples ``[C, n]`` to ``target``, in the format of an open `SoundFile`.
 
     The file is written beside its final name, moved there when the body ends, and removed if the body raises.
@@ -27,8 +32,7 @@ def write_like(reader: Any, target: Path) -> Iterator[Callable[[Tensor], None]]:
     Raises:
         OSError: if it cannot be written (disk full, no permission).
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

@@ -40,8 +40,8 @@ def running_cost(model: SpeechModel) -> dict[str, Any]:
 
 def training_cost(run: Path) -> dict[str, Any]:
     """Wall time, seconds a step, steps and seed of a run."""
-    from kdse.report.run_folder import seed_of, steps_of
-    from kdse.report.training.timing import step_cost
+    from kdse.run.folder import seed_of, steps_of
+    from kdse.run.timing import step_cost
 
     cost = step_cost(run)
     return {

@@ -74,8 +74,7 @@ class HeldOut:
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
     """Every pair of files in two folders, matched as `kdse.data.PairedFolders` does."""
-    from kdse.data.pair_set import PairSet
-    from kdse.data.pairs import find_pairs
+    from kdse.data.file_pairs import PairSet, find_pairs
 
     pairs = PairSet(find_pairs(noisy, clean, sample_rate_hz, ("--paired", "--paired")), sample_rate_hz)
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdse.files import write_text
-from kdse.metrics.intrusive import Scores
+from kdse.machine.files import write_text
+from kdse.metrics.registry import Scores
 
 FILE = "scores.jsonl"
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from kdse.evaluation.held_out import samples_of
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
-from kdse.metrics.intrusive import Scores, failed
 from kdse.metrics.pool import Scored, ScorePool
+from kdse.metrics.registry import Scores, failed
 from kdse.metrics.table import NOISY, Row, to_csv
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _keep(journal: Journal, key: Key, label: str, advance: Callable[[], None], s
 
 
 def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_rate_hz: int) -> None:
-    from kdse.data.audio import write
+    from kdse.audio.files import write
 
     snr = "" if math.isnan(item.snr_db) else f"_{item.snr_db:g}dB"
     stem = "_".join(f"{item.group} {item.name}{snr}".replace("/", "_").split())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
-from kdse.report.run_folder import run_folder_of
+from kdse.run.folder import run_folder_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +37,7 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     """A checkpoint or an ONNX file as a system, with what it costs unless ``cost`` is off."""
     import torch
 
-    from kdse.checkpoint import load_model
-    from kdse.teacher import fingerprint
+    from kdse.models.checkpoint import fingerprint, load_model
 
     onnx = path.suffix == ".onnx"
     model = _onnx(path, sample_rate_hz) if onnx else load_model(path, trust_code=trust_code)
@@ -71,8 +69,8 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
 
 def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
     """An ONNX file as a model; one that does not state its sample rate works at that of the test set."""
-    from kdse.checkpoint import load_model
     from kdse.models import Onnx
+    from kdse.models.checkpoint import load_model
     from kdse.models.onnx_student import read_metadata
 
     if read_metadata(path) is not None:
@@ -113,8 +111,8 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
         raise ValueError(f"--enhanced {folder}: no such folder")
     import torch
 
-    from kdse.data.audio import EXTENSIONS, read
-    from kdse.data.pairs import LENGTH_TOLERANCE_SECONDS
+    from kdse.audio.files import EXTENSIONS, read
+    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS
 
     by_path: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
@@ -140,31 +138,6 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
     return System(look_up, {"kind": "enhanced folder", "folder": str(folder.absolute())})
 
 
-def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
-    """Label to checkpoint file from ``label=path`` or ``path``; a run folder means its checkpoints/last.ckpt.
-
-    Raises:
-        ValueError: for a missing file or a label given twice.
-    """
-    found: dict[str, Path] = {}
-    for text in texts:
-        label, where = ("", text) if "=" not in text or Path(text).exists() else _split(text, "checkpoint")
-        path = Path(where)
-        file = path
-        if path.is_dir():
-            candidates = [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
-            file = next((c for c in candidates if c.is_file()), candidates[0])
-        if not file.is_file():
-            raise ValueError(f"checkpoint {file}: no such file")
-        if not label:
-            inside = Path(os.path.abspath(file)).parent  # (not resolve: a link's own name counts)
-            run = inside.parent if inside.name == "checkpoints" else inside
-            label = run.name if file.name == "last.ckpt" else file.stem
-        _check_label(label, found)
-        found[label] = file
-    return found
-
-
 def enhanced_folders(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Path]:
     """Label to folder from ``label=folder``.
 
@@ -173,20 +146,20 @@ def enhanced_folders(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[st
     """
     found: dict[str, Path] = {}
     for text in texts:
-        label, folder = _split(text, "--enhanced")
-        _check_label(label, [*taken, *found])
+        label, folder = label_and_path(text, "--enhanced")
+        check_label(label, [*taken, *found])
         found[label] = Path(folder)
     return found
 
 
-def _split(text: str, flag: str) -> tuple[str, str]:
+def label_and_path(text: str, flag: str) -> tuple[str, str]:
     label, equals, path = text.partition("=")
     if not (label and equals and path):
         raise ValueError(f"{flag} {text}: write it as LABEL=PATH")
     return label, path
 
 
-def _check_label(label: str, taken: Collection[str]) -> None:
+def check_label(label: str, taken: Collection[str]) -> None:
     if label in (NOISY, "clean"):
         raise ValueError(f"a system cannot be called {label!r}: that is the unprocessed input, or the reference")
     if label in taken:

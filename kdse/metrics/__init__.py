@@ -3,9 +3,9 @@
 Imports nothing heavy: scoring processes load this package and must start fast.
 """
 
-from kdse.metrics.intrusive import METRICS, Metric, Scores, check_metrics, score
-from kdse.metrics.pair import Pair
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.pool import ScorePool
+from kdse.metrics.registry import METRICS, Metric, Scores, check_metrics, score
 from kdse.metrics.table import Row, Summary, summarize
 
 __all__ = ["METRICS", "Metric", "Pair", "Row", "ScorePool", "Scores", "Summary", "check_metrics", "score", "summarize"]

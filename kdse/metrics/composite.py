@@ -13,7 +13,7 @@ against 4.239 on one file).
 
 from __future__ import annotations
 
-from kdse.metrics.pair import Pair
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.perceptual import pesq_wb
 from kdse.metrics.ratios import seg_snr
 from kdse.metrics.spectral import best_mean, llr, wss

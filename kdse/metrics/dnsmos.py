@@ -18,11 +18,15 @@ import hashlib
 from collections.abc import Callable, Mapping
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdse.metrics.pair import Pair
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 FLAG = "--dnsmos"
 RATE_HZ = 16000
@@ -56,7 +60,7 @@ def segments(estimate: np.ndarray) -> list[np.ndarray]:
     return [piece for piece in pieces if piece.size == SAMPLES]
 
 
-def _rate(estimate: np.ndarray, model: Any) -> dict[str, float]:
+def _rate(estimate: np.ndarray, model: InferenceSession) -> dict[str, float]:
     name = model.get_inputs()[0].name
     outputs = [model.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)]
     raw = np.array(outputs, dtype=np.float64)
@@ -66,7 +70,7 @@ def _rate(estimate: np.ndarray, model: Any) -> dict[str, float]:
     return dict(zip(OUTPUTS, np.mean(mapped, axis=0).tolist(), strict=True))
 
 
-def session(files: Mapping[str, str]) -> Any:
+def session(files: Mapping[str, str]) -> InferenceSession:
     """The opened model; ValueError if it is missing or another model."""
     if not files.get("dnsmos"):
         raise ValueError(
@@ -76,9 +80,8 @@ def session(files: Mapping[str, str]) -> Any:
     return loaded(files["dnsmos"], _open, FLAG)
 
 
-def _open(path: str) -> Any:
-    import onnxruntime
-
+def _open(path: str) -> InferenceSession:
+    onnxruntime = required("onnxruntime")
     right = "give sig_bak_ovr.onnx of DNS-Challenge's folder DNSMOS/DNSMOS"
     if hashlib.sha256(Path(path).read_bytes()).hexdigest() == PERSONALISED_SHA256:
         raise ValueError(f"{FLAG} {path}: is the personalised model (pDNSMOS), which has another scale; {right}")

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from kdse.distributed import world_size
 from kdse.metrics.table import Row, once
-from kdse.process_group import world_size
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 
-from kdse.metrics.pair import Pair
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair
 
 
 def pesq_wb(pair: Pair) -> float:
@@ -45,7 +46,7 @@ def estoi(pair: Pair) -> float:
 
 
 def _pesq(pair: Pair, rate_hz: int, mode: str) -> float:
-    from pesq import pesq
+    pesq = required("pesq", "pesq")
 
     resampled = pair.at(rate_hz)
     return pair.once(("pesq", mode), lambda: pesq(rate_hz, resampled.clean, resampled.estimate, mode))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdse.metrics.intrusive import Scores, Signal, check_metrics, failed, score
+from kdse.metrics.registry import Scores, Signal, check_metrics, failed, score
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
 START_S = 120.0

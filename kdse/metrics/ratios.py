@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from kdse.metrics.pair import Pair, one_thread
+from kdse.metrics.clean_and_estimate import Pair, one_thread
 
 #: SI-SDR and SDR are clipped to plus and minus this many dB (our choice: a perfect copy would be infinite).
 LIMIT_DB = 100.0

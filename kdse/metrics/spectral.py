@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdse.metrics.pair import Pair, cut
+from kdse.metrics.clean_and_estimate import Pair, cut
 
 #: Log spectra of `lsd` are floored this far below the clean speech's loudest bin.
 LSD_RANGE_DB = 50.0

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kdse.machine.packages import required
+from kdse.metrics.clean_and_estimate import Pair, one_thread
 from kdse.metrics.dnsmos import loaded, one_line
-from kdse.metrics.pair import Pair, one_thread
 
 FLAG = "--squim"
 RATE_HZ = 16000
@@ -56,8 +57,8 @@ def cached_weights() -> str:
 
 def _load(path: str) -> Any:
     import torch
-    from torchaudio.models import squim_objective_base
 
+    squim_objective_base = required("torchaudio.models", "squim_objective_base")
     wrong = f"{FLAG} {path}: is not a state dict of torchaudio.models.squim_objective_base()"
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

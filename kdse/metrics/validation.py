@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from kdse.metrics.gathering import gather_rows, item_lengths, item_names
-from kdse.metrics.intrusive import Scores
 from kdse.metrics.pool import ScorePool
+from kdse.metrics.registry import Scores
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
 
 log = logging.getLogger(__name__)

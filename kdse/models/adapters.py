@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import first_line, run_foreign
 
@@ -199,6 +200,7 @@ def _package(module: str, package: str, who: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # an old release can fail in any way on a new torch
+        required("torchaudio")  # all four toolkits import it: if it is broken, that is the reason
         raise ValueError(
             f"{who}: needs the package {package}, which cannot be imported ({first_line(error)}): pip install {package}"
         ) from None
@@ -226,12 +228,12 @@ def _old_torchaudio() -> Iterator[None]:
     It imports torchaudio.backend.common.AudioMetaData for a type hint only; an empty class stands in meanwhile.
     """
     backend, common = types.ModuleType("torchaudio.backend"), types.ModuleType("torchaudio.backend.common")
-    common.AudioMetaData = type("AudioMetaData", (), {})  # type: ignore[attr-defined]
+    common.AudioMetaData = type("AudioMetaData", (), {})  # type: ignore[attr-defined]  # (a module made by hand)
     missing = {m.__name__: m for m in (backend, common)}
     try:
         importlib.import_module("torchaudio.backend.common")
         missing = {}
-    except ImportError:
+    except Exception:  # (a broken torchaudio fails again below, in the toolkit's import, and is named there)
         sys.modules.update(missing)
     try:
         yield

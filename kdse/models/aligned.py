@@ -14,9 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdse.models.alignment import Alignment, item_gains, measure_alignment
+from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
+from kdse.internals.torch import without_forward_hooks
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
-from kdse.models.foreign import digest_tensor, fit_length
+from kdse.models.foreign import digest_tensor
 from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.recorded import Recorded
 
@@ -87,9 +89,10 @@ class Aligned(SpeechModel):
         if isinstance(self.inner, Recorded):
             raise ValueError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
-            cls = type(model)
+            from kdse.models.checkpoint import class_path_of
+
             self.init_args["model"] = {
-                "class_path": f"{cls.__module__}.{cls.__qualname__}",
+                "class_path": class_path_of(type(model)),
                 "init_args": dict(getattr(model, "init_args", {})),
             }
         self.sample_rate_hz = sample_rate_hz
@@ -162,7 +165,7 @@ class Aligned(SpeechModel):
         if self.probe is None:
             clean = speech_like(self.sample_rate_hz, PROBE_SECONDS)
         else:
-            from kdse.data.audio import read  # here: kdse.data imports models
+            from kdse.audio.files import read  # here: kdse.data imports models
 
             clean = read(self.probe, self.sample_rate_hz, stop=round(PROBE_SECONDS * self.sample_rate_hz))[None]
         pair = torch.cat([clean, with_noise(clean)]).to(device)
@@ -176,8 +179,7 @@ class Aligned(SpeechModel):
         theirs, ours = self.inner.sample_rate_hz, self.sample_rate_hz
         if theirs == ours:
             return wave
-        from torchaudio.functional import resample
-
+        resample = required("torchaudio.functional", "resample")
         with torch.autocast(wave.device.type, enabled=False):
             rates = (ours, theirs) if to_teacher else (theirs, ours)
             wave = resample(wave.float(), *rates, lowpass_filter_width=FILTER_WIDTH)
@@ -200,7 +202,7 @@ _ADVICE = "give a recording of clean speech as `probe`, or both `delay_samples` 
 
 def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
     """The inner model, and whether it comes with weights."""
-    from kdse.checkpoint import load_model, resolve_class  # here: kdse.checkpoint imports models
+    from kdse.models.checkpoint import load_model, resolve_class  # here: kdse.models.checkpoint imports models
 
     if isinstance(model, SpeechModel):
         return model, True
@@ -224,20 +226,14 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     A tap recorder that listens would count the probe as a second call.
     """
-    from kdse.taps import undisturbed  # here: kdse.taps imports models
+    from kdse.models.probing import undisturbed  # here: kdse.taps imports models
 
-    silenced = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
-    try:
-        for hooks, _ in silenced:
-            hooks.clear()
-        with undisturbed(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
-            if device.type == "cuda":
-                torch.cuda.manual_seed(0)
-            yield
-    finally:
-        for hooks, kept in silenced:
-            hooks.update(kept)
+    streams = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with without_forward_hooks(model), undisturbed(model), streams:
+        torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
+        if device.type == "cuda":
+            torch.cuda.manual_seed(0)
+        yield
 
 
 def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Tap:
     group: str = ""
 
 
-def _remember_arguments(init: Any) -> Any:
+def _remember_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """Wraps ``__init__`` so that the outermost call stores its bound arguments in ``self.init_args``."""
 
     @functools.wraps(init)
@@ -86,7 +87,7 @@ class SpeechModel(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _remember_arguments(cls.__dict__["__init__"])  # type: ignore[method-assign]
+            cls.__init__ = _remember_arguments(cls.__dict__["__init__"])  # type: ignore[method-assign]  # (to wrap it)
 
     def forward(self, noisy: Tensor) -> Estimate:
         """Enhances noisy audio ``[B, N]`` (any N of at least one sample)."""
@@ -124,3 +125,9 @@ class SpeechModel(nn.Module):
         """Where the parameters live (CPU for a model without any)."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
+
+
+def rows_of(estimate: Estimate, rows: Tensor) -> Estimate:
+    """Some items of an estimate; ``rows`` are indices or a boolean ``[B]``."""
+    waveform, spectrum, mask = estimate
+    return Estimate(waveform[rows], None if spectrum is None else spectrum[rows], None if mask is None else mask[rows])

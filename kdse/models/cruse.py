@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
 from kdse.models.stft import Stft
@@ -187,8 +188,7 @@ class Cruse(SpeechModel):
 
 def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str, norm: str | None) -> Tensor:
     """Triangular mel filters ``[bins, bands]`` from 50 Hz to the Nyquist frequency (8 kHz in the paper)."""
-    from torchaudio.functional import melscale_fbanks
-
+    melscale_fbanks = required("torchaudio.functional", "melscale_fbanks")
     return melscale_fbanks(bins, 50.0, sample_rate_hz / 2, bands, sample_rate_hz, norm=norm, mel_scale=mel_scale)
 
 

@@ -56,7 +56,7 @@ class ExportedStudent(SpeechModel):
         raise NotImplementedError
 
     def forward(self, noisy: Tensor) -> Estimate:
-        from kdse.deploy.streaming import Streamer
+        from kdse.models.streaming import Streamer
 
         streamer = Streamer(self, noisy.shape[0])
         waves = [streamer.push(noisy.detach()), streamer.flush()]
@@ -126,11 +126,11 @@ def parse(text: str, source: str) -> dict[str, Any]:
     return about
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def _is_state(entry: Any) -> bool:
+def _is_state(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)

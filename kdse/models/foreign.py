@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from kdse.audio.alignment import fit_length
 
 
 def run_foreign(
@@ -42,16 +43,10 @@ def run_foreign(
     return fit_length(wave, noisy.shape[1])
 
 
-def fit_length(wave: Tensor, samples: int, start: int = 0) -> Tensor:
-    """Samples ``[start, start + samples)`` of ``[B, N]``, zeros where there are none (``start`` may be negative)."""
-    wave = pad(wave, (max(0, -start), 0))[:, max(0, start) :][:, :samples]
-    return pad(wave, (0, samples - wave.shape[1])) if wave.shape[1] < samples else wave
-
-
 def file_identity(*paths: Path) -> Tensor:
     """SHA-256 over the files' bytes as a uint8 tensor ``[32]``; files that do not exist are left out.
 
-    A buffer of it makes `kdse.teacher.fingerprint` tell two files apart whose weights are no parameters.
+    A buffer of it makes `kdse.models.checkpoint.fingerprint` tell two files apart whose weights are no parameters.
     """
     digest = hashlib.sha256()
     for path in paths:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kdse.audio.alignment import fit_length
+from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import file_identity, first_line, fit_length, run_foreign
+from kdse.models.foreign import file_identity, first_line, run_foreign
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 
@@ -108,7 +113,7 @@ class _Input(NamedTuple):
     dtype: torch.dtype
 
 
-def open_session(path: str, threads: int, who: str = "Onnx") -> Any:
+def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession:
     """An onnxruntime session on the CPU.
 
     Args:
@@ -118,13 +123,7 @@ def open_session(path: str, threads: int, who: str = "Onnx") -> Any:
     """
     if not Path(path).is_file():
         raise ValueError(f"{who}: path {path}: no such file")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(
-            f"{who}: needs the package onnxruntime, which cannot be imported ({first_line(error)}): "
-            "pip install onnxruntime"
-        ) from None
+    onnxruntime = required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: graphs of older exporters warn at length
@@ -134,7 +133,7 @@ def open_session(path: str, threads: int, who: str = "Onnx") -> Any:
         raise ValueError(f"{who}: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
 
 
-def _only_input(session: Any, path: str) -> _Input:
+def _only_input(session: InferenceSession, path: str) -> _Input:
     inputs = session.get_inputs()
     if len(inputs) != 1:
         listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
@@ -153,7 +152,7 @@ def _only_input(session: Any, path: str) -> _Input:
     return _Input(entry.name, len(sizes), 1 if len(sizes) == 1 else sizes[0], sizes[-1], DTYPES[entry.type])
 
 
-def _choose_output(session: Any, wanted: str | None, path: str) -> str:
+def _choose_output(session: InferenceSession, wanted: str | None, path: str) -> str:
     names = [output.name for output in session.get_outputs()]
     if wanted is not None and wanted not in names:
         raise ValueError(f"Onnx: output_name={wanted!r}: {path} has {', '.join(names)}")

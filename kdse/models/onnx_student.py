@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from kdse.models.exported import ExportedStudent, parse
 from kdse.models.foreign import file_identity
 from kdse.models.onnx import open_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 KEY = "kdse"
 
@@ -53,7 +56,7 @@ class OnnxStudent(ExportedStudent):
         return torch.from_numpy(answer), dict(zip(self._names, map(torch.from_numpy, after), strict=True))
 
 
-def session_metadata(session: Any, source: str) -> dict[str, Any] | None:
+def session_metadata(session: InferenceSession, source: str) -> dict[str, Any] | None:
     """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing.
 
     Raises:
@@ -72,7 +75,7 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     return session_metadata(open_session(str(path), 1, "OnnxStudent"), str(path))
 
 
-def _check(session: Any, inputs: list[str], outputs: list[str], source: str) -> None:
+def _check(session: InferenceSession, inputs: list[str], outputs: list[str], source: str) -> None:
     for what, wanted, entries in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
         differing = sorted(set(wanted).symmetric_difference(entry.name for entry in entries))
         if differing:

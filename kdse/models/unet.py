@@ -10,14 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate, SpeechModel, Tap
-from kdse.models.inverted_bottleneck import (
-    ACTIVATIONS,
-    NORMS,
-    Block,
-    InvertedBottleneck,
-    PlainBlock,
-    SeparableBlock,
-)
+from kdse.models.inverted_bottleneck import ACTIVATIONS, NORMS, Block, InvertedBottleneck, PlainBlock, SeparableBlock
 from kdse.models.layers import GroupedGru, State, advance, named
 from kdse.models.stft import Stft
 

@@ -1,6 +1,6 @@
 """Distillation objectives: each turns two sets of activations (or outputs) into one scalar. One family a file.
 
-Output: `output`, `output_si_sdr`, `frequency_adaptive`, `selective`. Tap with tap: `hint`, `attention_transfer`,
+Output: `output`, `frequency_adaptive`, `selective`. Tap with tap: `hint`, `attention_transfer`,
 `attention_kl`, `multi_view`, `cosine`, `flow_of_solution`, `variational`, `latent_mix`. Items of a batch together:
 `similarity`, `relational`, `correlation`, `probabilistic`. Across layers: `cross_layer`, `review`, `jeffreys`,
 `semantic`, `calibrated`, `compression`.
@@ -20,8 +20,7 @@ from kdse.objectives.hint import Hint
 from kdse.objectives.jeffreys import FrameWeightedJeffreys
 from kdse.objectives.latent_mix import LatentMix
 from kdse.objectives.multi_view import MultiViewAttention
-from kdse.objectives.output import OutputDistillation
-from kdse.objectives.output_si_sdr import SiSdrDistillation
+from kdse.objectives.output import OutputDistillation, SiSdrDistillation
 from kdse.objectives.probabilistic import ProbabilisticTransfer
 from kdse.objectives.relational import RelationalAngle, RelationalDistance
 from kdse.objectives.review import KnowledgeReview

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.distributed import gather_batch
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.compression import split_pairs
-from kdse.objectives.gather import gather_batch
 from kdse.objectives.review_fusion import FusionBlock, ReviewFusion
 from kdse.objectives.semantic import require_batch
 from kdse.objectives.shapes import resample
@@ -288,7 +288,7 @@ def _fusion(channels: list[int], mid_channels: int) -> ReviewFusion:
     fusion = ReviewFusion(channels, channels, mid_channels, norm="instance")
     for block in list(fusion.blocks)[:-1]:
         assert isinstance(block, FusionBlock)
-        block.leave = block.leave_norm = nn.Identity()  # type: ignore[assignment]
+        block.leave = block.leave_norm = nn.Identity()  # type: ignore[assignment]  # (no convolution, on purpose)
     return fusion
 
 

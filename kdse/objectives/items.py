@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdse.distributed import gather_batch
 from kdse.objectives.base import Exchange
-from kdse.objectives.gather import gather_batch
 from kdse.objectives.layerwise import SILENCE, Layerwise
 
 

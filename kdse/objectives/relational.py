@@ -130,7 +130,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
-        x, distances = ctx.saved_tensors  # type: ignore[attr-defined]
+        x, distances = ctx.saved_tensors  # type: ignore[attr-defined]  # (torch adds it)
         slope = (grads[0] + grads[0].transpose(1, 2)) / distances
         slope = slope.masked_fill(distances == 0, 0.0)
         x = x - x.mean(1, keepdim=True)  # differences do not see it, rounding does

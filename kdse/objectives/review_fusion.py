@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.distributed import gather_batch
 from kdse.models.base import Tap
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.gather import gather_batch
 
 NORMS = ("batch", "instance")
 MOST_CHANNELS = 512  # ReviewKD's cap on the width of the carried feature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class SelectivePatches(Objective):
         return total
 
 
-def _gap(view: Any, clean: Tensor, teacher: Tensor, student: Tensor, size: int) -> Tensor:
+def _gap(view: Callable[[Tensor], Tensor], clean: Tensor, teacher: Tensor, student: Tensor, size: int) -> Tensor:
     """The student's squared error to clean minus the teacher's, per patch ``[B, P, T]``."""
     reference = view(clean)
 

@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdse.distributed import gather_batch, world_size
 from kdse.objectives.base import Exchange, Objective
 from kdse.objectives.compression import split_pairs
-from kdse.objectives.gather import gather_batch
 from kdse.objectives.shapes import resample
 from kdse.precision import exact
-from kdse.process_group import world_size
 
 
 class SemanticCalibration(Objective):

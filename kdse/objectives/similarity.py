@@ -12,8 +12,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from kdse.distributed import gather_batch
 from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.gather import gather_batch
 from kdse.objectives.shapes import require_equal
 
 
@@ -174,10 +174,11 @@ class _GramGap(torch.autograd.Function):
         gap = torch.bmm(a, a.transpose(1, 2))
         gap = torch.baddbmm(gap, b, b.transpose(1, 2), beta=sa, alpha=-sb)
         ctx.save_for_backward(gap, b)
-        ctx.scale = sb  # type: ignore[attr-defined]
+        ctx.scale = sb  # type: ignore[attr-defined]  # (a context takes any)
         return gap.square().sum()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gap, b = ctx.saved_tensors  # type: ignore[attr-defined]
-        return None, torch.bmm(gap, b).mul_(-4.0 * ctx.scale * grads[0]), None, None  # type: ignore[attr-defined]
+        gap, b = ctx.saved_tensors  # type: ignore[attr-defined]  # (torch adds it)
+        scale: float = ctx.scale  # type: ignore[attr-defined]  # (a context takes any)
+        return None, torch.bmm(gap, b).mul_(-4.0 * scale * grads[0]), None, None

@@ -21,13 +21,16 @@ def find(model: str | Path) -> Path:
     Raises:
         ValueError: if it is neither a file nor the name of a model in the box.
     """
-    path = Path(model)
-    boxed = FOLDER / f"{model}.ckpt"
+    path = located(model)
     if path.is_file() or path.suffix or "/" in str(model):
         return path  # a missing file is reported by what reads it
-    if boxed.is_file():
-        return boxed
     raise ValueError(f"{model}: neither a checkpoint file nor a model in the box ({', '.join(names())})")
+
+
+def located(model: str | Path) -> Path:
+    """Where `find` looks for a model: its file in the box, or the path as it is, whether or not there is a file."""
+    path = Path(model)
+    return FOLDER / f"{model}.ckpt" if str(model) in names() and not path.is_file() else path
 
 
 def exported(checkpoint: Path) -> Path | None:

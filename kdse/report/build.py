@@ -13,7 +13,7 @@ import torch
 
 import kdse
 from kdse.evaluation.costs import training_cost
-from kdse.metrics.intrusive import METRICS
+from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row
 from kdse.metrics.uncertainty import Interval
 from kdse.report.collect import ScoredSet, by_label, common_metrics, conditions, seed_groups, unfinished
@@ -23,12 +23,12 @@ from kdse.report.figures.curves import training_curves
 from kdse.report.figures.pareto import Point, pareto
 from kdse.report.figures.similarity import similarity as similarity_figure
 from kdse.report.listening import choose, held_out, listening_files, systems_of
-from kdse.report.run_folder import config_of, last_checkpoint, teacher_of
 from kdse.report.similarity import similarity_of_run
 from kdse.report.tables.costs import cost_table, failure_table
 from kdse.report.tables.scores import difference_table, score_cells, score_table
 from kdse.report.tables.seeds import seed_table
 from kdse.report.tables.table import Table
+from kdse.run.folder import config_of, last_checkpoint, teacher_of
 
 #: More systems than this in one figure by SNR cannot be told apart: it shows so many of them.
 MANY = 8
@@ -39,10 +39,9 @@ class Options:
     """What a report shows.
 
     title: of the page. reference: system that the others are compared with; empty chooses one. seeds: groups of runs
-    that differ in their seed, as ``NAME=LABEL,LABEL``, besides those that are found.
-    listen: files on the listening page. files: their names, instead of a choice. listen_by: metric that says which
-    files are the worst; empty takes the first.
-    similarity_items: test items on which teacher and students are compared block by block; 0 leaves it out.
+    that differ in their seed, as ``NAME=LABEL,LABEL``, besides those that are found. listen: files on the listening
+    page. files: their names, instead of a choice. listen_by: metric that says which files are the worst; empty takes
+    the first. similarity_items: test items on which teacher and students are compared block by block; 0 leaves it out.
     trust_code: let checkpoints name classes that kdse does not ship. command: what the reader can type to get this.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -10,17 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdse.metrics.intrusive import METRICS
+from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row, read_rows
-from kdse.report.run_folder import config_of, last_checkpoint, seed_of, steps_of
-
-#: Keys of a run's config that do not change what is trained, or are the seed itself.
-_INCIDENTAL = (
-    "seed_everything", "run_dir", "ckpt_path", "wandb", "wandb_project", "save_every_n_steps",
-    "example_every_n_validations", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar",
-    "trainer.default_root_dir", "data.init_args.seed", "data.init_args.num_workers", "model.init_args.metrics",
-    "model.init_args.metric_workers",
-)  # fmt: skip
+from kdse.run.folder import config_of, last_checkpoint, seed_of, steps_of
+from kdse.run.identity import without_seed
 
 
 class ScoredSet(NamedTuple):
@@ -198,23 +190,11 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
     for label, run in runs.items():
         seed = seed_of(run)
         if label not in taken and seed is not None:
-            alike.setdefault(_without_seed(config_of(run)), {}).setdefault(seed, label)
+            alike.setdefault(without_seed(config_of(run)), {}).setdefault(seed, label)
     for members_by_seed in alike.values():
         if len(members_by_seed) > 1:
             groups[members_by_seed[min(members_by_seed)]] = members_by_seed
     return groups
-
-
-def _without_seed(config: dict[str, Any]) -> str:
-    config = copy.deepcopy(config)
-    for path in _INCIDENTAL:
-        *parents, last = path.split(".")
-        part: Any = config
-        for name in parents:
-            part = part.get(name) if isinstance(part, dict) else None
-        if isinstance(part, dict):
-            part.pop(last, None)
-    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _is_run(folder: Path) -> bool:

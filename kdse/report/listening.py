@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from kdse.evaluation.held_out import HeldOut
-from kdse.evaluation.item_options import held_out_of
+from kdse.evaluation.options import held_out_of
 from kdse.evaluation.systems import System, folder_system, model_system, unprocessed
-from kdse.metrics.intrusive import METRICS, score
+from kdse.metrics.registry import METRICS, score
 from kdse.metrics.table import NOISY, Row
 from kdse.report.collect import ScoredSet
 from kdse.report.contents import ListeningFile
-from kdse.report.run_folder import last_checkpoint
+from kdse.run.folder import last_checkpoint
 
 #: Audio made again may score this much of a metric's shown unit differently: other kernels, other threads. Our choice.
 TOLERANCE = 0.05

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
-from kdse.checkpoint import TRUST, load_model, read_checkpoint, resolve_class
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.models.base import SpeechModel, Tap
-from kdse.report.run_folder import config_of, last_checkpoint
+from kdse.models.checkpoint import TRUST, fingerprint, load_model, read_checkpoint, resolve_class
+from kdse.pretrained import located
+from kdse.run.folder import config_of, last_checkpoint
 from kdse.taps import resolve_taps
-from kdse.teacher import fingerprint
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
 NOT_NEEDED = (
@@ -107,7 +107,7 @@ def _check_classes(class_path: str, init_args: dict[str, Any], source: str) -> N
 
 
 def _check_file(path: Any, source: str) -> None:
-    if isinstance(path, str) and not Path(path).is_file():
+    if isinstance(path, str) and not located(path).is_file():
         raise ValueError(
             f"{source}: its teacher {path} is not there; run in the folder that it was trained from, or name the "
             "teacher's checkpoint"

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdse.checkpoint import load_weights, read_checkpoint
 from kdse.models.base import SpeechModel, Tap
-from kdse.report.figures.curves import switch_steps
+from kdse.models.checkpoint import load_weights, read_checkpoint
+from kdse.models.probing import undisturbed
 from kdse.report.rebuilt_run import rebuild
-from kdse.report.run_folder import last_checkpoint
-from kdse.switch_checkpoint import FILE as SWITCH_FILE
-from kdse.taps import probe, resolve_taps, undisturbed
-from kdse.teacher import record
+from kdse.run.folder import SWITCH as SWITCH_FILE
+from kdse.run.folder import last_checkpoint
+from kdse.run.switches import switch_steps
+from kdse.taps import probe, record, resolve_taps
 
 #: Samples (item, frame) compared at most: Grams are square in it. Our choice.
 FRAMES = 2000

@@ -9,10 +9,11 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kdse.internals.wandb import start_folder, without_system_metrics
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.page import spectrogram
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import wandb
 
 
-def log_report(report: Report, folder: Path, mode: str, project: str, name: str) -> str:
+def log_report(report: Report, folder: Path, mode: Literal["online", "offline"], project: str, name: str) -> str:
     """Logs a report to W&B, after it was written to disk; what is on disk stays whatever happens here.
 
     The run's id follows from the project and the folder's path, so a report that is built again updates its run.
@@ -60,11 +61,11 @@ def log_report(report: Report, folder: Path, mode: str, project: str, name: str)
             id=report_id(project, folder),
             notes="\n\n".join([report.title, *report.notes]),
             job_type="report",
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             dir=os.environ.get("WANDB_DIR") or str(folder),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            settings=without_system_metrics(silent=True, console="off"),
         )
         try:
             after_earlier_starts(run)
@@ -79,7 +80,7 @@ def log_report(report: Report, folder: Path, mode: str, project: str, name: str)
         run.finish()
     if mode == "online":
         return str(run.url)
-    sent = Path(run.dir).parent
+    sent = start_folder(run)
     return f"{sent} (send it with: wandb sync {shlex.quote(str(sent))})"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kdse.internals.wandb import earlier_starts, start_folder
 
 if TYPE_CHECKING:
     import wandb
@@ -50,10 +51,7 @@ def after_earlier_starts(run: wandb.Run) -> None:
     W&B numbers rows from 0 in every offline start, and `wandb sync` joins starts of one run by these numbers, so they
     must differ. Online the server does this.
     """
-    folder = Path(run.dir).parent
-    starts = [*folder.parent.glob(f"*run-*-{run.id}"), *folder.parent.glob(f"*run-*-{run.id}-*")]
-    earlier = sum(start.name != folder.name for start in starts)
-    if run.offline and earlier:
+    if run.offline and (earlier := earlier_starts(run)):
         run.log({}, step=STRIDE * earlier)
 
 
@@ -66,7 +64,7 @@ def staged(run: wandb.Run) -> Iterator[None]:
     if not run.offline or "WANDB_DATA_DIR" in os.environ:
         yield
         return
-    os.environ["WANDB_DATA_DIR"] = str(Path(run.dir).parent / "data")
+    os.environ["WANDB_DATA_DIR"] = str(start_folder(run) / "data")
     try:
         yield
     finally:

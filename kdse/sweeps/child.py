@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from kdse.signals import start_apart
+from kdse.machine.processes import start_apart
 from kdse.sweeps.store import Claim
 
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)

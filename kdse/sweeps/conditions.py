@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from kdse.run_identity import counts, short
+from kdse.pretrained import located
+from kdse.run.identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
 
 TEACHER, CORPUS = "model.teacher_checkpoint", "data.root"
@@ -44,8 +45,8 @@ def conditions(sweep: Sweep, flags: Sequence[str], extra: Sequence[str], seed: i
     }
     words = [*flags, *extra]
     for path in dict.fromkeys([*_values(sweep, words, TEACHER), *_in_configs(configs, TEACHER)]):
-        if Path(path).is_file():
-            found[f"teacher {path}"] = _digest(Path(path))
+        if located(path).is_file():
+            found[f"teacher {path}"] = _digest(located(path))
     named = [*_values(sweep, words, CORPUS), *_in_configs(configs, CORPUS)]
     corpus = os.environ.get("KDSE_CORPUS")
     if corpus and not named:

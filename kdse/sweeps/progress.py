@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kdse.run_result import validations
+from kdse.run.folder import validations
 
 if TYPE_CHECKING:
     from kdse.sweeps.child import Child

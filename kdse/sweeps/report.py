@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdse.files import write_bytes, write_text
+from kdse.machine.files import write_bytes, write_text
 from kdse.report.tables.table import Cell, Column, Table
 from kdse.report.tables.writers import to_markdown
 from kdse.sweeps.definition import Sweep
@@ -18,7 +18,7 @@ from kdse.sweeps.figures import pictures
 from kdse.sweeps.progress import written
 from kdse.sweeps.rows import Row, rows
 from kdse.sweeps.store import Point
-from kdse.sweeps.words import metric_text, metric_title
+from kdse.sweeps.titles import metric_text, metric_title
 
 IMPROVEMENT = "val/si_sdr_improvement"
 

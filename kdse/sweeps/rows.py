@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdse.files import write_text
-from kdse.run_result import result, validations
+from kdse.machine.files import write_text
+from kdse.run.folder import result, validations
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.store import RUNS, Point
 
@@ -97,10 +97,10 @@ class _Costs:
 
 
 def _cost(checkpoint: Path) -> dict[str, int | None]:
-    from kdse.checkpoint import load_model
     from kdse.deploy.cost import count_macs
     from kdse.evaluation.costs import CLIP_SECONDS
     from kdse.models.budget import count_parameters
+    from kdse.models.checkpoint import load_model
 
     try:
         model = load_model(checkpoint)

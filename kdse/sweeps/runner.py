@@ -10,16 +10,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from kdse.cores import available_cores
-from kdse.run_result import result
-from kdse.signals import STOPPED, listening
+from kdse.machine.locks import held
+from kdse.machine.processes import STOPPED, available_cores, listening
+from kdse.run.folder import history, result
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.locks import held
-from kdse.sweeps.outcome import history
 from kdse.sweeps.progress import Progress
 from kdse.sweeps.store import RUNS, Claim, Store
 
@@ -226,7 +225,7 @@ class Runner:
         self.progress.waiting(theirs)
         return bool(theirs)
 
-    def _signalled(self, number: int, frame: Any) -> None:
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
         # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
         again = self.stopping
         self.killing = self.killing or (again and number == signal.SIGINT)

@@ -1,8 +1,8 @@
 """The points of a sweep in one storage that workers of any machine share: which there are, whose they are, their ends.
 
 A point is an Optuna trial. Storage alone cannot say whether the worker of a running trial is alive; a lock in the
-sweep's folder can, because the kernel frees it (`kdse.sweeps.locks`). So a point is somebody's if its lock is held, and
-one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
+sweep's folder can, because the kernel frees it (`kdse.machine.locks`). So a point is somebody's if its lock is held,
+and one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.files import write_text
+from kdse.internals.optuna import queued_values, taken_up
+from kdse.machine.files import write_text
+from kdse.machine.locks import JournalLock, Lock, held, take
 from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.locks import JournalLock, Lock, held, take
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -115,7 +116,7 @@ class Store:
         drawn = [p.name for p in self.sweep.parameters if p.distribution != "constant"]
         there = set()
         for trial in _latest(self._trials()).values():
-            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            values = {**queued_values(trial), **trial.params}
             there.add(tuple(values.get(name) for name in drawn))
         points = [tuple(str(values[name]) for name in drawn) for values in self.sweep.grid()]
         missing = [point for point in points if point not in there]
@@ -148,8 +149,6 @@ class Store:
 
     def _take(self, trial: FrozenTrial, number: int) -> Claim | None:
         """An interrupted trial, unless somebody has it or trains in its run folder."""
-        from optuna.trial import Trial
-
         lock = take(self._lock_of(trial.number))
         if lock is None:
             return None
@@ -158,7 +157,7 @@ class Store:
             return None
         self.study.sampler = sampler(self.sweep.method, self.seed, trial.number)
         self._held[trial.number] = lock
-        taken = Trial(self.study, trial._trial_id)
+        taken = taken_up(self.study, trial)
         return Claim(number, taken, self.sweep.draw(taken), lock, again=True)  # (draws what a kill left undrawn)
 
     def note_identity(self, claim: Claim, identity: str) -> None:
@@ -217,9 +216,9 @@ class Store:
 
     def _point(self, number: int, trial: FrozenTrial, attempts: int) -> Point:
         state = STATES.get(trial.state.name) or ("running" if self._alive(trial) else "interrupted")
-        drawn = trial.params or trial.system_attrs.get("fixed_params", {})
+        drawn = trial.params or queued_values(trial)
         complete = all(p.name in drawn for p in self.sweep.parameters if p.distribution != "constant")
-        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]
+        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]  # (has what it calls)
         value = trial.value if state in ("finished", "stopped early") else None
         error = trial.user_attrs.get(ERROR) if state == "failed" else None
         return Point(number, values, state, trial.user_attrs.get(IDENTITY), value, error, attempts)
@@ -258,6 +257,7 @@ class Store:
         opened: Any = storage
         if storage is None:
             journal = self.out / JOURNAL
+            # the lock has an optuna lock's methods but not its base class, which would import optuna
             opened = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))  # type: ignore[arg-type]
         try:
             study = optuna.create_study(

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from kdse.files import write_bytes
+from kdse.machine.files import write_bytes
 from kdse.web.model import facts, read_step_graph
 from kdse.web.runtime import SCRIPT, VERSION, WASM, runtime_files
 

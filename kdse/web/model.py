@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kdse.machine.packages import required
 from kdse.models.exported import parse
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 #: Types of states as the metadata and as onnxruntime name them; the page's script has arrays for these.
 _DTYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
@@ -19,10 +23,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     Raises:
         ValueError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise ValueError("the page needs onnxruntime to check its model; run `pip install 'kdse[onnx]'`") from None
+    ort = required("onnxruntime")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -47,7 +48,7 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     return content, about
 
 
-def _check_fit(path: Path, session: Any, about: dict[str, Any]) -> None:
+def _check_fit(path: Path, session: InferenceSession, about: dict[str, Any]) -> None:
     inputs = {"audio": ([1, about["hop_samples"]], _DTYPES["float32"])}
     for state in about["states"]:
         inputs[f"state.{state['name']}"] = (state["shape"], _DTYPES[state["dtype"]])

@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning as L
 
-from kdse.files import write_text
-from kdse.run_stopping import StopOnSignal
+from kdse.machine.files import write_text
+from kdse.training.stopping import StopOnSignal
 from tests.toys import ToyData
 
 #: Environment: "STEP:FOLDER". It is not in the config: a run that waited and one that did not are the same run.

@@ -15,6 +15,8 @@ from kdse.cluster.here import MAX_RESTARTS, run_here
 from kdse.cluster.request import Request
 from tests.cluster.slurm.jobs import REPOSITORY
 
+pytestmark = pytest.mark.integration
+
 #: In place of kdse: writes its id, and ends with 75 on the first signal.
 LISTENS = """
 import os, pathlib, signal, sys

@@ -15,6 +15,8 @@ from kdse.cli import main
 from kdse.cluster import requeue
 from tests.cluster.slurm.jobs import REPOSITORY, SCRIPTS
 
+pytestmark = pytest.mark.integration
+
 SBATCH = sorted(SCRIPTS.glob("*.sbatch"))
 ALL = [*SBATCH, SCRIPTS / "torchrun.sh"]
 GO_ON = [SCRIPTS / "preemptible.sbatch", SCRIPTS / "sweep_array.sbatch"]

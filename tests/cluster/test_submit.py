@@ -154,6 +154,7 @@ def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path):
     assert "--log-dir" in refused(capsys, "--local", "--log-dir", str(tmp_path / "file" / "x"), "--", "fit")
 
 
+@pytest.mark.integration
 def test_on_this_machine_a_stopped_run_is_started_again_and_reaches_the_same_weights(tmp_path):
     def weights(folder: Path) -> dict:
         return torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -187,6 +188,7 @@ def test_on_this_machine_a_stopped_run_is_started_again_and_reaches_the_same_wei
     assert all(torch.equal(a["state_dict"][k], b["state_dict"][k]) for k in a["state_dict"])
 
 
+@pytest.mark.integration
 def test_on_this_machine_the_exit_code_is_that_of_the_command(tmp_path):
     command = [sys.executable, "-m", "kdse.cli", "submit", "--local", "--time", "5", "--log-dir", "logs", "--", "fit"]
     done = subprocess.run([*command, "--bogus=1"], cwd=tmp_path, env=environment(), capture_output=True, text=True)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.cluster.slurm.jobs import REPOSITORY
 
+pytestmark = pytest.mark.integration
+
 #: In place of kdse: as `kdse fit`, it ends with 75 on the first signal and takes no notice of a second.
 LISTENS = """
 import signal, sys, time, pathlib

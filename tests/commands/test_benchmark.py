@@ -9,9 +9,11 @@ import soundfile
 import torch
 
 import kdse.pretrained
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.deploy.export.write import export_file
+from kdse.models.checkpoint import load_model
+
+pytestmark = pytest.mark.integration
 
 FAST = ["--seconds", "0.5", "--rounds", "1", "--no-rnnoise"]
 

@@ -11,16 +11,18 @@ import pytest
 import torch
 import yaml
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
-from kdse.commands import runs
 from kdse.commands.compare import _run
-from kdse.commands.runs import Run, train
 from kdse.models import Cruse, count_parameters
+from kdse.models.checkpoint import load_model
 from kdse.report.tables.comparison import add_costs, describe_run
-from kdse.report.training.timing import COLUMNS
-from kdse.training_cli import LastCheckpoint
-from tests.data.corpus import make_corpus
+from kdse.run.timing import COLUMNS
+from kdse.sweeps import sequential_runs
+from kdse.sweeps.sequential_runs import Run, train
+from kdse.training.checkpoint_files import LastCheckpoint
+from tests.data.small_corpus import make_corpus
+
+pytestmark = pytest.mark.integration
 
 CHANNELS = {"small": [2, 4, 4, 4], "big": [3, 4, 6, 8]}
 STEPS = 3
@@ -65,7 +67,7 @@ def commands(monkeypatch) -> list[list[str]]:
         noted.append(command[3:])
         return main(command[3:])
 
-    monkeypatch.setattr(runs.subprocess, "call", call)
+    monkeypatch.setattr(sequential_runs, "call", call)
     return noted
 
 
@@ -136,7 +138,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(co
     after = LastCheckpoint.on_train_batch_end
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_end", dies)
-        patch.setattr(runs.subprocess, "call", killed)
+        patch.setattr(sequential_runs, "call", killed)
         assert compare(configs, tmp_path, "small", "same") == 130
     assert not (tmp_path / "same").exists() and not (tmp_path / "comparison.md").exists()
 
@@ -194,7 +196,7 @@ def test_json_is_all_that_stdout_gets(configs, tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         return code
 
-    monkeypatch.setattr(runs.subprocess, "call", call)
+    monkeypatch.setattr(sequential_runs, "call", call)
     assert compare(configs, tmp_path, "small", flags=("--json",)) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "comparison.json").read_text())
 
@@ -235,7 +237,7 @@ def test_the_demos_runs_are_replaced_when_their_settings_change(tmp_path, monkey
         run.checkpoint.write_bytes(b"weights")
         return 0
 
-    monkeypatch.setattr(runs.subprocess, "call", call)
+    monkeypatch.setattr(sequential_runs, "call", call)
     for steps in (4, 4, 8):
         run = Run("a", tmp_path / "a", ["--x=1"], {"steps": steps})
         assert train(run, replace=True) == 0

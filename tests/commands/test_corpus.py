@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kdse.cli import main
-from tests.data.corpus import hiss, make_corpus, put
+from tests.data.small_corpus import hiss, make_corpus, put
 
 
 @pytest.fixture

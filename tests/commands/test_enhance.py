@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.models import Cruse
 from kdse.models.base import UNBOUNDED
+from kdse.models.checkpoint import describe, load_model
 
 
 def save(model: Cruse, path: Path) -> Path:

@@ -14,11 +14,11 @@ import soundfile
 import torch
 
 from kdse import pretrained
-from kdse.checkpoint import load_model
 from kdse.cli import main
-from kdse.commands import enhance_model
+from kdse.commands import model as enhance_model
 from kdse.models import Cruse
 from kdse.models.base import UNBOUNDED
+from kdse.models.checkpoint import load_model
 from tests.commands.test_enhance import record
 
 

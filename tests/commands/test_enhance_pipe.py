@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import DEFAULT, find
+
+pytestmark = pytest.mark.integration
 
 
 def test_output_arrives_while_the_input_is_open_and_equals_the_offline_result():

@@ -16,11 +16,13 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import describe
 from kdse.cli import main
 from kdse.evaluation.journal import FILE
 from kdse.losses import si_sdr
 from kdse.models import Cruse
+from kdse.models.checkpoint import describe
+
+pytestmark = pytest.mark.integration
 
 RATE = 16000
 

@@ -9,14 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.cli import main
 from kdse.deploy.export import write
 from kdse.distiller import Distiller
 from kdse.models import Cruse, Uformer
+from kdse.models.checkpoint import describe, load_model
 from kdse.models.onnx_student import read_metadata
 from kdse.objectives.hint import Hint
-from tests.data.corpus import hiss, put
+from tests.data.small_corpus import hiss, put
 from tests.deploy.export.students import step_bytes, student
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
 
@@ -42,6 +42,7 @@ def ready_made(monkeypatch):
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
 
 
+@pytest.mark.integration
 def test_a_distilled_students_file_holds_no_teacher_and_no_head(tmp_path, capsys, monkeypatch):
     """From training to `kdse enhance` with the exported file; the file is no larger than that of the bare student."""
     monkeypatch.chdir(tmp_path)
@@ -161,6 +162,7 @@ def test_a_graph_of_whole_signals_enhances_any_length(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("flag", "mode"), [("int8", "static"), ("int8-dynamic", "dynamic"), ("int8-weights", "weights")]
 )
+@pytest.mark.integration
 def test_a_quantised_file_streams_and_says_what_it_is(tmp_path, monkeypatch, capsys, flag, mode):
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
     checkpoint = save(Cruse([2, 2, 2, 4]), tmp_path / "small.ckpt")

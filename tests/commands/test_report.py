@@ -13,13 +13,15 @@ import pytest
 import soundfile
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.metrics.table import Row
+from kdse.models.checkpoint import load_model
 from kdse.report.build import Options, build_report
 from kdse.report.collect import find_runs, read_scores
 from kdse.report.listening import choose
 from tests.tiny_run import write_config
+
+pytestmark = pytest.mark.integration
 
 RATE = 16000
 SUPERVISED = {

@@ -19,6 +19,8 @@ from kdse.sweeps.store import Store
 from tests.sweeps.sweeping import FAKE, points, run, trained, write_sweep
 from tests.tiny_run import write_config
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 GRID = {"quality": {"values": [1, 2]}}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdse.checkpoint import describe
 from kdse.cli import main
 from kdse.models import Cruse
+from kdse.models.checkpoint import describe
 
 TINY = ["kdse.models.Cruse", "--init", "channels=[4,8,16,24]"]
 WRAPPED = ["kdse.models.Wrapped", "--init"]

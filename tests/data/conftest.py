@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdse.data.packing import pack
+from kdse.data.corpus.packing import pack
 from tests.data.tricky import SMALL_MB, make_tricky
 
 

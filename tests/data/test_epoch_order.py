@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from kdse.audio.listing import Measured
 from kdse.data import Mixtures, NoisyFolder
+from kdse.data.corpus.manifest import NAME, write, write_columns
 from kdse.data.crops import crop_at
-from kdse.data.manifest import NAME, write, write_columns
-from kdse.data.measure import Measured
 from kdse.seeding import derive_seed
 from tests.data.test_position import on_rank
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.signal import correlate
 
+from kdse.audio.files import read
 from kdse.data import Mixtures, PairedFolders, SyntheticCorpus
-from kdse.data.audio import read
 from kdse.data.labelled import labelled_places
-from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
+from tests.data.small_corpus import hiss, make_corpus, put, tone_and_pauses
 from tests.data.test_position import on_rank
 
 NAMES = [f"speaker{i % 7}/utterance{i}.flac" for i in range(97)]

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from kdse.data.mixing import active_db, level_db, lufs_db, measured_snr_db, mix, rms_db
-from tests.data.corpus import hiss, tone_and_pauses
+from kdse.audio.levels import active_db, level_db, lufs_db, measured_snr_db, rms_db
+from kdse.data.mixing import mix
+from tests.data.small_corpus import hiss, tone_and_pauses
 
 
 def wave(values) -> torch.Tensor:

@@ -6,9 +6,9 @@ import soundfile
 import torch
 from scipy.signal import fftconvolve
 
+from kdse.audio.levels import active_db, measured_snr_db, rms_db
 from kdse.data import Mixtures, SyntheticCorpus
-from kdse.data.mixing import active_db, measured_snr_db, rms_db
-from tests.data.corpus import hiss, make_corpus, put, real_corpus, room, tone_and_pauses
+from tests.data.small_corpus import hiss, make_corpus, put, real_corpus, room, tone_and_pauses
 
 SMALL = {"segment_seconds": 0.5, "validation_seconds": 0.5, "batch_size": 2, "steps_per_epoch": 3, "seed": 7}
 

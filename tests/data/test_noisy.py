@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
+from kdse.audio.files import read
 from kdse.cli import main
 from kdse.data import NoisyFolder
-from kdse.data.audio import read
 from kdse.distiller import Distiller
 from kdse.evaluation.held_out import from_module
+from kdse.models.checkpoint import load_model
 from kdse.objectives import OutputDistillation
 from kdse.schedule import Joint
-from tests.data.corpus import hiss, put, tone_and_pauses
+from tests.data.small_corpus import hiss, put, tone_and_pauses
 from tests.data.test_position import SaveEveryStep, fit, names, on_rank
 from tests.toys import make_student, make_teacher, make_trainer
 

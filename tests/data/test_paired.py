@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from kdse.audio.files import read
 from kdse.data import PairedFolders
-from kdse.data.audio import read
+from kdse.data.file_pairs import find_pairs, snr_in_name
 from kdse.data.paired import CropSet
-from kdse.data.pairs import find_pairs, snr_in_name
 from kdse.evaluation.held_out import paired
-from tests.data.corpus import hiss, put, real_corpus, tone_and_pauses
+from tests.data.small_corpus import hiss, put, real_corpus, tone_and_pauses
 
 FLAGS = ("--data.noisy", "--data.clean")
 

@@ -6,7 +6,7 @@ import torch
 
 from kdse.data import Mixtures, PairedFolders
 from kdse.data.position import Batches, move_to
-from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
+from tests.data.small_corpus import hiss, make_corpus, put, tone_and_pauses
 
 STEPS = 4
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from kdse.audio.files import read
 from kdse.data import NoisyFolder, PairedFolders
-from kdse.data.audio import read
 from kdse.data.taught import Recording, Taught, align_taught, find_taught
-from tests.data.corpus import hiss, put, tone_and_pauses
+from tests.data.small_corpus import hiss, put, tone_and_pauses
 
 RATE = 16000
 SECONDS = (0.15, 0.4, 0.5, 0.6, 0.7, 0.45)
@@ -185,7 +185,7 @@ def test_files_that_kdse_enhance_wrote_can_teach(folder, monkeypatch):
     from kdse.cli import main
     from kdse.models import Wrapped
 
-    monkeypatch.setattr("kdse.checkpoint.load_model", lambda *_, **__: Wrapped(f"{__name__}.Halving").eval())
+    monkeypatch.setattr("kdse.models.checkpoint.load_model", lambda *_, **__: Wrapped(f"{__name__}.Halving").eval())
     out = folder / "enhanced"
     assert main(["enhance", str(folder / "noisy"), "--checkpoint", "any.ckpt", "--out", str(out)]) == 0
     for batch in make(NoisyFolder, folder, teacher_folder=str(out)).train_dataloader():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.data.corpus import hiss, make_corpus, put, tone_and_pauses
+from tests.data.small_corpus import hiss, make_corpus, put, tone_and_pauses
 
 SMALL_MB = 0.03  # makes several shards of a few files each
 

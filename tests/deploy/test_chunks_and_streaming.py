@@ -7,10 +7,10 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from kdse.audio.resampling import ResampleStream
 from kdse.deploy.chunks import CrossFade, WholeSignal
-from kdse.deploy.resampling import ResampleStream
-from kdse.deploy.streaming import Streamer, can_stream
 from kdse.models import Cruse, Estimate, SpeechModel
+from kdse.models.streaming import Streamer, can_stream
 
 
 class Half(SpeechModel):

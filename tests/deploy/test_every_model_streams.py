@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kdse.deploy.files import choose_stage
-from kdse.deploy.streaming import Streamer, can_stream
 from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet, Wrapped
+from kdse.models.streaming import Streamer, can_stream
 
 CRUSE = {"channels": [2, 4, 6, 8]}
 UNET = {"channels": [2, 4, 4], "n_fft": 512}

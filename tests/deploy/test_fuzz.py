@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
-from kdse.commands.enhance_model import to_onnx
-from kdse.deploy.limits import LARGEST
+from kdse.commands.model import to_onnx
 from kdse.deploy.pcm import Pcm
-from kdse.deploy.streaming import Streamer
 from kdse.models import SpeechModel
+from kdse.models.checkpoint import load_model
+from kdse.models.streaming import LARGEST, Streamer
 from kdse.pretrained import DEFAULT, find
 from tests.deploy.test_pcm import run
 

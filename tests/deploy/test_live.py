@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.deploy import live
 from kdse.deploy.live import MOST_WAITING, Live
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import DEFAULT, find
 from tests.deploy.passing import Passing
 

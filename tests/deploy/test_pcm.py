@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.deploy.pcm import Pcm, Streamed, enhance_pcm, latency_seconds
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import DEFAULT, find
 from tests.deploy.passing import Passing
 

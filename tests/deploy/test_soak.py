@@ -20,10 +20,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from kdse.checkpoint import load_model
-from kdse.deploy.streaming import Streamer
 from kdse.models import Cruse, SpeechModel
+from kdse.models.checkpoint import load_model
 from kdse.models.probe_speech import speech_like
+from kdse.models.streaming import Streamer
 from kdse.pretrained import DEFAULT, find
 
 RATE, HOP = 16000, 256
@@ -71,6 +71,7 @@ def test_the_copy_in_float64_is_the_same_model():
     torch.testing.assert_close(Copy(model).push(wave)[:, HOP:], offline[:, :-HOP], atol=1e-7, rtol=0)
 
 
+@pytest.mark.integration
 def test_forty_seconds_end_as_float64_would_have_it():
     model, wave = load_model(find(DEFAULT)), segment().repeat(1, 4)
     streamer = Streamer(model)
@@ -114,7 +115,7 @@ import resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from kdse.checkpoint import load_model
+from kdse.models.checkpoint import load_model
 from kdse.deploy.files import enhance_file
 from kdse.pretrained import find
 enhance_file(load_model(find(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), mix=0.1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdse.evaluation.journal import FILE, Journal, Key
-from kdse.metrics.intrusive import Scores
+from kdse.metrics.registry import Scores
 
 SETTINGS = {"items": {"seed": 0}, "metrics": {"si_sdr": "plain"}}
 KEY = Key("abc", "", "file 1", 7)

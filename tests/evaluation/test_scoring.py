@@ -12,10 +12,11 @@ import pytest
 import soundfile
 import torch
 
+from kdse.commands.model import checkpoints
 from kdse.evaluation.held_out import HeldOut, Item
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.scoring import score_system
-from kdse.evaluation.systems import System, checkpoints, folder_system, model_system
+from kdse.evaluation.systems import System, folder_system, model_system
 from kdse.metrics.pool import ScorePool
 from kdse.models import Cruse
 from tests.tiny_run import save_model

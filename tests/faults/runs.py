@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from kdse.checkpoint import LAST
-from kdse.run_result import result, validations
+from kdse.models.checkpoint import LAST
+from kdse.run.folder import result, validations
 from tests.faults.harm import RANK, VARIABLE
 from tests.tiny_run import write_config
 

@@ -4,11 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from kdse import run_resume
-from kdse.checkpoint import PREVIOUS
 from kdse.cli import main
+from kdse.models.checkpoint import PREVIOUS
+from kdse.run import resume
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1":
-        run_resume.last_good = lambda folder, run: Path(folder) / PREVIOUS
+        resume.last_good = lambda folder, run: Path(folder) / PREVIOUS
     sys.exit(main(sys.argv[1:]))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kdse.checkpoint import LAST, PREVIOUS, read_checkpoint
-from kdse.run_resume import last_good
-from tests.data.corpus import make_corpus
+from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
+from kdse.run.resume import last_good
+from tests.data.small_corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact_and_it_goes_o
 def test_a_run_folder_is_one_processes_at_a_time(config, killed, tmp_path):
     from contextlib import ExitStack
 
-    from kdse.run_resume import hold
+    from kdse.run.resume import hold
 
     run = shutil.copytree(killed, tmp_path / "run")
     with ExitStack() as cleanup:

@@ -9,12 +9,12 @@ import sys
 import pandas as pd
 import pytest
 
-from kdse.checkpoint import LAST, read_checkpoint
-from kdse.report.figures.curves import training_log
-from kdse.signals import STOPPED
+from kdse.machine.processes import STOPPED
+from kdse.models.checkpoint import LAST, read_checkpoint
+from kdse.run.log import training_log
 from tests.faults.runs import STEPS, assert_same_end, fit
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdse.checkpoint import LAST, read_checkpoint
 from kdse.cli import main
-from kdse.run_result import result, validations
-from kdse.run_resume import check_same_run
-from kdse.signals import STOPPED
+from kdse.machine.processes import STOPPED
+from kdse.models.checkpoint import LAST, read_checkpoint
+from kdse.run.folder import result, validations
+from kdse.run.resume import check_same_run
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 PLATEAU = {
     "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
     "init_args": {"monitor": "val/loss", "mode": "max", "factor": 0.5, "patience": 0},

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdse.checkpoint import LAST
-from kdse.run_result import result
-from kdse.signals import STOPPED
-from tests.data.corpus import make_corpus
+from kdse.machine.processes import STOPPED
+from kdse.models.checkpoint import LAST
+from kdse.run.folder import result
+from tests.data.small_corpus import make_corpus
 from tests.faults.runs import assert_same_end, fit, make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(

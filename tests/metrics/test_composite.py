@@ -7,7 +7,7 @@ import pytest
 
 import kdse.metrics.perceptual as perceptual
 from kdse.metrics import METRICS, score
-from kdse.metrics.pair import Pair
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.spectral import llr, wss
 from tests.metrics.signals import RATE_HZ, corpus, noisy_version, speech_like
 

@@ -38,6 +38,7 @@ def run(pool: ScorePool, work: list) -> list:
     return pool.collect()
 
 
+@pytest.mark.integration
 def test_worker_count_changes_neither_order_nor_a_digit() -> None:
     work = items(5)
     results = []
@@ -76,6 +77,7 @@ def test_a_crashing_worker_fails_its_item_only() -> None:
         assert got[0].scores["better"] == expected[0].scores["better"]
 
 
+@pytest.mark.integration
 def test_an_item_that_takes_too_long_fails_and_the_next_is_scored() -> None:
     with ScorePool(["si_sdr", "pesq_wb"], workers=1, timeout_s=0.5) as pool:
         slow, fast = run(pool, [("slow", *items(1, 200.0)[0][1:]), ("fast", np.ones(10), {"noisy": np.arange(10.0)})])

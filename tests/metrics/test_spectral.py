@@ -9,7 +9,7 @@ import pytest
 from scipy.linalg import solve_toeplitz, toeplitz
 
 from kdse.metrics import score
-from kdse.metrics.pair import Pair
+from kdse.metrics.clean_and_estimate import Pair
 from kdse.metrics.spectral import BANDWIDTHS_HZ, CENTRES_HZ, best_mean, llr, wss
 from tests.metrics.signals import RATE_HZ, noisy_version, speech_like
 

@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.distiller import Distiller
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain, _old_torchaudio
 from kdse.models.aligned import Aligned
+from kdse.models.checkpoint import describe, load_model
 from kdse.objectives.output import OutputDistillation
 from kdse.taps import probe, resolve_taps
 from tests.models import fake_toolkits
@@ -204,6 +204,7 @@ def test_files_that_hold_other_python_objects_are_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.integration
 def test_importing_the_adapters_imports_no_toolkit():
     code = (
         "import sys, kdse.models.adapters, kdse.models.onnx, kdse.models.torchscript, kdse.models.aligned; "

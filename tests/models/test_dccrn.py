@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdse.deploy.streaming import can_stream
 from kdse.models.budget import count_parameters, find_widths
 from kdse.models.complex_layers import ComplexBatchNorm, ComplexLstm, concatenate
 from kdse.models.dccrn import ComplexBlock, Dccrn
+from kdse.models.streaming import can_stream
 from kdse.taps import probe, resolve_taps
 
 TINY = {"channels": [2, 4, 4], "lstm_units": 4, "n_fft": 512}
@@ -392,10 +392,8 @@ def test_lower_precision_gives_a_float32_waveform():
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"channels": []}, {"channels": [2, 0]}, {"channels": [2] * 9}, {"lstm_units": 0}, {"lstm_layers": 0},
-     {"mask_mode": "polar"}, {"n_fft": 500, "window_samples": 400}, {"window": "box"}, {"hop": 300}],
-    ids=str,
+    "bad", [{"channels": []}, {"channels": [2, 0]}, {"channels": [2] * 9}, {"lstm_units": 0}, {"lstm_layers": 0},
+     {"mask_mode": "polar"}, {"n_fft": 500, "window_samples": 400}, {"window": "box"}, {"hop": 300}], ids=str,
 )  # fmt: skip
 def test_an_impossible_setting_is_named(bad):
     with pytest.raises(ValueError, match="|".join(bad)):

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.checkpoint import describe, load_model
 from kdse.distiller import Distiller
 from kdse.models.aligned import Aligned
+from kdse.models.checkpoint import describe, fingerprint, load_model
 from kdse.models.onnx import Onnx
 from kdse.objectives.output import OutputDistillation
-from kdse.teacher import fingerprint
 from tests.toys import ToyData, make_student, make_trainer
 
 onnx = pytest.importorskip("onnx")

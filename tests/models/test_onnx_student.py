@@ -7,14 +7,13 @@ import json
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.deploy.export import onnx_file
 from kdse.deploy.files import enhance_file
-from kdse.deploy.streaming import Streamer, can_stream
 from kdse.evaluation.systems import model_system
 from kdse.models import Onnx, OnnxStudent
-from kdse.teacher import fingerprint
-from tests.data.corpus import put
+from kdse.models.checkpoint import fingerprint, load_model
+from kdse.models.streaming import Streamer, can_stream
+from tests.data.small_corpus import put
 from tests.deploy.export.students import step_bytes, step_file, student
 
 onnx = pytest.importorskip("onnx")

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdse.checkpoint import describe, load_model
 from kdse.distiller import Distiller
+from kdse.models.checkpoint import describe, fingerprint, load_model
 from kdse.models.torchscript import TorchScript
 from kdse.objectives.output import OutputDistillation
 from kdse.objectives.similarity import SimilarityPreserving
 from kdse.taps import TapRecorder, resolve_taps
-from kdse.teacher import fingerprint
 from tests.toys import ToyData, make_student, make_trainer
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdse.checkpoint import describe
 from kdse.models import count_parameters
 from kdse.models.budget import find_widths
+from kdse.models.checkpoint import describe
 from kdse.models.inverted_bottleneck import CausalConv, InvertedBottleneck, SeparableBlock
 from kdse.models.unet import UNet
 from kdse.taps import TapRecorder, probe, resolve_taps
@@ -268,7 +268,7 @@ def test_autocast_leaves_the_spectrum_in_float32():
 
 def test_a_checkpoint_can_describe_it():
     about = describe(UNet(channels=TINY, latent_channels=3))["model"]
-    assert about["init_args"]["latent_channels"] == 3 and about["class_path"].endswith("unet.UNet")
+    assert about["init_args"]["latent_channels"] == 3 and about["class_path"] == "kdse.models.UNet"
 
 
 @pytest.mark.parametrize(

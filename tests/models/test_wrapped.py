@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdse.checkpoint import describe, load_model
 from kdse.models import Wrapped
+from kdse.models.checkpoint import describe, load_model
 
 HERE = __name__
 

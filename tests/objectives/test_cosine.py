@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.distiller import Distiller
+from kdse.models.checkpoint import load_model
 from kdse.models.unet import UNet
 from kdse.objectives.base import Exchange
 from kdse.objectives.cosine import CosineAlignment

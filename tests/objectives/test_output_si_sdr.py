@@ -9,7 +9,7 @@ import torch
 
 from kdse.models.base import Estimate
 from kdse.objectives.base import Exchange
-from kdse.objectives.output_si_sdr import SiSdrDistillation
+from kdse.objectives.output import SiSdrDistillation
 
 
 def exchange(teacher: torch.Tensor, student: torch.Tensor) -> Exchange:

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import kdse.objectives
-from kdse.checkpoint import load_model
 from kdse.distiller import Distiller
 from kdse.models import Cruse, Dccrn
+from kdse.models.checkpoint import fingerprint, load_model
 from kdse.objectives import Objective
 from kdse.schedule import Joint
-from kdse.teacher import fingerprint
 from tests.toys import STUDENT_CHANNELS, ToyData, make_student, make_teacher, make_trainer
 
 BATCH = 4  # of ToyData

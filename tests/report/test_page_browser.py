@@ -7,6 +7,8 @@ import pytest
 
 from tests.report.page_reports import report
 
+pytestmark = pytest.mark.integration
+
 PLAYED = "() => kdsePage.player.playing"
 
 

@@ -10,6 +10,8 @@ import pytest
 from kdse.report.page.spectrogram import BINS
 from tests.report.page_reports import RATE, SYSTEMS, TONES
 
+pytestmark = pytest.mark.integration
+
 
 def pixels(page, selector: str) -> np.ndarray:
     from PIL import Image

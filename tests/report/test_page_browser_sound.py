@@ -7,6 +7,8 @@ import pytest
 
 from tests.report.page_reports import RATE, SYSTEMS, TONES, report
 
+pytestmark = pytest.mark.integration
+
 PLAYED = "() => kdsePage.player.playing"
 
 

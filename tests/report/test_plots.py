@@ -16,17 +16,18 @@ import torch
 import yaml
 from PIL import Image
 
-from kdse.metrics.intrusive import METRICS
+from kdse.metrics.registry import METRICS
 from kdse.metrics.table import Row
 from kdse.metrics.uncertainty import mean_interval
 from kdse.report.contents import Figure
 from kdse.report.figures.by_snr import improvement_by_snr
-from kdse.report.figures.curves import switch_steps, training_curves
+from kdse.report.figures.curves import training_curves
 from kdse.report.figures.drawing import colours, looks
 from kdse.report.figures.labels import Box, place_names
 from kdse.report.figures.pareto import Point, pareto, pareto_front
 from kdse.report.figures.similarity import similarity
 from kdse.report.similarity import Similarity
+from kdse.run.switches import switch_steps
 
 REPOSITORY = Path(__file__).parents[2]
 LOWER = next(name for name, metric in METRICS.items() if not metric.higher_is_better)

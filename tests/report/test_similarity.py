@@ -11,11 +11,11 @@ import torch
 import yaml
 from torch import nn
 
-from kdse.checkpoint import load_model
 from kdse.cli import main
 from kdse.enhancer import Enhancer
 from kdse.models import Cruse
 from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.checkpoint import load_model
 from kdse.report.rebuilt_run import rebuild
 from kdse.report.similarity import block_similarity, linear_cka, similarity_of_run
 from tests.tiny_run import save_model, write_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdse.run_identity import identity
+from kdse.run.identity import identity
 from kdse.sweeps.conditions import identifying
 
 FREE = ["data.num_workers", "data.manifest", "model.metric_workers", "trainer.accelerator", "trainer.logger", "wandb",

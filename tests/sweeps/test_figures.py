@@ -16,7 +16,7 @@ from kdse.sweeps.figures import pictures
 from kdse.sweeps.figures.heat_map import heat_map
 from kdse.sweeps.figures.pareto import pareto
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import metric_title, value_title, value_words
+from kdse.sweeps.titles import metric_title, value_title, value_words
 from tests.sweeps.sweeping import write_sweep
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,8 @@ import pytest
 from kdse.commands.sweep import _gpus
 from tests.sweeps.sweeping import COMMAND, points, run, start, trained, write_sweep
 
+pytestmark = pytest.mark.integration
+
 
 def wait_for(condition, seconds: float = 200.0):
     end = time.monotonic() + seconds

@@ -146,6 +146,7 @@ def test_the_agent_goes_on_after_runs_that_were_stopped_early_if_told_as_the_hea
     assert len(agent_commands(path, runs, monkeypatch, tmp_path, codes)) == 20
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_kdse_takes_every_command_line_of_the_agent_and_means_its_values(path, monkeypatch, tmp_path):
     sweep = read_sweep(path)

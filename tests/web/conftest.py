@@ -17,7 +17,7 @@ from kdse.commands.web import RUNTIME_VARIABLE, step_graph
 from kdse.web.build import build_page
 from kdse.web.runtime import DEFAULT_FOLDER, INSTALL
 from kdse.web.serve import make_server
-from tests.data.corpus import RATE, hiss, tone_and_pauses
+from tests.data.small_corpus import RATE, hiss, tone_and_pauses
 
 ARGUMENTS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

@@ -11,11 +11,13 @@ import soundfile
 import torch
 from scipy.signal import resample_poly
 
-from kdse.checkpoint import load_model
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import find
 from kdse.report.page import spectrogram
-from tests.data.corpus import RATE, real_corpus
+from tests.data.small_corpus import RATE, real_corpus
 from tests.web.conftest import Opened, floats, give, noisy_speech, result, saved
+
+pytestmark = pytest.mark.integration
 
 #: Difference allowed between the runtimes, and the rounding of a 16-bit file.
 TOLERANCE, ROUNDING = 1e-4, 2**-16

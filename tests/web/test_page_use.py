@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.data.corpus import RATE
+from tests.data.small_corpus import RATE
 from tests.report.test_page_browser_looks import CONTRAST
 from tests.web.conftest import Opened, give, noisy_speech
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdse.cache import cache_root
-from kdse.cores import available_cores
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
-from kdse.data.synthesis.progress import show_progress
 from kdse.data.synthesis.rooms import measured_t60_seconds
 from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
+from kdse.machine.cache import cache_root
+from kdse.machine.packages import required
+from kdse.machine.processes import available_cores
+from kdse.machine.progress import counting
 
 MANIFEST_COLUMNS = (
     "path", "kind", "split", "speaker", "type", "gender", "seconds", "language", "voice", "room", "t60_seconds", "text",
@@ -161,9 +162,12 @@ def _open_partial(settings: Settings, folder: Path) -> Path:
 
 def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, progress: bool) -> None:
     """Renders what is missing. With workers, one thread speaks to each worker process."""
+    for package in ("soundfile", "espeakng_loader", "pyroomacoustics"):
+        required(package)  # here: a worker that dies of it could not say so
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
     todo = iter(missing)
-    with show_progress(len(clips), len(clips) - len(missing), progress) as advance:
+    with counting(progress) as counts:
+        advance = counts.add("embedded corpus", "clips", len(clips), len(clips) - len(missing))
         if workers == 0:
             for number in todo:
                 render(clips[number], partial)
@@ -201,8 +205,7 @@ def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: i
 
 
 def _write_manifest(clips: list[Clip], partial: Path) -> None:
-    import soundfile
-
+    soundfile = required("soundfile")
     for leftover in partial.rglob("*" + UNFINISHED):
         leftover.unlink(missing_ok=True)
     unfinished = partial / ("manifest.csv" + UNFINISHED)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.machine.packages import required
+
 SAMPLE_RATE_HZ = 16000
 SPEED_OF_SOUND = 343.0
 T60_RANGE_SECONDS = (0.15, 0.7)
@@ -49,8 +51,7 @@ def impulse_response(room: Room, seed: int) -> NDArray[np.float32]:
 
 
 def _simulate(room: Room, rng: np.random.Generator) -> NDArray:
-    import pyroomacoustics
-
+    pyroomacoustics = required("pyroomacoustics")
     size = np.array(room.size)
     microphone, delay, direction = _place(size, rng)
     talker = microphone + direction * delay * SPEED_OF_SOUND / SAMPLE_RATE_HZ

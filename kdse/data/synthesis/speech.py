@@ -16,6 +16,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.machine.packages import required
+
 SAMPLE_RATE_HZ = 16000
 ESPEAK_RATE_HZ = 22050
 
@@ -39,6 +41,7 @@ _SYNCHRONOUS = 2
 _CHARS_UTF8 = 1
 _DONT_EXIT = 0x8000
 _ONE_AT_A_TIME = threading.Lock()
+_REINSTALL = "reinstall it: pip install --force-reinstall espeakng-loader"
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,7 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
     """
     import _ctypes
 
-    import espeakng_loader
-
+    espeakng_loader = required("espeakng_loader")
     pieces: list[bytes] = []
 
     def collect(samples: int | None, count: int, _events: int | None) -> int:
@@ -102,11 +104,14 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
     callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     callback = callback_type(collect)
     with _ONE_AT_A_TIME:
-        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        try:
+            library = ctypes.CDLL(espeakng_loader.get_library_path())
+        except OSError as error:
+            raise ValueError(f"espeak-ng cannot be loaded ({error}); {_REINSTALL}") from None
         try:
             data = espeakng_loader.get_data_path().encode()
             if library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT) != ESPEAK_RATE_HZ:
-                raise ValueError("espeak-ng did not start; reinstall it: pip install --force-reinstall espeakng-loader")
+                raise ValueError(f"espeak-ng did not start; {_REINSTALL}")
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from kdse.data.synthesis.plan import Clip, Settings, plan
+from kdse.machine.packages import required
 
 SAMPLE_RATE_HZ = 16000
 UNFINISHED = ".unfinished"
@@ -29,8 +30,7 @@ def render(clip: Clip, folder: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     target = folder / clip.path
     target.parent.mkdir(parents=True, exist_ok=True)
     # Encoded in memory: libsndfile would report a full disk as "System error".

@@ -134,7 +134,7 @@ def _rate_of(source: str) -> int:
         if about is None:
             raise ValueError(f"{source}: was not written by kdse export; make one: kdse export CKPT --streaming")
         return int(about["sample_rate_hz"])
-    from kdse.checkpoint import read_checkpoint
+    from kdse.models.checkpoint import read_checkpoint
 
     return int(read_checkpoint(source).get("kdse", {}).get("sample_rate_hz", 16000))
 
@@ -170,7 +170,7 @@ def weight_bytes(path: Path) -> int:
         from kdse.deploy.export.onnx_file import initializer_bytes
 
         return initializer_bytes(path.read_bytes())
-    from kdse.checkpoint import MODEL_PREFIX, read_checkpoint
+    from kdse.models.checkpoint import MODEL_PREFIX, read_checkpoint
 
     state = read_checkpoint(path)["state_dict"]
     return sum(t.numel() * t.element_size() for name, t in state.items() if name.startswith(MODEL_PREFIX))

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdse.machine.packages import required
+
 #: The label of RNNoise on the command line and in the table.
 RNNOISE = "rnnoise"
 
@@ -49,8 +51,8 @@ def torch_runner(path: Path, threads: int) -> Runner:
     """A checkpoint's model, `step` by `step`."""
     import torch
 
-    from kdse.checkpoint import load_model
-    from kdse.deploy.streaming import can_stream
+    from kdse.models.checkpoint import load_model
+    from kdse.models.streaming import can_stream
 
     torch.set_num_threads(threads)
     model = load_model(path)
@@ -70,10 +72,7 @@ def torch_runner(path: Path, threads: int) -> Runner:
 
 def onnx_runner(path: Path, threads: int) -> Runner:
     """A streaming graph of `kdse export` with the STFT inside, in ONNX Runtime and numpy alone."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError("needs onnxruntime: pip install 'kdse[onnx]'") from None
+    onnxruntime = required("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3

@@ -6,12 +6,14 @@ import contextlib
 import copy
 import keyword
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+
+from kdse.internals.torch import traced_as
 
 
 def capture(graph: nn.Module, example: Sequence[Tensor], dynamic_shapes: Any = None) -> ExportedProgram:
@@ -80,29 +82,11 @@ def _lstm_shapes(
     return x.new_empty(*x.shape[:2], hidden.shape[-1] * (1 + both)), torch.empty_like(hidden), torch.empty_like(cell)
 
 
-@contextlib.contextmanager
-def recurrent_layers_kept() -> Iterator[None]:
+def recurrent_layers_kept() -> contextlib.AbstractContextManager[None]:
     """Within the body, `torch.export` asks recurrent layers for their shapes only.
 
-    PyTorch (2.11) otherwise finds the shapes by unrolling the layer over its frames, which fixes their number. Its own
-    way out, `torch.export._patches`, turns the layer into a while loop, which ONNX files cannot hold and which is slow.
+    PyTorch otherwise finds the shapes by unrolling the layer over its frames, which fixes their number. Its own way
+    out, `torch.export._patches`, turns the layer into a while loop, which ONNX files cannot hold and which is slow.
     """
-    from torch._decomp import global_decomposition_table
-
-    table: Any = global_decomposition_table["post_autograd"]
     aten: Any = torch.ops.aten
-    keys = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Autograd)
-    rules: list[tuple[Any, Callable[..., Any]]] = [(aten.gru.input, _gru_shapes), (aten.lstm.input, _lstm_shapes)]
-    before = [(op, table.get(op), dict(op.py_kernels)) for op, _ in rules]
-    try:
-        for op, rule in rules:
-            table[op] = rule
-            op.py_kernels.update(dict.fromkeys(keys, rule))
-            op._dispatch_cache.clear()
-        yield
-    finally:
-        for op, decomposition, kernels in before:
-            table[op] = decomposition
-            op.py_kernels.clear()
-            op.py_kernels.update(kernels)
-            op._dispatch_cache.clear()
+    return traced_as({aten.gru.input: _gru_shapes, aten.lstm.input: _lstm_shapes})

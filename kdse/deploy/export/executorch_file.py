@@ -13,7 +13,8 @@ from kdse.deploy.export.capture import capture
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.gru_cell import gru_as_products
 from kdse.deploy.export.onnx_file import quiet
-from kdse.files import write_bytes
+from kdse.internals.library import MissingInternal
+from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
 
 #: Who computes: ExecuTorch's portable C++ kernels, which build for any target, or XNNPACK on ARM and x86 CPUs.
@@ -29,8 +30,8 @@ def write_executorch(
     ``Runtime.get().load_program(path).load_method("forward").execute([spectrum, *states])`` runs it; the method
     "kdse" returns the metadata as a JSON string. GRUs become matrix products: ExecuTorch has no GRU.
 
-    Works with executorch 1.2 (torch 2.11). Version 1.5.1 wants a newer torch: with 2.11 its XNNPACK programs lower but
-    fail as they run ("tensor does not have a device").
+    ExecuTorch goes with one torch: 1.2 with torch 2.11, 1.5.1 with torch 2.14. Beside torch 2.11, 1.5.1 lowers XNNPACK
+    programs that fail as they run ("tensor does not have a device").
 
     Args:
         model: the student, on the CPU; one that streams.
@@ -70,6 +71,8 @@ def write_executorch(
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # (its running sums are float64)
             )
             content = bytes(lowered.to_executorch().buffer)
+    except MissingInternal:
+        raise
     except Exception as error:  # it has many classes of its own
         logging.getLogger(__name__).debug("lowering failed", exc_info=True)
         reason = " ".join(str(error).split())[:160] or type(error).__name__

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.spectrum import from_pair, real_spectra, to_pair
-from kdse.deploy.streaming import can_stream
 from kdse.models.base import SpeechModel
 from kdse.models.stft import HOST_STATES, Stft
+from kdse.models.streaming import can_stream
 
 
 class Step(nn.Module):

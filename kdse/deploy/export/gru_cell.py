@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,8 @@ class ProductGru(nn.GRU):
     the cell per frame: meant for graphs of one frame. It is never built: `gru_as_products` lends its method.
     """
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: A002 (nn.GRU's name)
+    # nn.GRU takes a PackedSequence too, which no graph of one frame holds
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """``[B, T, in]`` (or ``[T, B, in]`` without `batch_first`) and ``[layers, B, H]``; both as in `nn.GRU`."""
         frames_tbi = input.transpose(0, 1) if self.batch_first else input
         states = []
@@ -40,9 +40,8 @@ class ProductGru(nn.GRU):
         return output, torch.stack(states)
 
     def _cell(self, x: Tensor, hidden: Tensor, layer: int) -> Tensor:
-        weights: Any = self.all_weights[layer]
-        ih, hh = weights[0], weights[1]
-        bias_ih, bias_hh = weights[2:] if self.bias else (None, None)
+        ih, hh, *biases = self.all_weights[layer]
+        bias_ih, bias_hh = biases if self.bias else (None, None)
         from_input = F.linear(x, ih, bias_ih).chunk(3, dim=-1)
         from_hidden = F.linear(hidden, hh, bias_hh).chunk(3, dim=-1)
         reset = torch.sigmoid(from_input[0] + from_hidden[0])

@@ -24,9 +24,8 @@ def describe_export(model: SpeechModel, graph: Step | None, stft: str, checkpoin
         stft: "inside" or "outside".
         checkpoint: where the student came from: its run folder knows its config and validation scores.
     """
-    from kdse.checkpoint import describe
     from kdse.models.budget import count_parameters
-    from kdse.teacher import fingerprint
+    from kdse.models.checkpoint import describe, fingerprint
 
     states = {} if graph is None else graph.first_states(1)
     origin = _origin(checkpoint)
@@ -73,8 +72,8 @@ def _front_end(model: SpeechModel) -> dict[str, Any] | None:
 
 def _origin(checkpoint: Path | None) -> dict[str, Any]:
     """SHA-256 of the run's config and the last validation scores up to the checkpoint; null where unknown."""
-    from kdse.checkpoint import read_checkpoint
-    from kdse.report.run_folder import run_folder_of
+    from kdse.models.checkpoint import read_checkpoint
+    from kdse.run.folder import run_folder_of
 
     if checkpoint is None:
         return {"config_sha256": None, "scores": None}
@@ -89,7 +88,7 @@ def _origin(checkpoint: Path | None) -> dict[str, Any]:
 
 def _validation_scores(run: Path, step: Any) -> dict[str, float] | None:
     """The last row of validation scores that the run logged up to ``step``, with the step; None without one."""
-    from kdse.report.figures.curves import training_log
+    from kdse.run.log import training_log
 
     log = training_log(run)
     parts = ("_failed", "_snr")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kdse.deploy.export.capture import capture, recurrent_layers_kept
-from kdse.deploy.export.exact_rewrites import exact_rewrites
+from kdse.internals.library import MissingInternal
+from kdse.internals.onnxscript import exact_rewrites
+from kdse.machine.packages import PackageError, required
 from kdse.models.foreign import first_line
 
 #: Versions of the operator set that files can be written in. PyTorch's exporter writes 18 and converts upwards;
@@ -60,6 +62,8 @@ def build(
                 verbose=False,
             )
             proto = program.model_proto
+    except MissingInternal:
+        raise
     except Exception as error:  # the exporter has many classes of its own
         raise ValueError(f"PyTorch's ONNX exporter refuses this model: {_reason(error)}") from error
     written = {entry.domain: entry.version for entry in proto.opset_import}
@@ -108,9 +112,9 @@ def _strip(proto: Any) -> None:
 def _require_packages() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
-            __import__(name)
-        except ImportError:
-            raise ValueError(f"--format onnx: needs the package {name}: pip install 'kdse[onnx]'") from None
+            required(name)
+        except PackageError as error:
+            raise PackageError(f"--format onnx: {error}") from error
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdse.deploy.streaming import Streamer
 from kdse.models.base import SpeechModel
+from kdse.models.streaming import Streamer
 
 #: Largest difference of any sample, of full scale: -80 dB. Our choice: far below what 16 bits hear, far above float32.
 TOLERANCE = 1e-4
@@ -64,7 +64,7 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     Raises:
         ValueError: for a file that cannot be read, or is shorter than 4 s.
     """
-    from kdse.data.audio import read
+    from kdse.audio.files import read
 
     if file is not None:
         try:
@@ -100,7 +100,7 @@ _PARTS = ("speech", "noise")
 
 def _first_of(folder: Path, samples: int, sample_rate_hz: int) -> tuple[Tensor, str] | None:
     """The first file of a folder that is long enough and not silent, and its name."""
-    from kdse.data.audio import EXTENSIONS, AudioError, read
+    from kdse.audio.files import EXTENSIONS, AudioError, read
 
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS):
         try:

@@ -15,7 +15,7 @@ from kdse.deploy.export.capture import capture
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.torchscript_file import ENTRY
 from kdse.deploy.export.whole import WholeSignal
-from kdse.files import write_bytes
+from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
 
 #: What PyTorch notes at each operator about the Python code it came from.

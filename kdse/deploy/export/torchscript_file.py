@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from kdse.deploy.export.capture import with_plain_names
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.whole import WholeSignal
-from kdse.files import write_bytes
+from kdse.internals.torch import without_records
+from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
 
 #: The entry of a file that holds the metadata.
@@ -62,13 +62,5 @@ def trace(graph: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule
 
 def _without_debug_entries(content: bytes) -> bytes:
     """The same archive less the tables of source lines, which hold paths of the machine that wrote it."""
-    archive = torch._C.PyTorchFileReader(io.BytesIO(content))
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "kdse.pt"
-        writer = torch._C.PyTorchFileWriter(str(kept))
-        for name in archive.get_all_records():
-            if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
-                record = archive.get_record(name)
-                writer.write_record(name, record, len(record))
-        writer.write_end_of_file()
-        return kept.read_bytes()
+    made_anew = ("version", "byteorder", ".data/serialization_id")
+    return without_records(content, lambda name: name.endswith(".debug_pkl") or name in made_anew)

@@ -18,13 +18,13 @@ from kdse.deploy.export import onnx_file, parity
 from kdse.deploy.export.graphs import Step, step_graph
 from kdse.deploy.export.metadata import describe_export
 from kdse.deploy.export.whole import WholeSignal
-from kdse.files import write_bytes
+from kdse.machine.files import write_bytes
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent
 
 #: Formats and the endings their files may have; the first is the usual one.
 SUFFIXES = {"onnx": (".onnx",), "torchscript": (".pt", ".ts"), "pt2": (".pt2",), "executorch": (".pte",)}
-#: Ways to quantise and what `kdse.deploy.quantise` calls them.
+#: Ways to quantise and what `kdse.deploy.export.quantise` calls them.
 QUANTIZE = {"int8": "static", "int8-dynamic": "dynamic", "int8-weights": "weights"}
 
 
@@ -143,7 +143,7 @@ def _onnx_bytes(model: SpeechModel, graph: Step | None, opset: int, quantised: b
 
 
 def _quantise(draft: Path, quantize: str, calibration: Path | None) -> dict[str, Any]:
-    from kdse.deploy.quantise import quantise_file
+    from kdse.deploy.export.quantise import quantise_file
 
     source = draft.with_name(f"float-{draft.name}")
     draft.rename(source)
@@ -183,7 +183,7 @@ def _compare(
             exported = _Program(_load(draft, file_format), about, str(draft))
         return parity.compare_steps(exported, model, noisy, signal)
     if file_format == "onnx":
-        from kdse.checkpoint import load_model
+        from kdse.models.checkpoint import load_model
 
         onnx = load_model(draft)
         return parity.compare_whole(lambda wave: onnx(wave).waveform, model, noisy, signal)

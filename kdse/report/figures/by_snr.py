@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY, Row, snr_buckets
 from kdse.report.contents import Figure, file_name
-from kdse.report.figures.drawing import (
-    GREY,
-    WIDTH,
-    canvas,
-    legend_below,
-    looks,
-    plain,
-    to_png,
-)
-from kdse.report.tables.shown import shown
+from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, looks, plain, to_png
+from kdse.report.tables.number_format import shown
 
 if TYPE_CHECKING:
     from kdse.metrics.uncertainty import Interval

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kdse.metrics.table import NOISY
 
@@ -60,14 +60,14 @@ def canvas(height: float, width: float = WIDTH) -> Canvas:
     return figure
 
 
-def plain(axis: Axes, grid: str = "both") -> None:
+def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Small type, light grid, no frame on the top and right."""
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axis.spines[side].set(color=GREY, linewidth=0.8)
     axis.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
-    axis.grid(axis=grid, color="#e4e4e4", linewidth=0.7)  # type: ignore[arg-type]
+    axis.grid(axis=grid, color="#e4e4e4", linewidth=0.7)
     axis.set_axisbelow(True)
     for label in (axis.xaxis.label, axis.yaxis.label):
         label.set(fontsize=9, color=INK)

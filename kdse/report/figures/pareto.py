@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import (
-    GREY,
-    INK,
-    Look,
-    canvas,
-    looks,
-    plain,
-    to_png,
-)
+from kdse.report.figures.drawing import GREY, INK, Look, canvas, looks, plain, to_png
 from kdse.report.figures.labels import Box, place_names
-from kdse.report.tables.shown import shown
+from kdse.report.tables.number_format import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,7 +156,7 @@ def _draw_noisy(axis: Axes, level: float, text: str) -> None:
 
 def _write_names(axis: Axes, drawn: list[Point], x: list[float], y: list[float], front: list[int]) -> None:
     """Names beside points, away from markers, bars, the front and what is written already; far ones with a line."""
-    pixel = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    pixel = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]  # (every axis is in a figure)
     to_pixels = axis.transData.transform
     centres = [(float(a), float(b)) for a, b in to_pixels(list(zip(x, y, strict=True)))]
     texts = [axis.text(0, 0, p.system, fontsize=8, color=INK, transform=None, zorder=5) for p in drawn]
@@ -174,7 +166,7 @@ def _write_names(axis: Axes, drawn: list[Point], x: list[float], y: list[float],
     radius = 4 * pixel
     obstacles = [Box(a - radius, b - radius, a + radius, b + radius) for a, b in centres]
     for container in axis.containers:
-        for bar in container.lines[2]:  # type: ignore[attr-defined]
+        for bar in container.lines[2]:  # type: ignore[attr-defined]  # (all are error bars)
             (ax, ay), (bx, by) = to_pixels(bar.get_paths()[0].vertices[[0, -1]])
             obstacles.append(Box(ax - pixel, min(ay, by), bx + pixel, max(ay, by)))
     for a, b in zip(front, front[1:], strict=False):

@@ -48,7 +48,7 @@ def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figu
     bar = figure.colorbar(image, ax=panels, label="linear CKA", fraction=0.05, pad=0.015)
     bar.ax.tick_params(labelsize=8)
     bar.ax.yaxis.label.set(fontsize=9, color=INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     if paired:
         lines = figure.add_subplot(grid[1, :])
         _draw_diagonals(lines, similarities)

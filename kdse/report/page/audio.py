@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from kdse.machine.packages import required
+
 #: Peak of the loudest signal of a file as played.
 PEAK_DBFS = -1.0
 
@@ -44,8 +46,7 @@ def flac(wave: np.ndarray, gain: float, sample_rate_hz: int) -> bytes:
     Raises:
         ValueError: naming the rate, if FLAC cannot hold it (1 to 655350 Hz).
     """
-    import soundfile
-
+    soundfile = required("soundfile")
     steps = np.rint(np.clip(wave * np.float64(gain), -1, 1 - 2**-15) * 2**15).astype(np.int16)
     out = io.BytesIO()
     try:

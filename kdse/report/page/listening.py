@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kdse.metrics.intrusive import METRICS
+from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY
 from kdse.report.contents import ListeningFile
 from kdse.report.page import audio as page_audio

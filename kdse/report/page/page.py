@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from kdse.files import write_text
+from kdse.machine.files import write_text
 from kdse.report.contents import Report
 from kdse.report.page import listening as page_listening
 from kdse.report.page import spectrogram

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdse.metrics.table import NOISY, Row
+from kdse.report.tables.number_format import metric_column, word
 from kdse.report.tables.scores import difference_table, score_cells, scores_caption
-from kdse.report.tables.shown import metric_column, word
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.training.timing import step_cost
+from kdse.run.timing import step_cost
 
 #: Metrics that comparison.csv has as improvement over the noisy input; the others as they are.
 AS_IMPROVEMENT = ("si_sdr", "sdr")
@@ -137,7 +137,7 @@ def _number(row: dict[str, Any], key: str, form: str) -> Cell:
 
 
 def _steps(folder: Path) -> int | None:
-    from kdse.checkpoint import read_checkpoint
+    from kdse.models.checkpoint import read_checkpoint
 
     steps = read_checkpoint(folder / "checkpoints" / "last.ckpt").get("global_step")
     return steps if isinstance(steps, int) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kdse.report.tables.shown import word
+from kdse.report.tables.number_format import word
 from kdse.report.tables.table import Cell, Column, Table
 
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, snr_buckets, snrs_listed, summarize
 from kdse.metrics.uncertainty import Interval, clear, holm, mean_intervals, paired_differences
-from kdse.report.tables.ranking import Items, Scored, Verdict, verdicts
-from kdse.report.tables.shown import (
+from kdse.report.tables.number_format import (
     count,
     items,
     metric_column,
@@ -22,6 +21,7 @@ from kdse.report.tables.shown import (
     variants,
     word,
 )
+from kdse.report.tables.ranking import Items, Scored, Verdict, verdicts
 from kdse.report.tables.table import MARK, Cell, Column, Table
 
 #: Items an SNR needs for resampling within it.

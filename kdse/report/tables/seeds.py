@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from kdse.metrics.table import NOISY, Block, Row, blocks, once
 from kdse.metrics.uncertainty import ALPHA, OverSeeds, holm, over_seeds, seeds_p_value
+from kdse.report.tables.number_format import count, items, metric_column, missing, plain, shown, variants, word
 from kdse.report.tables.ranking import Items, Scored, verdicts
 from kdse.report.tables.scores import snr_strata
-from kdse.report.tables.shown import count, items, metric_column, missing, plain, shown, variants, word
 from kdse.report.tables.table import MARK, Cell, Column, Table
 
 Groups = Mapping[str, Mapping[int | str, str]]

@@ -9,7 +9,7 @@ from kdse.report.contents import Figure
 from kdse.report.figures.drawing import GREY, INK, PALETTE, WIDTH, canvas, legend_below, plain, to_png
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import metric_factor, metric_text, metric_title, parameter_title
+from kdse.sweeps.titles import metric_factor, metric_text, metric_title, parameter_title
 
 PER_ROW = 2
 

@@ -11,7 +11,7 @@ from kdse.report.contents import Figure
 from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, plain
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import (
+from kdse.sweeps.titles import (
     distinct,
     key_of,
     metric_factor,
@@ -155,7 +155,7 @@ def _draw(
     matrix = np.full(shape, np.nan)
     for place, value in values.items():
         matrix[place] = value
-    image = axis.imshow(matrix, cmap=colours, aspect="auto", **scale)  # type: ignore[arg-type]
+    image = axis.imshow(matrix, cmap=colours, aspect="auto", **scale)  # type: ignore[arg-type]  # (vmin, vmax)
     plain(axis)
     axis.grid(False)
     axis.set_facecolor("#ececec")
@@ -163,7 +163,7 @@ def _draw(
         side.set_visible(False)
     axis.tick_params(length=0)
     for (row, column), value in values.items():
-        red, green, blue, _ = image.to_rgba(np.array(value))  # type: ignore[misc]
+        red, green, blue, _ = image.to_rgba(np.array(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         text = metric_text(metric, value / metric_factor(metric), sign)
         axis.text(
@@ -188,12 +188,12 @@ def _bar(bar: Any, title: str) -> None:
     bar.outline.set_visible(False)
 
 
-def _sizes(found: Sequence[Row]) -> dict[float, int]:
+def _sizes(found: Sequence[Row]) -> dict[float | None, int]:
     """Compression to parameters of the student, where all students of a compression have one size."""
-    sizes: dict[float, set[int]] = {}
+    sizes: dict[float | None, set[int]] = {}
     for row in found:
         if row.parameters is not None and row.values:
-            sizes.setdefault(row.values.get(DOWN), set()).add(row.parameters)  # type: ignore[arg-type]
+            sizes.setdefault(row.values.get(DOWN), set()).add(row.parameters)
     return {ratio: next(iter(counts)) for ratio, counts in sizes.items() if len(counts) == 1}
 
 

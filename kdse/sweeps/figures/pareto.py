@@ -12,7 +12,7 @@ from kdse.report.figures.pareto import pareto_front
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.figures.heat_map import ACROSS, DOWN, SEED
 from kdse.sweeps.rows import Row
-from kdse.sweeps.words import metric_factor, metric_text, metric_title, point_key, point_titles
+from kdse.sweeps.titles import metric_factor, metric_text, metric_title, point_key, point_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ import { BadFile, readWav, wavLayout } from './wav.js';
 // Rate at which other formats are decoded: the usual one, so that mostly nothing is resampled by the browser.
 const USUAL_HZ = 48000;
 const MAX_BYTES = 500e6;
-// Largest sample, as in kdse.deploy.limits: 120 dB above full scale.
+// Largest sample, as in kdse.models.streaming: 120 dB above full scale.
 const LARGEST = 1e6;
 
 // {rate, channels: [Float32Array], note}; throws BadFile with a message for people.

@@ -1,4 +1,4 @@
-// The student hop by hop: states carried from call to call, its delay taken out, as kdse.deploy.streaming.Streamer.
+// The student hop by hop: states carried from call to call, its delay taken out, as kdse.models.streaming.Streamer.
 import { join } from './resample.js';
 
 const ARRAYS = { float32: Float32Array, float64: Float64Array };

@@ -25,6 +25,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.integration
 def test_splits_share_no_voice_sentence_noise_kind_or_room(corpus):
     for kind, column in (("speech", "voice"), ("speech", "text"), ("noise", "type"), ("rir", "room")):
         seen = [
@@ -63,6 +64,7 @@ def test_the_manifest_states_each_rooms_reverberation_time(corpus):
         assert float(row["t60_seconds"]) == pytest.approx(-60 / slope, rel=0.02)
 
 
+@pytest.mark.integration
 def test_the_same_settings_give_the_same_bytes_whatever_the_number_of_workers(corpus, tmp_path):
     build(SETTINGS, tmp_path / "again", workers=0, progress=False)
     assert audio_bytes(tmp_path / "again") == audio_bytes(corpus)

@@ -16,8 +16,10 @@ import pytest
 from kdse.data.synthesis import build as building
 from kdse.data.synthesis.build import build, cache_folder
 from kdse.data.synthesis.plan import Settings
-from kdse.data.synthesis.progress import show_progress
+from kdse.machine.progress import counting
 from tests.data.synthesis.conftest import SETTINGS, audio_bytes
+
+pytestmark = pytest.mark.integration
 
 TINY = Settings(minutes=0.05)
 
@@ -152,11 +154,12 @@ def test_a_corpus_that_lost_files_is_reported_not_used(corpus, tmp_path):
 
 
 def test_progress_into_a_log_file_is_a_few_lines(capsys):
-    with show_progress(100, 20, True) as advance:
+    with counting() as counts:
+        advance = counts.add("embedded corpus", "clips", 100, 20)
         for _ in range(80):
             advance()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "20/100" in lines[0] and "100/100" in lines[1]
-    with show_progress(100, 0, False) as advance:
-        advance()
+    with counting(show=False) as counts:
+        counts.add("embedded corpus", "clips", 100)()
     assert capsys.readouterr().err == ""

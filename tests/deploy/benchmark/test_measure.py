@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import kdse.pretrained
-from kdse.checkpoint import load_model
 from kdse.deploy.benchmark.measure import _summary, measure, weight_bytes
 from kdse.deploy.benchmark.runners import open_runner, rnnoise_runner
 from kdse.deploy.export.write import export_file
+from kdse.models.checkpoint import load_model
 from kdse.models.probe_speech import speech_like, with_noise
+
+pytestmark = pytest.mark.integration
 
 needs_rnnoise = pytest.mark.skipif(not importlib.util.find_spec("pyrnnoise"), reason="pyrnnoise is not installed")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from kdse.checkpoint import load_model
 from kdse.deploy.export import onnx_file
 from kdse.deploy.export.graphs import step_graph
 from kdse.deploy.export.metadata import describe_export
 from kdse.models import Cruse, Dccrn, UNet
 from kdse.models.base import SpeechModel
+from kdse.models.checkpoint import load_model
 from kdse.pretrained import find
 
 

@@ -131,7 +131,7 @@ def test_the_metadata_says_what_is_inside(tmp_path):
     session = onnxruntime.InferenceSession(step_file(tmp_path, "tiny", "outside", 23))
     about = json.loads(session.get_modelmeta().custom_metadata_map["kdse"])
     assert (about["kind"], about["stft"], about["causal"], about["sample_rate_hz"]) == ("step", "outside", True, 16000)
-    assert about["model"]["class_path"] == "kdse.models.unet.UNet"
+    assert about["model"]["class_path"] == "kdse.models.UNet"
     assert about["model"]["init_args"]["channels"] == [2, 4]
     shapes = {i.name: i.shape for i in session.get_inputs() if "." in i.name}
     assert {f"state.{s['name']}": s["shape"] for s in about["states"]} == shapes

@@ -10,7 +10,7 @@ import torch
 
 from kdse.deploy.export import onnx_file, parity, write
 from kdse.models.onnx_student import OnnxStudent, read_metadata
-from tests.data.corpus import hiss, make_corpus, put
+from tests.data.small_corpus import hiss, make_corpus, put
 from tests.deploy.export.students import step_bytes, step_file, student
 
 onnx = pytest.importorskip("onnx")

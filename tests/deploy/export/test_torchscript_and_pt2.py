@@ -19,6 +19,8 @@ from kdse.deploy.export.whole import WholeSignal
 from kdse.models import SpeechModel, TorchScript
 from tests.deploy.export.tiny import MODELS, STREAMING, built
 
+pytestmark = pytest.mark.integration
+
 WRITERS = {"pt": write_torchscript, "pt2": write_pt2}
 FAST = {"pt": "dccrn", "pt2": "unet"}
 #: Runs a file on the arguments it finds and keeps the answers; knows torch alone.

@@ -45,6 +45,7 @@ def family(name: str):
     return name if name == "dccrn" else pytest.param(name, marks=pytest.mark.slow)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", map(family, MODELS))
 def test_a_whole_file_gives_the_models_result_for_any_length_and_batch(name, tmp_path):
     model = built(name)

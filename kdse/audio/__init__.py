@@ -1,0 +1,1 @@
+"""Audio: files, levels, alignment of two signals, resampling."""

@@ -1,0 +1,1 @@
+"""Corpora: folders of recordings, their manifests and their shards."""

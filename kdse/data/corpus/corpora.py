@@ -1,0 +1,231 @@
+"""A corpus: audio files below one folder and how long each is, from a manifest or from the files themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from kdse.audio.files import EXTENSIONS, AudioError, info, read
+from kdse.audio.listing import audio_files
+from kdse.data.corpus.manifest import Manifest, load
+from kdse.data.corpus.manifest_lookup import is_packed, nearest
+from kdse.data.corpus.shards import Shards, is_remote, open_shards
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Audio files under one folder, sorted by relative path (part by part).
+
+    root: the folder.
+    paths: relative paths, POSIX style.
+    frames: samples of each file at its own rate.
+    rates: sample rate of each file in Hz.
+    manifest: where these are from, if not from the files themselves; then they are views of it, not lists.
+    """
+
+    root: str
+    paths: Sequence[str]
+    frames: Sequence[int] | np.ndarray
+    rates: Sequence[int] | np.ndarray
+    manifest: Manifest | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
+        if self.manifest is not None:
+            return of_manifest, (self.root, self.manifest)
+        return type(self), (self.root, self.paths, self.frames, self.rates)
+
+    def file(self, index: int) -> Path:
+        """Path of a file."""
+        return Path(self.root) / self.paths[index]
+
+    def samples(self, index: int, sample_rate_hz: int) -> int:
+        """Length of a file in samples at ``sample_rate_hz``."""
+        return int(self.frames[index]) * sample_rate_hz // int(self.rates[index])
+
+    def lengths(self, sample_rate_hz: int) -> np.ndarray:
+        """Lengths of all files in samples at ``sample_rate_hz``, ``[len(self)]`` int64."""
+        return np.asarray(self.frames, np.int64) * sample_rate_hz // np.asarray(self.rates, np.int64)
+
+    def read(self, index: int, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Samples ``[start, stop)`` of a file as mono float32 ``[N]`` (see `kdse.audio.files.read`).
+
+        Raises:
+            AudioError: naming the file, if it cannot be used, or is not the file that the manifest describes.
+        """
+        file = self.file(index)
+        if self.manifest is not None:
+            check_listed(file, int(self.manifest.sizes[index]), str(self.manifest.file))
+        return read(file, sample_rate_hz, start, stop)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and lengths: what a mixture depends on besides seed, epoch and index."""
+        digest = hashlib.sha256()
+        frames, rates = (np.asarray(column).tolist() for column in (self.frames, self.rates))
+        for path, count, rate in zip(self.paths, frames, rates, strict=True):
+            digest.update(f"{path}\0{count}\0{rate}\n".encode())
+        return digest.hexdigest()
+
+
+def of_manifest(root: str, manifest: Manifest) -> Corpus:
+    """The files of a manifest as a corpus below ``root``."""
+    return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedCorpus(Corpus):
+    """Recordings in shards, which `kdse corpus pack` made; ``root`` is their folder or URL."""
+
+    shards: Shards = field(kw_only=True)
+
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
+        return packed, (self.shards,)
+
+    def file(self, index: int) -> Path:
+        """What errors call a recording; there is no such file."""
+        return Path(f"{self.root}/{self.paths[index]}")
+
+    def read(self, index: int, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
+        with self.shards.open(index) as content:
+            return read(f"{self.root}/{self.paths[index]}", sample_rate_hz, start, stop, content)
+
+
+def packed(shards: Shards) -> PackedCorpus:
+    """The recordings of shards as a corpus."""
+    listed = shards.manifest
+    return PackedCorpus(shards.place, listed.paths, listed.frames, listed.rates, listed, shards=shards)
+
+
+def check_listed(file: str | Path, size: int, manifest: str) -> None:
+    """Raises an AudioError if a file is not of the size in bytes that a manifest states, or is gone."""
+    try:
+        found = os.stat(file).st_size
+    except OSError as error:
+        why = f"cannot be opened ({error.strerror or error})"
+    else:
+        if found == size:
+            return
+        why = f"has {found} bytes, not {size}"
+    raise AudioError(f"{file}: {why}: {manifest} is out of date; run `kdse corpus index FOLDER --update` on its folder")
+
+
+def scan(
+    folder: str | Path,
+    flag: str,
+    manifest: str | Path | None = None,
+    shard_cache: str | Path | None = None,
+    files_only: bool = False,
+) -> Corpus:
+    """All audio files below a folder; hidden ones (macOS leaves ``._name.wav``) are passed over.
+
+    They are taken from the manifest in the folder or in the nearest one above it, if there is one (see
+    `kdse corpus index`). Else every file is opened, which a large corpus does not want. A folder or URL of shards (see
+    `kdse corpus pack`) holds the same recordings as the folder that was packed, in the same order.
+
+    Args:
+        folder: where to look, recursively; or the URL of shards in object storage.
+        flag: the setting the folder came from ("--data.root"), for error messages.
+        manifest: one that lies somewhere else.
+        shard_cache: folder that keeps shards of object storage.
+        files_only: refuses shards, for a caller that needs paths.
+
+    Raises:
+        ValueError: if the folder is missing or holds no audio, a file is unreadable or empty, a manifest is damaged or
+            describes another folder, or a setting does not apply.
+    """
+    if files_only and (is_remote(folder) or is_packed(Path(folder))):
+        raise ValueError(f"{flag} {folder}: shards are not read here; give the folder of audio files that was packed")
+    root = Path(folder)
+    if manifest is not None and (is_remote(folder) or is_packed(root)):
+        raise ValueError(f"--data.manifest {manifest}: {folder} holds shards, which have their own; leave it out")
+    if is_remote(folder):
+        return packed(open_shards(folder, shard_cache))
+    if shard_cache is not None:
+        raise ValueError(f"--data.shard_cache {shard_cache}: {folder} is not in object storage; leave it out")
+    if not root.is_dir():
+        raise ValueError(f"{flag} {root}: no such folder")
+    if is_packed(root):
+        return packed(open_shards(root))
+    listed = _listed(root, manifest)
+    if listed is not None:
+        log.info("%s %s: %d files from %s of %s", flag, root, len(listed), listed.file, listed.made)
+        return of_manifest(str(root), listed)
+    paths = audio_files(root)
+    if not paths:
+        raise ValueError(f"{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
+    with ThreadPoolExecutor(8) as pool:
+        abouts = list(pool.map(info, [root / path for path in paths]))
+    for path, about in zip(paths, abouts, strict=True):
+        if about.frames == 0:
+            raise ValueError(f"{flag} {root / path}: holds no samples; remove it")
+    return Corpus(str(root), tuple(paths), tuple(a.frames for a in abouts), tuple(a.sample_rate_hz for a in abouts))
+
+
+def _listed(folder: Path, named: str | Path | None) -> Manifest | None:
+    """What a manifest says of a folder; None if there is none, or it says nothing of it."""
+    place = Path(os.path.abspath(folder))
+    if named is not None:
+        whole = _opened(Path(named))
+        inside = os.path.relpath(os.path.realpath(place), os.path.realpath(whole.root))
+        if inside.split(os.sep)[0] == "..":
+            raise ValueError(f"--data.manifest {named}: describes {whole.root}, which does not hold {folder}")
+        part = whole.below("" if inside == "." else inside.replace(os.sep, "/"))
+        if not len(part):
+            raise ValueError(f"--data.manifest {named}: lists no file below {folder}; run `{whole.mend}`")
+        return part
+    file = nearest(place)
+    if file is None:
+        return None
+    part = _opened(file).below("" if file.parent == place else place.relative_to(file.parent).as_posix())
+    if not len(part):
+        log.info("%s lists no file below %s: every file is opened", file, folder)
+        return None
+    return part
+
+
+def _opened(file: Path) -> Manifest:
+    """A manifest, verified once in this process: speech, noise and rooms of every split are parts of it."""
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise ValueError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
+    return _verified(file, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _verified(file: Path, *_: int) -> Manifest:
+    return load(file)
+
+
+def part_of(root: str | Path, name: str) -> str | Path:
+    """The folder ``name`` ("speech/train") of a corpus on disk or in object storage."""
+    return f"{str(root).rstrip('/')}/{name}" if is_remote(root) else Path(root) / name
+
+
+def corpus_root(flag: str | None) -> str | Path:
+    """The corpus from ``--data.root`` or the environment variable KDSE_CORPUS: a folder, or the URL of a packed one.
+
+    Raises:
+        ValueError: if neither is given.
+    """
+    value = flag or os.environ.get("KDSE_CORPUS")
+    if not value:
+        raise ValueError(
+            "no corpus: give --data.root FOLDER (with speech/train, noise/train, ...) or set KDSE_CORPUS; "
+            "--data=kdse.data.SyntheticCorpus needs none"
+        )
+    return value if is_remote(value) else Path(value)

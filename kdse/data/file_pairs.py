@@ -1,0 +1,186 @@
+"""Pairs of noisy and clean files: found by equal relative names or DNS-2020 file ids, read as items of a data set.
+
+Without Lightning: `kdse evaluate` must start fast.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdse.audio.files import read
+from kdse.data.corpus.corpora import Corpus, check_listed, scan
+
+if TYPE_CHECKING:
+    from kdse.data.taught import Taught
+
+
+#: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
+LENGTH_TOLERANCE_SECONDS = 0.02
+SHOWN = 3
+_CLEAN_ID = re.compile(r"clean_fileid_(\d+)$", re.IGNORECASE)
+_FILE_ID = re.compile(r"(?:^|_)fileid_(\d+)$", re.IGNORECASE)
+_SNR = re.compile(r"(?:^|_)snr(-?\d+(?:\.\d+)?)(?=_|$)", re.IGNORECASE)
+
+
+class Pair(NamedTuple):
+    """A noisy file and its clean reference.
+
+    name: relative path of the noisy file without its extension, POSIX style; unique in a set.
+    noisy, clean: paths of the files.
+    samples: length of both at the rate the pairs were looked up for.
+    snr_db: from the noisy file's name (``_snr15_``); NaN if it says nothing.
+    sizes: of both files in bytes where a manifest lists them, which they must have when they are read.
+    """
+
+    name: str
+    noisy: str
+    clean: str
+    samples: int
+    snr_db: float
+    sizes: tuple[int | None, int | None] = (None, None)
+
+    def check(self) -> None:
+        """Raises an AudioError if a file is not the one that its manifest describes."""
+        for file, size in zip((self.noisy, self.clean), self.sizes, strict=True):
+            if size is not None:
+                check_listed(file, size, "the manifest of its folder")
+
+
+def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags: tuple[str, str]) -> list[Pair]:
+    """All pairs of two folders, sorted by name of the noisy file.
+
+    If every clean file is called ``clean_fileid_<number>``, as in the DNS-2020 synthetic test set, a noisy file
+    ``..._fileid_<number>`` belongs to it. Else files of equal relative path belong together; extensions may differ.
+
+    Args:
+        noisy, clean: the folders.
+        sample_rate_hz: rate at which `Pair.samples` counts.
+        flags: settings that the two folders came from, for error messages.
+
+    Raises:
+        ValueError: for a missing or empty folder, an unreadable file, files without a partner or with several, and
+            pairs whose lengths differ by more than 0.02 s.
+    """
+    noisy_corpus, clean_corpus = (
+        scan(folder, flag, files_only=True) for folder, flag in zip((noisy, clean), flags, strict=True)
+    )
+    by_id = all(_CLEAN_ID.search(_stem(path)) for path in clean_corpus.paths)
+    noisy_keys, clean_keys = _keys(noisy_corpus, flags[0], by_id), _keys(clean_corpus, flags[1], by_id)
+    rule = "DNS file ids" if by_id else "equal relative names"
+    for keys, others, corpus, other in (
+        (noisy_keys, clean_keys, noisy_corpus, clean_corpus),
+        (clean_keys, noisy_keys, clean_corpus, noisy_corpus),
+    ):
+        lone = [corpus.paths[i] for key, i in keys.items() if key not in others]
+        if lone:
+            more = f" and {len(lone) - SHOWN} more" if len(lone) > SHOWN else ""
+            raise ValueError(
+                f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {', '.join(lone[:SHOWN])}{more} of "
+                f"{corpus.root} (matched by {rule})"
+            )
+    pairs = []
+    noisy_files, clean_files = _columns(noisy_corpus), _columns(clean_corpus)
+    for key, i in noisy_keys.items():
+        noisy_file, clean_file = noisy_files[i], clean_files[clean_keys[key]]
+        seconds = noisy_file.frames / noisy_file.rate, clean_file.frames / clean_file.rate
+        if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
+            raise ValueError(
+                f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s: "
+                f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
+            )
+        samples = min(file.frames * sample_rate_hz // file.rate for file in (noisy_file, clean_file))
+        if samples == 0:
+            raise ValueError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+        sizes = noisy_file.size, clean_file.size
+        pairs.append(
+            Pair(noisy_file.stem, noisy_file.path, clean_file.path, samples, snr_in_name(noisy_file.stem), sizes)
+        )
+    return pairs
+
+
+class _File(NamedTuple):
+    path: str
+    stem: str
+    frames: int
+    rate: int
+    size: int | None
+
+
+def _columns(corpus: Corpus) -> list[_File]:
+    """All files at once: taken one by one from a manifest, a million of them would take minutes."""
+    root = str(Path(corpus.root))
+    sizes = [None] * len(corpus) if corpus.manifest is None else corpus.manifest.sizes.tolist()
+    frames, rates = (np.asarray(column).tolist() for column in (corpus.frames, corpus.rates))
+    columns = zip(corpus.paths, frames, rates, sizes, strict=True)
+    return [_File(os.path.join(root, path), _stem(path), count, rate, size) for path, count, rate, size in columns]
+
+
+def snr_in_name(name: str) -> float:
+    """The SNR in dB that a file name states as ``_snr<number>_``, as the DNS sets do; NaN if it states none."""
+    found = _SNR.search(name.rsplit("/", 1)[-1])
+    return float(found[1]) if found else math.nan
+
+
+def speaker(pair: Pair) -> str:
+    """The speaker of a file called ``<speaker>_<utterance>`` (VoiceBank) or ``<speaker>-...`` (LibriSpeech)."""
+    return re.split(r"[_-]", pair.name.rsplit("/", 1)[-1], maxsplit=1)[0]
+
+
+def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
+    keys = []
+    for path in corpus.paths:
+        found = _FILE_ID.search(_stem(path)) if by_id else None
+        if by_id and not found:
+            raise ValueError(f"{flag} {corpus.root}: {path} has no DNS file id (..._fileid_<number>)")
+        keys.append(str(int(found[1])) if found else _stem(path))
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        same = [path for path, key in zip(corpus.paths, keys, strict=True) if key == twice[0]]
+        raise ValueError(f"{flag} {corpus.root}: {' and '.join(same[:SHOWN])} cannot be told apart when matching pairs")
+    return {key: i for i, key in enumerate(keys)}
+
+
+def _stem(path: str) -> str:
+    return path.rsplit(".", 1)[0]
+
+
+class PairSet(Dataset[dict[str, Any]]):
+    """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
+
+    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | None = None) -> None:
+        self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.pairs[index]
+        pair.check()
+        noisy = read(pair.noisy, self.sample_rate_hz)[: pair.samples]
+        clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
+        item = pair_item(pair, noisy, clean, pair.name, index)
+        if self.taught is not None:
+            item["taught"] = self.taught.read(index, self.sample_rate_hz, 0, noisy.numel())
+        return item
+
+
+def pair_item(pair: Pair, noisy: Tensor, clean: Tensor, name: str, index: int) -> dict[str, Any]:
+    """One item of a batch: audio ``[N]``, what is known of it, and its place in the epoch."""
+    return {
+        "noisy": noisy,
+        "clean": clean,
+        "snr_db": torch.tensor(pair.snr_db, dtype=torch.float32),
+        "samples": torch.tensor(noisy.numel()),
+        "name": name,
+        "index": torch.tensor(index),
+    }

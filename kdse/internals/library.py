@@ -1,0 +1,81 @@
+"""`Library`: a package of which kdse uses more than its public API, and the error for an upgrade that takes that away.
+
+Such uses stand in one module for each package, named after it; the tests in `tests/internals` check each of
+them against the installed version, and that there are none elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+
+class MissingInternal(ValueError):
+    """A library lacks what kdse uses beyond its public API."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One package.
+
+    package: its name as pip knows it. tested: versions that kdse was tested with. requirement: what to ask pip for.
+    """
+
+    package: str
+    tested: str
+    requirement: str
+
+    def get(self, owner: Any, name: str, shown: str | None = None) -> Any:
+        """An attribute; of a class or module it is checked before use, of an object it is read.
+
+        Args:
+            owner: object, class or module.
+            name: of the attribute.
+            shown: what the error calls it; None means "Owner.name".
+
+        Raises:
+            MissingInternal: if it is not there.
+        """
+        try:
+            return getattr(owner, name)
+        except AttributeError:
+            place = getattr(owner, "__name__", None) or type(owner).__name__
+            raise self.missing(shown or f"{place}.{name}") from None
+
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Sets an attribute that is there already.
+
+        Raises:
+            MissingInternal: if it is not: setting it would do nothing.
+        """
+        self.get(owner, name)
+        setattr(owner, name, value)
+
+    def load(self, module: str, name: str) -> Any:
+        """A name of a module that is not documented.
+
+        Raises:
+            MissingInternal: if the module or the name is not there.
+            ImportError: if the package itself is not installed.
+        """
+        importlib.import_module(module.partition(".")[0])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # (something else that the module needs)
+            raise self.missing(f"{module}.{name}") from None
+        return self.get(found, name, f"{module}.{name}")
+
+    def missing(self, what: str) -> MissingInternal:
+        """The error for something that is gone."""
+        try:
+            version = metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            version = "of unknown version"
+        return MissingInternal(
+            f"{self.package} {version} has no {what}, which kdse needs (tested with {self.package} {self.tested}); "
+            f"pip install '{self.requirement}'"
+        )

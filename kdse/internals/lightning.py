@@ -1,0 +1,169 @@
+"""What kdse uses of Lightning beyond its public API. All of it was last checked with 2.6.6."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kdse.internals.library import Library
+
+LIGHTNING = Library("lightning", "2.6", "lightning>=2.6,<2.7")
+
+#: Beginnings of warnings that do not hold for kdse's data. Were they reworded they would be shown, and do no harm.
+CUSTOM_SAMPLER = "You are using a custom batch sampler `SharedBatches` for prediction"
+MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended"
+
+
+# --- counters of the training loop ---
+
+
+def logged_step(trainer: L.Trainer) -> int:
+    """The step at which Lightning itself logs validation scores, so that all of a validation is at one step.
+
+    That is the optimizer step before the validation, counted from 0; ``trainer.global_step`` is one more. The number is
+    ``_batches_that_stepped`` of the epoch loop; the trainer shows it nowhere.
+    """
+    step: int = LIGHTNING.get(_epoch_loop(trainer), "_batches_that_stepped")
+    return step
+
+
+def set_logged_step(trainer: L.Trainer, step: int) -> None:
+    """Corrects `logged_step`: Lightning counts one too many when it resumes at the end of an epoch."""
+    LIGHTNING.put(_epoch_loop(trainer), "_batches_that_stepped", step)
+
+
+def batches_started(trainer: Any) -> int:
+    """Training batches begun in the whole run, resumes included: ``batch_progress`` of the epoch loop.
+
+    ``trainer.global_step`` counts optimizer steps, and a callback's ``batch_idx`` begins again every epoch.
+    """
+    return _batches(trainer, "ready")
+
+
+def batches_processed(trainer: Any) -> int:
+    """Training batches that went through the step, in the whole run (see `batches_started`)."""
+    return _batches(trainer, "processed")
+
+
+def _batches(trainer: Any, counter: str) -> int:
+    progress = LIGHTNING.get(_epoch_loop(trainer), "batch_progress")
+    return int(LIGHTNING.get(LIGHTNING.get(progress, "total"), counter))
+
+
+def _epoch_loop(trainer: Any) -> Any:
+    return LIGHTNING.get(LIGHTNING.get(trainer, "fit_loop"), "epoch_loop")
+
+
+# --- validations ---
+
+
+def validation_due(trainer: L.Trainer) -> bool:
+    """Whether a validation follows the batch that has just ended.
+
+    Asks ``_should_check_val_fx`` of the epoch loop with ``_data_fetcher`` of the fit loop: there is no public answer,
+    and ours from ``val_check_interval`` and its kind would be a copy of that method.
+    """
+    fetcher = LIGHTNING.get(trainer.fit_loop, "_data_fetcher")
+    due = LIGHTNING.get(_epoch_loop(trainer), "_should_check_val_fx")
+    return fetcher is not None and bool(due(fetcher))
+
+
+def hold_validation(trainer: L.Trainer) -> None:
+    """Runs the validation of a fit between two of its batches, as the fit itself does.
+
+    Runs ``val_loop`` of the epoch loop, from its beginning (``restarting``). ``trainer.validate`` cannot be called
+    within ``trainer.fit``: it would replace the state of the fit.
+    """
+    loop = LIGHTNING.get(_epoch_loop(trainer), "val_loop")
+    LIGHTNING.put(loop, "restarting", False)
+    run = LIGHTNING.get(loop, "run")
+    trainer.validating = True
+    run()
+    trainer.training = True
+
+
+def stop_early_after_validations(callback: EarlyStopping) -> None:
+    """Lets early stopping look after validations, unless its settings say when: a resume may skip an epoch's end.
+
+    Sets ``_check_on_train_epoch_end``. The public argument of that name is for whoever makes the callback; this one
+    comes made from the config, which must stay as the user wrote it.
+    """
+    if LIGHTNING.get(callback, "_check_on_train_epoch_end") is None:
+        LIGHTNING.put(callback, "_check_on_train_epoch_end", False)
+
+
+# --- data ---
+
+
+def shares_samplers(trainer: L.Trainer) -> bool:
+    """Whether Lightning shares a loader's items among processes: ``--trainer.use_distributed_sampler``.
+
+    The trainer keeps this argument in ``_accelerator_connector`` only.
+    """
+    connector = LIGHTNING.get(trainer, "_accelerator_connector")
+    return bool(LIGHTNING.get(connector, "use_distributed_sampler"))
+
+
+def own_batch_sampler(loader: Any) -> Any:
+    """The batch sampler that a loader was made with.
+
+    For predict Lightning wraps it in its index keeper, `_IndexBatchSamplerWrapper`, as ``_batch_sampler``; what that
+    wrapper shows publicly is the interface of a sampler.
+    """
+    keeper = LIGHTNING.load("lightning.pytorch.overrides.distributed", "_IndexBatchSamplerWrapper")
+    sampler = loader.batch_sampler
+    return LIGHTNING.get(sampler, "_batch_sampler") if isinstance(sampler, keeper) else sampler
+
+
+def hide_warning(beginning: str) -> None:
+    """Hides a warning of Lightning's: `CUSTOM_SAMPLER` or `MID_EPOCH`. Lightning's have no category of their own."""
+    warnings.filterwarnings("ignore", message=beginning)
+
+
+# --- checkpoints, loggers, processes ---
+
+
+def last_saved_step(callback: ModelCheckpoint) -> int:
+    """``trainer.global_step`` at which a checkpoint callback last wrote; 0 if it has not.
+
+    ``_last_global_step_saved``. Public are only the paths that it wrote to, and ``last.ckpt`` is always the same.
+    """
+    step: int = LIGHTNING.get(callback, "_last_global_step_saved")
+    return step
+
+
+def leave_anonymous_out(logger: WandbLogger) -> None:
+    """Takes ``anonymous`` out of what the logger gives to `wandb.init` (``_wandb_init``).
+
+    Lightning always gives it, also as None, and W&B (0.31) warns of it in every run.
+    """
+    LIGHTNING.get(logger, "_wandb_init").pop("anonymous", None)
+
+
+def process_rank() -> int:
+    """Rank of this process before there is a trainer, as Lightning's `rank_zero_only` knows it (0 if alone)."""
+    return int(LIGHTNING.get(rank_zero_only, "rank"))
+
+
+# --- the command line ---
+
+
+class FlagsWinCLI(LightningCLI):
+    """A LightningCLI on which nothing in a checkpoint overrides the command line.
+
+    Lightning reads ``hyper_parameters`` of ``--ckpt_path`` into the config, in ``_parse_ckpt_path``, and has no switch
+    for that.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        LIGHTNING.get(LightningCLI, "_parse_ckpt_path")  # (if it had another name, this class would change nothing)
+        super().__init__(**settings)
+
+    def _parse_ckpt_path(self) -> None:
+        pass

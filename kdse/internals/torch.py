@@ -1,0 +1,145 @@
+"""What kdse uses of PyTorch beyond its public API. All of it was last checked with 2.14.1."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdse.internals.library import Library
+
+TORCH = Library("torch", "2.11 to 2.14", "torch>=2.11,<2.15")
+
+
+# --- tensors and modules ---
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place: ``_version``, which autograd checks; there is no public name for it.
+
+    0 for tensors of inference mode, which have no counter.
+    """
+    return 0 if tensor.is_inference() else int(TORCH.get(tensor, "_version", "Tensor._version"))
+
+
+@contextlib.contextmanager
+def without_forward_hooks(model: nn.Module) -> Iterator[None]:
+    """Runs the body with no forward hook on any module of the model; afterwards they are back, in their order.
+
+    Clears ``Module._forward_hooks``. The public handles can take hooks away, but only whoever registered one has it.
+    """
+    silenced = [(hooks, dict(hooks)) for hooks in (TORCH.get(part, "_forward_hooks") for part in model.modules())]
+    try:
+        for hooks, _ in silenced:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, kept in silenced:
+            hooks.update(kept)
+
+
+class FollowedModule(nn.Module):
+    """A module that another one follows from device to device and type to type without being a part of it.
+
+    `Module._apply` is what ``to``, ``cpu``, ``cuda``, ``float`` and their kind all end in. Overriding these one by one
+    would miss those of other devices.
+    """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        TORCH.get(nn.Module, "_apply")  # (if it had another name, nobody would follow)
+
+    @property
+    def follower(self) -> nn.Module:
+        """Who follows."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        TORCH.get(self.follower, "_apply")(fn)
+        return super()._apply(fn, recurse)
+
+
+# --- operators ---
+
+
+@contextlib.contextmanager
+def watched(note: Callable[[Any], None]) -> Iterator[None]:
+    """Hands every operator that runs within the body to ``note``, below autograd: ``aten.mm.default`` and the like.
+
+    A `TorchDispatchMode`, which PyTorch documents but keeps in ``torch.utils._python_dispatch``. Public modes see
+    functions of Python only (`TorchFunctionMode`), or count what they know (`FlopCounterMode`).
+    """
+    mode: Any = TORCH.load("torch.utils._python_dispatch", "TorchDispatchMode")
+
+    class Watch(mode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            note(func)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        yield
+
+
+@contextlib.contextmanager
+def traced_as(rules: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Within the body, `torch.export` asks these functions for what operators return, instead of taking them apart.
+
+    `torch.library.register_fake` refuses operators that PyTorch makes of others, as ``aten.gru.input``. So each rule
+    goes where `torch.export._patches` puts its own: into the table of decompositions (``torch._decomp``) and among the
+    operator's Python kernels (``py_kernels``, keyed by ``torch._C.DispatchKey``); also for the key Autograd, since
+    weights that are trained are dispatched to it first. The operator's ``_dispatch_cache`` forgets what it found
+    before.
+
+    Args:
+        rules: by operator (``torch.ops.aten.gru.input``); called with the operator's arguments.
+    """
+    table = TORCH.load("torch._decomp", "global_decomposition_table")["post_autograd"]
+    key = TORCH.load("torch._C", "DispatchKey")
+    keys = [TORCH.get(key, name) for name in ("CompositeImplicitAutograd", "Autograd")]
+    parts = [(op, TORCH.get(op, "py_kernels"), TORCH.get(op, "_dispatch_cache")) for op in rules]
+    before = [(op in table, table.get(op), dict(kernels)) for op, kernels, _ in parts]
+    try:
+        for op, kernels, cache in parts:
+            table[op] = rules[op]
+            kernels.update(dict.fromkeys(keys, rules[op]))
+            cache.clear()
+        yield
+    finally:
+        for (op, kernels, cache), (listed, decomposition, own) in zip(parts, before, strict=True):
+            table[op] = decomposition
+            if not listed:
+                del table[op]
+            kernels.clear()
+            kernels.update(own)
+            cache.clear()
+
+
+# --- files ---
+
+
+def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
+    """A file of `torch.jit.save` less some of its records.
+
+    Written by ``torch._C.PyTorchFileReader`` and ``PyTorchFileWriter``, which lay records out as the loaders map them
+    into memory. (``zipfile`` reads these files; it does not align what it writes.)
+
+    Args:
+        archive: the file's bytes.
+        unwanted: says of a record's name whether to leave it out. Those that the writer makes itself must be among
+            them: "version", "byteorder" and ".data/serialization_id".
+    """
+    reader = TORCH.load("torch._C", "PyTorchFileReader")(io.BytesIO(archive))
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "kdse.pt"
+        writer = TORCH.load("torch._C", "PyTorchFileWriter")(str(kept))
+        for name in reader.get_all_records():
+            if not unwanted(name):
+                record = reader.get_record(name)
+                writer.write_record(name, record, len(record))
+        writer.write_end_of_file()
+        return kept.read_bytes()

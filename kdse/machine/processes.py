@@ -1,0 +1,109 @@
+"""Child processes and signals: exit code, signal handlers, start and end of a child, cores for it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import BinaryIO
+
+#: Exit code for "stopped by a signal, start me again": EX_TEMPFAIL of sysexits.h.
+STOPPED = 75
+
+#: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
+PATIENCE_S = 30.0
+
+PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
+
+
+@contextlib.contextmanager
+def listening(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Hands signals to ``handler`` meanwhile; not those that this process was started to ignore (by nohup, say)."""
+    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in taken}
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+def call(command: Sequence[str], stdout: int | None = None) -> int:
+    """Runs a program of this process's group to its end; returns its exit code.
+
+    Ctrl-C in a terminal reaches both. The program then has ``PATIENCE_S`` to end by itself, so that what it writes last
+    is whole and comes before our own words; then it gets SIGTERM, and at last, or at a second Ctrl-C, SIGKILL.
+
+    Args:
+        command: program and arguments.
+        stdout: file descriptor that it writes to; None is ours.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when the program has ended.
+    """
+    child = subprocess.Popen(list(command), stdout=stdout)
+    try:
+        return child.wait()
+    except BaseException:
+        try:
+            for stop in (child.terminate, child.kill):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(PATIENCE_S)
+                stop()  # (nothing happens to what has ended)
+        except KeyboardInterrupt:
+            child.kill()
+        child.wait()
+        raise
+
+
+def start_apart(
+    command: Sequence[str], output: BinaryIO, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Starts a program that this process, of one thread, looks after.
+
+    It is in a process group of its own, so that Ctrl-C in a terminal reaches this process alone, which passes it on;
+    and it gets SIGTERM when this process ends, however it does (Linux).
+
+    Args:
+        command: program and arguments.
+        output: an open file for all that it says.
+        environment: of the program.
+        pass_fds: open files that it keeps.
+
+    Raises:
+        OSError: if it cannot be started.
+    """
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        pass_fds=tuple(pass_fds),
+        process_group=0,
+        preexec_fn=_stop_with_parent(),  # noqa: PLW1509 (this process has one thread)
+    )
+
+
+def _stop_with_parent() -> Callable[[], None] | None:
+    """What a new process runs before it becomes its program, so that it gets SIGTERM when this one ends."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(STOPPED)
+
+    return ask
+
+
+def available_cores() -> int:
+    """Cores that this process may use (a job's share of a machine, where the system says so), at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

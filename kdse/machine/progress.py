@@ -1,0 +1,122 @@
+"""Progress on stderr: bars on a terminal, a line every few seconds in a log file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Pace:
+    """Tells when the next line is due: ``SECONDS_BETWEEN_LINES`` after the last one."""
+
+    def __init__(self) -> None:
+        self.started = self.said = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether a line is due; if so, the next one is due that much later."""
+        now = time.monotonic()
+        if now - self.said < SECONDS_BETWEEN_LINES:
+            return False
+        self.said = now
+        return True
+
+
+def say(line: str) -> None:
+    """One line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Lines:
+    """Lines such as ``index: 20/100 files after 15 s``: at the first call, at the end and at a slow pace between.
+
+    Args:
+        what: is counted for.
+        unit: of the count.
+        show: False prints nothing.
+    """
+
+    def __init__(self, what: str, unit: str, show: bool = True) -> None:
+        self.what, self.unit, self.show = what, unit, show
+        self._pace = Pace()
+        self._first = True
+
+    def __call__(self, done: int, total: int) -> None:
+        """Takes the count as it is now."""
+        if not self.show or not (self._first or done == total or self._pace.due()):
+            return
+        self._first = False
+        say(f"{self.what}: {done}/{total} {self.unit} after {time.monotonic() - self._pace.started:.0f} s")
+
+
+class Counts:
+    """Counts of things that are done, shown as lines. Its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
+        """Begins a count; returns what to call after each unit."""
+        lines = Lines(what, unit)
+        lines(done, total)
+
+        def advance() -> None:
+            nonlocal done
+            with self._lock:
+                done += 1
+                lines(done, total)
+
+        return advance
+
+    def print(self, text: Any) -> None:
+        """A text, or what `rich` can draw, between the lines."""
+        from rich.console import Console
+
+        Console(stderr=True).print(text, markup=False)
+
+
+class _Bars(Counts):
+    """The same as bars on a terminal."""
+
+    def __init__(self, progress: Any) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
+        task = self._progress.add_task(what, total=total, completed=done, unit=unit)
+        return lambda: self._progress.advance(task)
+
+    def print(self, text: Any) -> None:
+        self._progress.console.print(text, markup=False)
+
+
+class _Silent(Counts):
+    """Nothing at all."""
+
+    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
+        return lambda: None
+
+    def print(self, text: Any) -> None:
+        pass
+
+
+@contextmanager
+def counting(show: bool = True) -> Iterator[Counts]:
+    """Gives what shows counts meanwhile: bars if stderr is a terminal, else lines; nothing if ``show`` is off."""
+    if not show:
+        yield _Silent()
+    elif not sys.stderr.isatty():
+        yield Counts()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        what, unit = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[unit]}")
+        columns = (what, BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield _Bars(progress)

@@ -1,0 +1,223 @@
+"""Checkpoints that describe themselves and load as data only. (`kdse.training.checkpoint_files` writes them.)
+
+A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with one more key, ``"kdse"``:
+
+    {"format_version": 1, "kdse_version": "X.Y.Z", "sample_rate_hz": 16000,
+     "model": {"class_path": "kdse.models.Cruse", "init_args": {"channels": [4, 8, 16, 24], ...}}}
+
+The model's weights are the ``state_dict`` entries under ``"model."``. Everything is read with ``weights_only=True``,
+and a class path resolves only to a model that kdse ships unless the caller trusts the file. Whatever reads one also
+takes the name of a model in the box (`kdse.pretrained`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import kdse
+from kdse import pretrained
+from kdse.machine.packages import PackageError
+from kdse.models.base import UNBOUNDED, SpeechModel
+
+FORMAT_VERSION = 1
+MODEL_PREFIX = "model."
+#: Files of a run's checkpoints folder: where it goes on, and the one before in case that one is damaged.
+LAST, PREVIOUS = "last.ckpt", "last.previous.ckpt"
+TRUST = "--trust-code (kdse fit: --model.trust_code)"
+
+
+def describe(model: SpeechModel) -> dict[str, Any]:
+    """The ``"kdse"`` entry of a checkpoint that holds ``model``.
+
+    Raises:
+        ValueError: if the model's constructor arguments are not plain data, so that it could not be rebuilt.
+    """
+    cls = type(model)
+    return {
+        "format_version": FORMAT_VERSION,
+        "kdse_version": kdse.__version__,
+        "sample_rate_hz": int(model.sample_rate_hz),
+        "model": {
+            "class_path": class_path_of(cls),
+            "init_args": {name: _plain(value, name, cls) for name, value in model.init_args.items()},
+        },
+    }
+
+
+def class_path_of(cls: type) -> str:
+    """The class path that a checkpoint stores.
+
+    The public path (``kdse.models.Cruse``) of a class that a package of kdse exports, so that its file can move;
+    module and name of any other class.
+    """
+    parts = cls.__module__.split(".")
+    packages = [".".join(parts[:count]) for count in range(1, len(parts))] if parts[0] == "kdse" else []
+    public = next((p for p in packages if getattr(sys.modules.get(p), cls.__qualname__, None) is cls), cls.__module__)
+    return f"{public}.{cls.__qualname__}"
+
+
+def _plain(value: Any, name: str, cls: type) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, name, cls) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v, name, cls) for k, v in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ValueError(
+        f"{cls.__name__}: argument {name!r} is a {type(value).__name__}, which a checkpoint cannot describe; "
+        "use numbers, strings, lists and dictionaries only"
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint, a file or the name of one in the box, as data only (no code in it can run).
+
+    Raises:
+        ValueError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects; or the
+            box, if it is neither a file nor a name there.
+    """
+    path = pretrained.find(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
+            raise ValueError(
+                f"checkpoint {path}: holds Python objects besides tensors, so it is not loaded (it could run code)"
+            ) from None
+        raise ValueError(f"checkpoint {path}: corrupt or not a checkpoint; use another one") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
+    if "kdse" in content:  # torch itself compares no checksums: a flipped bit would be another weight
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
+    return content
+
+
+def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
+    """Rebuilds the model of a kdse checkpoint (the student, or a teacher) with its weights, in eval mode.
+
+    Needs no teacher, objectives or config. An ONNX file gives what runs it: `OnnxStudent` for a step file of
+    `kdse export`, else `Onnx`.
+
+    Args:
+        path: a checkpoint written by `kdse fit`, the name of one in the box ("cruse-62k"), or an ONNX file.
+        trust_code: allow classes that kdse does not ship to be imported and run.
+
+    Raises:
+        ValueError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
+    """
+    if Path(path).suffix == ".onnx":
+        return _load_onnx(Path(path))
+    content = read_checkpoint(path)
+    about = content.get("kdse")
+    if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
+        raise ValueError(f"checkpoint {path}: was not written by kdse (it does not describe its model)")
+    version = about.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
+    cls = resolve_class(str(about["model"].get("class_path")), trust_code, source=f"checkpoint {path}")
+    init_args = about["model"].get("init_args")
+    try:
+        model = cls(**(init_args if isinstance(init_args, dict) else {}))
+    except PackageError:  # (no fault of the checkpoint's)
+        raise
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
+    load_weights(model, content["state_dict"], source=f"checkpoint {path}")
+    return model.eval()
+
+
+def _load_onnx(path: Path) -> SpeechModel:
+    from kdse.models.onnx import Onnx
+    from kdse.models.onnx_student import OnnxStudent, read_metadata
+
+    about = read_metadata(path)
+    if about is None:
+        return Onnx(str(path)).eval()
+    if about["kind"] == "step":
+        return OnnxStudent(str(path)).eval()
+    lookahead, latency = (UNBOUNDED if about[k] is None else about[k] for k in ("lookahead_samples", "latency_samples"))
+    model = Onnx(
+        str(path),
+        about["sample_rate_hz"],
+        minimum_samples=about.get("minimum_samples") or 1,
+        threads=1,
+        causal=about["causal"],
+        lookahead_samples=lookahead,
+        latency_samples=latency,
+    )
+    model.parameter_count = about.get("parameters")
+    return model.eval()
+
+
+def resolve_class(class_path: str, trust_code: bool, source: str) -> type[SpeechModel]:
+    """The model class behind a class path read from a file.
+
+    A class path alone can import and run code, so without ``trust_code`` only `SpeechModel`s defined inside kdse
+    resolve, and among them not those that import further code themselves (``imports_code``). A path in ``kdse.models``
+    whose module is not there, as an earlier version of kdse stored it, stands for the public class of its name.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
+    if not shipped and not trust_code:
+        raise ValueError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        cls = getattr(sys.modules["kdse.models"], name, None) if shipped else None
+        if cls is None:
+            raise ValueError(f"{source}: the class {class_path!r} does not exist here") from None
+    if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
+        raise ValueError(f"{source}: {class_path!r} is not a kdse model")
+    if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
+        raise ValueError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
+    return cls
+
+
+def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:
+    """Loads the ``"model."`` entries of a training checkpoint's state_dict, strictly.
+
+    Raises:
+        ValueError: one line naming the source and the first keys that do not fit.
+    """
+    weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
+    own = model.state_dict()
+    missing = [k for k in own if k not in weights]
+    unexpected = [k for k in weights if k not in own]
+    wrong = [k for k in own if k in weights and tuple(own[k].shape) != tuple(weights[k].shape)]
+    if missing or unexpected or wrong:
+        details = [
+            f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}"
+            for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", wrong))
+            if keys
+        ]
+        raise ValueError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
+    model.load_state_dict(weights)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""Streaming: a model of bounded look-ahead over audio in pieces, equal to the model over the whole signal.
+
+Samples that would spoil a model's state are refused.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kdse.models.base import UNBOUNDED, SpeechModel
+
+#: Largest absolute sample, 120 dB above full scale (which is 1). Our choice: 16- and 24-bit integers that were not
+#: scaled down pass. Far above, from 1e18 on, squares overflow float32; and already a lone sample of 1e10 would weigh
+#: so much in a model's running statistics that hours of speech after it would be treated as silence.
+LARGEST = 1e6
+
+
+def can_stream(model: SpeechModel) -> bool:
+    """Whether a model offers the streaming contract: bounded look-ahead, with its own `initial_state` and `step`."""
+    cls = type(model)
+    bounded = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
+    return bounded and cls.step is not SpeechModel.step and cls.initial_state is not SpeechModel.initial_state
+
+
+class Streamer:
+    """Feeds audio of any chunking through a streaming model, hop by hop, and takes its delay out of the result.
+
+    The outputs of all `push` calls and the final `flush`, joined, are ``model(noisy).waveform`` of the joined input:
+    as long, aligned in time, the same for any chunking, equal to float32 rounding. Memory does not grow.
+
+    A sample comes out once the hop that completes its last frame is in: at most ``latency_samples`` later
+    (``model.latency_samples``). Audio is ``[B, n]`` at the model's sample rate; n may be zero.
+
+    Args:
+        model: a model with `initial_state` and `step` that looks ahead no further than a fixed distance; it is put in
+            eval mode.
+        batch: independent streams side by side (the channels of a file, for example).
+
+    Raises:
+        ValueError: if the model does not stream.
+    """
+
+    def __init__(self, model: SpeechModel, batch: int = 1) -> None:
+        if not can_stream(model):
+            finite = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
+            why = "it has no `step`" if finite else "its output depends on all that follows"
+            raise ValueError(f"{type(model).__name__} does not stream: {why}")
+        self.model = model.eval()
+        self.batch = batch
+        self.hop_samples = model.hop_samples
+        self.latency_samples = model.latency_samples
+        self.delay_samples = model.latency_samples - model.hop_samples
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything: the next sample is the first of a new signal."""
+        with torch.no_grad():
+            self._state = self.model.initial_state(self.batch)
+        self._waiting = torch.zeros(self.batch, 0, device=self.model.device)
+        self._received = 0
+        self._emitted = 0
+        self._to_drop = self.delay_samples
+
+    @torch.no_grad()
+    def push(self, samples: Tensor) -> Tensor:
+        """Takes ``[B, n]`` samples, returns the ``[B, m]`` that are ready.
+
+        Raises:
+            ValueError: on another batch size, or on samples that `check_samples` refuses (they
+                would stay in the state for good). The state is as before then.
+        """
+        if samples.ndim != 2 or samples.shape[0] != self.batch:
+            raise ValueError(f"expected samples [{self.batch}, n], got {list(samples.shape)}")
+        try:
+            check_samples(samples, self._received, self.model.sample_rate_hz)
+        except ValueError as error:
+            raise ValueError(f"the audio {error}, which would spoil all that follows") from None
+        self._received += samples.shape[1]
+        return self._advance(samples.to(self._waiting))
+
+    @torch.no_grad()
+    def flush(self) -> Tensor:
+        """Ends the signal: returns the rest ``[B, m]``, so that as much came out as went in, and resets."""
+        missing = self._received - self._emitted
+        if not missing:
+            self.reset()
+            return self._waiting
+        waiting = self._waiting.shape[1]
+        hops = math.ceil((waiting + self.delay_samples) / self.hop_samples)
+        last = self._advance(self._zeros(self.hop_samples - waiting if waiting else 0))
+        if "ended" in self._state:  # a model that must know: see SpeechModel.initial_state
+            self._state = self._state | {"ended": torch.ones_like(self._state["ended"])}
+        rest = self._advance(self._zeros(max(0, hops - (waiting > 0)) * self.hop_samples))
+        self.reset()
+        return torch.cat([last, rest], dim=1)[:, :missing]
+
+    def _zeros(self, samples: int) -> Tensor:
+        return torch.zeros(self.batch, samples, device=self._waiting.device)
+
+    def _advance(self, samples: Tensor) -> Tensor:
+        waiting = torch.cat([self._waiting, samples], dim=1)
+        whole = waiting.shape[1] // self.hop_samples * self.hop_samples
+        outputs = []
+        for hop in waiting[:, :whole].split(self.hop_samples, dim=1) if whole else ():
+            output, self._state = self.model.step(hop, self._state)
+            outputs.append(output)
+        self._waiting = waiting[:, whole:].clone()
+        ready = torch.cat(outputs, dim=1) if outputs else waiting[:, :0]
+        dropped = min(self._to_drop, ready.shape[1])
+        self._to_drop -= dropped
+        self._emitted += ready.shape[1] - dropped
+        return ready[:, dropped:]
+
+
+def check_samples(samples: Tensor, position: int, rate_hz: int) -> None:
+    """Refuses what would spoil a model's state.
+
+    Args:
+        samples: ``[C, n]``.
+        position: of their first sample in the signal.
+        rate_hz: of the signal, for the message.
+
+    Raises:
+        ValueError: naming the first sample that is NaN, infinite or larger than `LARGEST`.
+    """
+    for fault, bad in (
+        ("NaN or infinite samples", ~torch.isfinite(samples)),
+        (f"samples larger than {LARGEST:g}, where full scale is 1", samples.abs() > LARGEST),
+    ):
+        if bad.any():
+            first = position + int(bad.any(dim=0).nonzero()[0])
+            raise ValueError(f"holds {fault} (the first is sample {first}, at {first / rate_hz:.2f} s)")

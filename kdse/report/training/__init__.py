@@ -1,1 +1,0 @@
-"""What a run logs about itself while it trains: scores, audio, cost."""

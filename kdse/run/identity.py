@@ -1,0 +1,108 @@
+"""Which run a config is: a name that two starts of the same settings share, whatever machine they are on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+DIGITS = 12
+#: Top-level settings that say where and how a run is kept, not what it computes. (The seed stands beside the digest.)
+_WHERE = {
+    "config", "run_dir", "run_root", "resume", "ckpt_path", "weights_only", "wandb", "wandb_project",
+    "save_every_n_steps", "example_every_n_validations", "seed_everything",
+}  # fmt: skip
+#: The same of the trainer. The number of devices and nodes and the precision change results: they are not among them.
+_TRAINER = {
+    "accelerator", "strategy", "logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
+    "inference_mode", "num_sanity_val_steps",
+}  # fmt: skip
+#: The same of the data and the model: processes, and lists and copies of a corpus that change no sample.
+_PARTS = {"data": {"num_workers", "manifest", "shard_cache"}, "model": {"metric_workers"}}
+#: Keys of a run's config that do not change what is trained, or are the seed itself.
+_INCIDENTAL = (
+    "seed_everything", "run_dir", "ckpt_path", "wandb", "wandb_project", "save_every_n_steps",
+    "example_every_n_validations", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar",
+    "trainer.default_root_dir", "data.init_args.seed", "data.init_args.num_workers", "model.init_args.metrics",
+    "model.init_args.metric_workers",
+)  # fmt: skip
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """``<12 hexadecimal digits>-seed<seed>``: the digest of what a resolved config computes, and its seed.
+
+    Two starts with one identity train the same run: the same files, flags or sweep point, in any order, with any number
+    of data workers, from any working directory. Paths count as they are written, not by what they hold.
+
+    Args:
+        config: all settings of `kdse fit` with their defaults, as ``config.yaml`` in a run folder has them.
+    """
+    text = json.dumps(_computed(config), sort_keys=True, default=str)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}-seed{config.get('seed_everything')}"
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings in which two configs are not the same run, sorted."""
+    one, other = (dict(_leaves({**_computed(c), "seed_everything": c.get("seed_everything")})) for c in (a, b))
+    missing = object()
+    names = sorted(one.keys() | other.keys())
+    return [short(n) for n in names if repr(one.get(n, missing)) != repr(other.get(n, missing))]
+
+
+def short(name: str) -> str:
+    """The name of a setting as its flag may be written: without ``init_args``."""
+    return name.replace(".init_args.", ".")
+
+
+def counts(name: str) -> bool:
+    """Whether a setting, named as its flag without dashes, is part of which run a config is; the seed is."""
+    part, _, rest = short(name).partition(".")
+    if part == "trainer":
+        return rest.partition(".")[0] not in _TRAINER
+    return name == "seed_everything" or not (part in _WHERE or rest in _PARTS.get(part, ()))
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in config.items() if name not in _WHERE}
+    trainer = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
+    kept["trainer"] = {name: _ONE_FORM.get(name, _same)(value) for name, value in trainer.items()}
+    for part, names in _PARTS.items():
+        value = kept.get(part)
+        if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
+            kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k not in names}}
+    return kept
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+#: Settings of the trainer that say one thing in several ways ('2' as a flag and 2 in a file, 5 and 5.0, null and 32).
+_ONE_FORM: dict[str, Callable[[Any], Any]] = {
+    "devices": lambda value: int(value) if str(value).isdigit() else value,
+    "gradient_clip_val": lambda value: None if value is None else float(value),
+    "precision": lambda value: {"None": "32-true", "32": "32-true", "64": "64-true"}.get(str(value), value),
+}
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def without_seed(config: dict[str, Any]) -> str:
+    config = copy.deepcopy(config)
+    for path in _INCIDENTAL:
+        *parents, last = path.split(".")
+        part: Any = config
+        for name in parents:
+            part = part.get(name) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            part.pop(last, None)
+    return json.dumps(config, sort_keys=True, default=str)

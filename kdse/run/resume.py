@@ -1,0 +1,112 @@
+"""Going on where a run folder's last good checkpoint is, and keeping a folder to one run at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
+from kdse.run.identity import differences
+
+log = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+#: Key of a checkpoint that holds the identity of its run.
+RUN = "kdse_run"
+SHOWN = 3
+
+
+def last_good(folder: str | Path, run: str | None = None) -> Path | None:
+    """The checkpoint a run goes on from: ``last.ckpt``, or the one before it if that is damaged (and says so).
+
+    Args:
+        folder: of the checkpoints. None comes back if it holds neither.
+        run: identity of the run. A checkpoint of another one, left by a run whose folder this one took, does not count.
+
+    Raises:
+        ValueError: if there are checkpoints and none can be read: a run is never started again unasked.
+    """
+    found = [path for path in (Path(folder) / LAST, Path(folder) / PREVIOUS) if path.exists()]
+    problems: list[str] = []
+    for path in found:
+        try:
+            content = read_checkpoint(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if run is not None and content.get(RUN, run) != run:
+            log.warning("%s is of an earlier run of other settings in this folder and is not used", path)
+            continue
+        step = content.get("global_step")
+        for problem in problems:
+            log.warning("%s", problem.rsplit(";", 1)[0])
+        if path.name != LAST:
+            log.warning("going on from the checkpoint before it, %s, at optimizer step %s", path, step)
+        return path
+    if problems:
+        raise ValueError(
+            f"--resume: no checkpoint in {folder} can be read ({problems[0]}); delete the folder to start again"
+        )
+    return None
+
+
+def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuses to go on with other settings than the run folder was made with.
+
+    Args:
+        folder: of the run.
+        config: resolved settings of this start.
+
+    Raises:
+        ValueError: naming settings that differ, or a ``config.yaml`` that cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
+    changed = differences(config, stored)
+    if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise ValueError(
+            f"--resume: {folder} holds a run of other settings ({', '.join(changed[:SHOWN])}{more}); give those it was "
+            "made with, or another folder, or --ckpt_path to go on from its checkpoint with these"
+        )
+
+
+def hold(folder: str | Path, cleanup: ExitStack) -> None:
+    """Keeps a run folder for this process until ``cleanup`` ends; the kernel frees it if the process is killed.
+
+    What a killed process left half written in it is removed.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"--run_dir {folder}: another process trains in it; wait for it, or stop it") from None
+    except OSError as error:
+        raise ValueError(f"--run_dir {folder}: cannot be used ({error.strerror or error}); give another one") from None
+    except NotImplementedError:
+        log.warning("%s is on a file system without locks: see to it that no other process trains there", folder)
+        return
+    cleanup.callback(lock.release)
+    for pattern in (".*.partial", f"{CHECKPOINTS}/.*.partial"):
+        for partial in folder.glob(pattern):
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,318 @@
+"""`KdseCLI`: LightningCLI with objectives and schedule as named keys, a run folder, and safe checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kdse.data.position import ResumableData
+from kdse.distributed import SameStart, check_strategy, is_first, launched_by
+from kdse.enhancer import Enhancer
+from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
+from kdse.machine.files import write_text
+from kdse.models.checkpoint import LAST
+from kdse.objectives.base import Objective
+from kdse.run.folder import result
+from kdse.run.identity import identity
+from kdse.run.resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
+from kdse.schedule import Schedule
+from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
+from kdse.training.examples import LogExamples
+from kdse.training.log_scores import LogScores
+from kdse.training.missed_validation import MissedValidation
+from kdse.training.predictions import WritePredictions
+from kdse.training.progress_lines import TrainingLines
+from kdse.training.run_result import RunResult, recordings
+from kdse.training.step_times import StepTimes
+from kdse.training.stopping import StopOnSignal, StopSignals
+from kdse.training.wandb_logger import RunLogger, last_step
+
+
+class AlreadyFinished(Exception):
+    """There is nothing left to train, which is no mistake."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises mistakes as ValueErrors instead of printing its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ValueError(message) from ex
+
+
+class ResolvedConfig(SaveConfigCallback):
+    """Stores the resolved config as ``config.yaml`` in the run folder; a resumed run replaces it."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit" or self.already_saved or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.ckpt_path = None  # (it says what was trained, not how this start came to it; nor does it resume)
+        text = self.parser.dump(config, skip_none=False)
+        write_text(folder / CONFIG, text)  # (whole or not at all: a resume is compared with it)
+        self.already_saved = True
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_hyperparams(yaml.safe_load(text))
+
+
+class KdseCLI(FlagsWinCLI):
+    """fit, validate, test, predict. Every component is a key of the config and a dotted flag.
+
+    Args:
+        args: the command line.
+        cleanup: what `fit` takes hold of (the run folder, signals) is given back when this ends.
+
+    Raises:
+        AlreadyFinished: by ``--resume=true`` for a run that has ended.
+    """
+
+    def __init__(self, args: list[str], cleanup: ExitStack) -> None:
+        self.cleanup = cleanup
+        self.stop = StopSignals()
+        self.identity = ""
+        self.named_by_settings = False
+        self.resume_from: Path | None = None
+        super().__init__(
+            model_class=Enhancer,
+            subclass_mode_model=True,
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=ResolvedConfig,
+            parser_class=Parser,
+            args=args,
+            parser_kwargs={"prog": "kdse", "description": "Distil speech-enhancement models."},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--objectives",
+            type=dict[str, Objective],
+            default={},
+            help="Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}.",
+        )
+        parser.add_argument(
+            "--schedule", type=Schedule | None, default=None, help="Weights of the terms over optimizer steps."
+        )
+        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
+        parser.add_argument(
+            "--run_root",
+            type=str | None,
+            default=None,
+            help="Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also "
+            "the W&B id, so that the same settings find the same run. Where a run is kept does not count.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is.",
+        )
+        parser.add_argument(
+            "--wandb",
+            type=str,
+            default="off",
+            help="Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a "
+            "run folder go on with the run of its fit.",
+        )
+        parser.add_argument(
+            "--wandb_project",
+            type=str | None,
+            default=None,
+            help="Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse.",
+        )
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch.",
+        )
+        parser.add_argument(
+            "--example_every_n_validations",
+            type=int,
+            default=5,
+            help="Log audio and spectrograms of a few validation items every so many validations; 0 never.",
+        )
+        defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
+        parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            self._refuse_fit_flags()
+            return
+        config = self.config["fit"]
+        settings = self._plain_settings()
+        self.identity = identity(settings)
+        if config.run_root is not None:
+            if config.seed_everything is False:
+                raise ValueError("--run_root: needs a seed to name the folder by; give --seed_everything a number")
+            config.run_dir, config.run_root = str(Path(config.run_root) / self.identity), None
+            self.named_by_settings = True
+            self._say(f"run folder: {config.run_dir}")
+        if config.resume:
+            if config.ckpt_path is not None:
+                raise ValueError("--resume and --ckpt_path: give one of them")
+            check_same_run(config.run_dir, settings)
+        if is_first():
+            hold(config.run_dir, self.cleanup)
+        if config.resume:
+            known = result(config.run_dir)
+            if known is not None and known.get("identity") == self.identity:
+                self._check_recordings(settings["data"], known.get("recordings"))
+                self._say(f"{config.run_dir}: finished before at step {known['step']}; nothing to do")
+                raise AlreadyFinished
+            self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS, self.identity)
+            self._say(f"resume: {self.resume_from or 'no checkpoint yet, a new run'}")
+        config.resume = False
+        self.stop.install()
+        self.cleanup.callback(self.stop.restore)
+
+    def _refuse_fit_flags(self) -> None:
+        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one.
+
+        Raises:
+            ValueError: naming the flag and what to give.
+        """
+        config = self.config[self.subcommand]
+        for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
+            if given:
+                raise ValueError(
+                    f"{flag}: is of kdse fit; for kdse {self.subcommand} give --run_dir RUN and --ckpt_path "
+                    f"RUN/{CHECKPOINTS}/{LAST}"
+                )
+
+    def _check_recordings(self, data: dict[str, Any], trained_on: str | None) -> None:
+        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting).
+
+        Raises:
+            ValueError: if there are recordings now and they differ.
+        """
+        present: str | None = None
+        if trained_on is not None:
+            with contextlib.suppress(ValueError):  # (not there any more: the run is finished all the same)
+                present = recordings(instantiate_class((), {"init_args": {}, **data}))
+        if present not in (None, trained_on):
+            raise ValueError(
+                f"--resume: {self.config['fit'].run_dir} holds a run that was trained on other recordings (names or "
+                "lengths differ); give its corpus, or another folder"
+            )
+
+    def _plain_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+        return settings
+
+    def _given(self, key: str) -> Any:
+        """What a setting has become: a value, or the object made from it."""
+        return self.config_init[self.subcommand].get(key)
+
+    @rank_zero_only
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def after_instantiate_classes(self) -> None:
+        """Settles what the trainer is called with, which the stored config does not say."""
+        call = self.config_init[self.subcommand]
+        call["weights_only"] = True
+        path = call.get("ckpt_path")
+        if self.resume_from is not None:  # (not in the stored config: the file is what this start found)
+            call["ckpt_path"] = str(self.resume_from)
+        elif path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
+            raise ValueError(f"--ckpt_path {path}: no such file")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        run_dir = Path(self._given("run_dir"))
+        config = self._given("trainer") or {}
+        check_strategy(config.get("strategy"))
+        if isinstance(self.datamodule, ResumableData):
+            self.datamodule.same_data_only = self.resume_from is not None
+        if config.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = str(run_dir)
+        if config.get("logger") is None or config.get("logger") is True:
+            kwargs["logger"] = self._loggers(run_dir) or False
+        plugins = list(config.get("plugins") or [])
+        kwargs["plugins"] = [*plugins, *launched_by(plugins), SafeCheckpointIO()]
+        given = list(config.get("callbacks") or [])
+        kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
+        objectives: dict[str, Objective] = self._given("objectives") or {}
+        for name, objective in objectives.items():
+            objective.name = name
+        schedule = self._given("schedule")
+        callbacks: list[Callback] = []
+        for callback in given:
+            if isinstance(callback, EarlyStopping):
+                stop_early_after_validations(callback)
+        if self.subcommand == "fit":
+            callbacks += [*objectives.values(), *([schedule] if schedule is not None else [])]
+            every = self._given("example_every_n_validations")
+            if every > 0:
+                callbacks.append(LogExamples(every_n_validations=every))
+            callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
+            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity)]
+            callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
+        elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
+            callbacks += [LogExamples(), LogScores(run_dir)]
+        elif self.subcommand == "predict":
+            callbacks.append(WritePredictions(run_dir / "predictions"))
+        trainer = self._given("trainer") or {}
+        if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            interactive = sys.stdout.isatty() and sys.stderr.isatty()  # (the bar goes to one, our words to the other)
+            callbacks.append(RichProgressBar() if interactive else TrainingLines())
+        return callbacks
+
+    def _checkpointing(self, run_dir: Path) -> list[Callback]:
+        folder = run_dir / CHECKPOINTS
+        best = BestCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor="val/si_sdr",
+            mode="max",
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
+        )
+        last = LastCheckpoint(folder, self._given("save_every_n_steps"))
+        schedule: Schedule | None = self._given("schedule")
+        if schedule is None or len(schedule.phases) == 1:
+            return [best, last]
+        return [SwitchCheckpoint(folder, schedule), best, last]
+
+    def _loggers(self, run_dir: Path) -> list[Logger]:
+        """CSV and TensorBoard for fit; W&B, if asked for, for all but predict."""
+        fitting = self.subcommand == "fit"
+        loggers: list[Logger] = []
+        if fitting:
+            # a folder for every start and nothing held back: neither a resume nor a kill loses logged steps
+            loggers.append(CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1))
+            loggers.append(TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False))
+        mode = self._given("wandb")
+        if mode not in ("off", "online", "offline"):
+            raise ValueError(f"--wandb {mode}: use off, online or offline")
+        if mode != "off" and self.subcommand != "predict":
+            checkpoint = self.resume_from or self._given("ckpt_path")
+            loggers.append(
+                RunLogger(
+                    run_dir,
+                    mode,
+                    project=self._given("wandb_project"),
+                    go_on=not fitting or checkpoint is not None,
+                    at_step=None if fitting else last_step(checkpoint),
+                    run_id=self.identity if self.named_by_settings else None,
+                )
+            )
+        return loggers

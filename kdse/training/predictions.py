@@ -1,0 +1,53 @@
+"""`WritePredictions`: what `kdse predict` leaves on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from kdse.metrics.gathering import gather_lists
+
+log = logging.getLogger(__name__)
+
+
+class WritePredictions(BasePredictionWriter):
+    """Writes every enhanced item as ``folder/<name>.wav``, 32-bit float, without the batch's padding.
+
+    Args:
+        folder: where the files go; made if needed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__("batch")
+        self.folder = Path(folder)
+        self._written = 0
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Any,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        from kdse.audio.files import write
+
+        for name, wave, samples in zip(batch["name"], prediction, batch["samples"].tolist(), strict=True):
+            write(
+                self.folder / f"{name}.wav",
+                wave[:samples].float().cpu(),
+                pl_module.model.sample_rate_hz,
+                subtype="FLOAT",
+            )
+            self._written += 1
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        log.info("%d files written to %s", sum(gather_lists([self._written])), self.folder)

@@ -1,0 +1,97 @@
+"""`RunResult`: writes what a run leaves for programs, its validations and its result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from kdse.machine.files import write_text
+from kdse.run.folder import RESULT, VALIDATIONS, validations
+from kdse.run.resume import RUN
+from kdse.run.timing import step_cost
+
+MONITORED = "val/si_sdr"
+
+
+class RunResult(L.Callback):
+    """Appends to ``validations.jsonl`` after every validation, and writes ``result.json`` when `fit` has ended.
+
+    A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
+    a step counts. The result has "state" ("finished"), "identity", "step", "seconds" of training, "metrics" of the last
+    validation, "best" by SI-SDR with its step, and "recordings", a digest of what was trained on. A new start removes
+    it, one at step 0 the lines as well.
+
+    Args:
+        folder: the run folder.
+        identity: of the run, see `kdse.run.identity`.
+    """
+
+    def __init__(self, folder: str | Path, identity: str) -> None:
+        super().__init__()
+        self.folder, self.identity = Path(folder), identity
+        self._before: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            (self.folder / RESULT).unlink(missing_ok=True)
+            if trainer.global_step == 0:
+                (self.folder / VALIDATIONS).unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RUN] = self.identity
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        # (Lightning keeps what was logged in earlier validations: a teacher is scored once)
+        new = {k: v for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        values = {k: float(v) for k, v in new.items() if k.startswith("val/")}
+        line = {"step": trainer.global_step, "metrics": {k: v for k, v in values.items() if math.isfinite(v)}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.folder / VALIDATIONS, "ab+") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    file.write(b"\n")  # a kill cut the last line short
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ValueError(f"{self.folder / VALIDATIONS}: could not be written ({error.strerror})") from None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        lines = validations(self.folder)
+        cost = step_cost(self.folder)
+        result = {
+            "state": "finished",
+            "identity": self.identity,
+            "step": trainer.global_step,
+            "seconds": None if cost is None else round(cost.training_seconds, 1),
+            "metrics": lines[-1]["metrics"] if lines else {},
+            "best": _best(lines),
+            "recordings": recordings(getattr(trainer, "datamodule", None)),
+        }
+        write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def recordings(data: Any) -> str | None:
+    """Digest of a data module's recordings; None for one that has none to give."""
+    known = getattr(data, "fingerprint", None)
+    return known() if callable(known) else None
+
+
+def _best(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    scored = [line for line in lines if MONITORED in line["metrics"]]
+    if not scored:
+        return None
+    line = max(scored, key=lambda line: line["metrics"][MONITORED])
+    return {"step": line["step"], MONITORED: line["metrics"][MONITORED]}

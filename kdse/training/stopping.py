@@ -1,0 +1,151 @@
+"""Stopping a run from outside (preemption, a time limit) so that it can go on: signal, checkpoint, exit code 75."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+from kdse.distributed import world_size
+from kdse.machine.processes import STOPPED
+from kdse.models.checkpoint import LAST
+from kdse.training.wandb_logger import RunLogger
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Takes SIGTERM and SIGUSR1 for a process: the first ends it with exit code 75, later ones do nothing.
+
+    While ``deferred`` is on, the first is only noted (``received``), for whoever ends the process at a good moment.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Takes the signals; does nothing outside the main thread, which alone can.
+
+        Called again where somebody else (Lightning) has taken them since.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.signal(number, self._handle)
+            self._before.setdefault(number, before)
+
+    def restore(self) -> None:
+        """Gives the signals back, unless the process is ending because of one: it must not die of the next.
+
+        (Ignored rather than taken: Python itself lets go of what is taken when it shuts down.)
+        """
+        for number, before in self._before.items():
+            known = signal.SIG_DFL if before is None else before
+            signal.signal(number, known if self.received is None else signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            return
+        self.received = number
+        if not self.deferred:
+            raise SystemExit(STOPPED)
+
+
+class StopOnSignal(L.Callback):
+    """Ends training at the next whole optimizer step after a signal to any process, with ``last.ckpt`` written there.
+
+    All processes agree on the step over a group of their own on the CPU, so that no GPU waits for it. During a
+    validation nothing is written: training before it is kept up to the last checkpoint, and is repeated to the same
+    weights. One process stops in the middle of a validation; several at its end, since they wait for each other's
+    scores. Lightning's own handler for SLURM saves wherever the signal arrives, in the middle of a step as well; this
+    one takes its place. A W&B run is marked as preempting, so that a sweep's server queues it again.
+
+    Args:
+        folder: of the checkpoints.
+        stop: the signals of this process.
+    """
+
+    def __init__(self, folder: str | Path, stop: StopSignals) -> None:
+        super().__init__()
+        self.folder, self.stop = Path(folder), stop
+        self._step = 0
+        self._group: Any = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.deferred = True
+        self._group = None
+        if world_size() > 1 and dist.get_backend() != "gloo":
+            self._group = dist.new_group(backend="gloo")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.install()  # (Lightning has put its own in place by now)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.install()
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return  # one of several batches that make a step: gradients are in no checkpoint
+        self._step = trainer.global_step
+        if not self._any_received():
+            return
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+        if trainer.is_global_zero:
+            _mark_preempting(trainer)
+            log.warning(
+                "stopped by a signal after optimizer step %d, which %s holds; go on with --resume=true",
+                trainer.global_step,
+                self.folder / LAST,
+            )
+        self._leave(trainer)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if world_size() == 1 and self.stop.received is not None:
+            self._leave_validation(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if world_size() > 1 and self._any_received():
+            self._leave_validation(trainer)
+
+    def _leave_validation(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            _mark_preempting(trainer)
+            log.warning(
+                "stopped by a signal during validation; --resume=true goes on from the last checkpoint before it"
+            )
+        self._leave(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._group = None
+
+    def _any_received(self) -> bool:
+        received = self.stop.received
+        if world_size() > 1:
+            flag = torch.tensor([received or 0])
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+            self.stop.received = received = int(flag) or None
+        return received is not None
+
+    def _leave(self, trainer: L.Trainer) -> None:
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        started_here = environment is not None and not environment.creates_processes_externally
+        # (Lightning kills the process that started the others five seconds after one of them has ended with an error)
+        raise SystemExit(0 if started_here and trainer.global_rank > 0 else STOPPED)
+
+
+def _mark_preempting(trainer: L.Trainer) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.mark_preempting()
