@@ -15,7 +15,7 @@ from kdse.metrics.intrusive import METRICS, score
 def serve(connection: Connection, metrics: Sequence[str]) -> None:
     """Imports what the metrics need, says that it is ready, and scores what it is sent until the other end closes."""
     for package in {package for name in metrics for package in METRICS[name].packages}:
-        with contextlib.suppress(ImportError):  # (a failure of the items, with this as their reason)
+        with contextlib.suppress(Exception):  # (a failure of the items, with this as their reason)
             importlib.import_module(package)
     connection.send("ready")
     while True:
