@@ -195,7 +195,7 @@ class _Sample(NamedTuple):
 
 
 def _sample(values: Sequence[float], labels: Sequence[Hashable] | None, measured: Sequence[float]) -> _Sample:
-    """``measured``: the values, or what they are differences of."""
+    """A sample of the known ones of some values; ``measured`` are the values, or what they are differences of."""
     by_label: dict[Hashable, list[float]] = defaultdict(list)
     for value, label in zip(values, labels or [None] * len(values), strict=True):
         if not math.isnan(value):
