@@ -108,7 +108,6 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     warned: list[str] = []
     versions = _versions()
     settings = {"items": items, "data": held_out.settings.get("data"), **_conditions(metrics, files, versions)}
-    audio_of: dict[tuple[str, str], int] = {}
     with (
         Journal(out, settings, arguments.overwrite) as journal,
         counting() as progress,
@@ -117,9 +116,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
             progress.print(f"{len(journal)} scores in {journal.path} are kept")
         for label, system in systems.items():
             advance = progress.add(label, "items", len(held_out))
-            rows += score_system(
-                label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio, audio_of
-            )
+            rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
                 told, warned = _against_published(rows, metrics, held_out)

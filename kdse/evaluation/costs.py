@@ -1,4 +1,4 @@
-"""What a system costs to run and cost to train: the columns beside its scores."""
+"""Running and training costs of a system: the columns beside its scores."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ CLIP_SECONDS = 2.0
 
 
 def running_cost(model: SpeechModel) -> dict[str, Any]:
-    """Parameters, MACs, real-time factor on one thread of this machine's CPU, latency and bytes of a model.
+    """Parameters, MACs, real-time factor on one thread of this machine's CPU, latency and bytes of a model on the CPU.
 
     Unknown is None: the latency of a model that hears the whole clip, the insides of an ONNX file. The real-time
     factor is measured now: it is as good as the machine is idle.
-
-    Args:
-        model: the model, on the CPU.
     """
     from kdse.deploy.cost import count_macs, time_streaming, time_whole
     from kdse.models.base import UNBOUNDED

@@ -1,17 +1,19 @@
-"""The items that `kdse evaluate` scores: pairs of files, mixtures of a corpus' test split, or a config's test set."""
+"""Test items that `kdse evaluate` scores: pairs of files, mixtures of a corpus' test split, or a config's test set."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from torch import Tensor
 
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdse.data.mixtures import Mixtures
 
 
@@ -24,30 +26,52 @@ class Item(NamedTuple):
     noisy: Tensor
     clean: Tensor
 
+    def checksum(self) -> int:
+        """Tells audio apart: CRC-32 of noisy and clean samples as float32."""
+        return zlib.crc32(samples_of(self.clean), zlib.crc32(samples_of(self.noisy)))
 
+
+def samples_of(wave: Tensor) -> bytes:
+    """The samples of a waveform as float32."""
+    return wave.detach().float().contiguous().numpy().tobytes()
+
+
+@dataclass(frozen=True)
 class HeldOut:
-    """A test set that can be gone through once for every system; items are made when asked for.
+    """A test set that can be gone through once for every system; items are made when asked for."""
 
-    Args:
-        items: how many there are.
-        iterate: starts a pass over them, always in the same order.
-        sample_rate_hz: of the audio.
-        settings: what the set is made of, for the record.
-    """
+    items: int  # how many there are
+    iterate: Callable[[], Iterator[Item]]  # starts a pass over them, always in the same order
+    sample_rate_hz: int
+    settings: dict[str, Any]  # what the set is made of, for the record
+    _audio: dict[tuple[str, str], int] = field(default_factory=dict)  # checksums by group and name
 
-    def __init__(
-        self, items: int, iterate: Callable[[], Iterator[Item]], sample_rate_hz: int, settings: dict[str, Any]
-    ) -> None:
-        if items < 1:
+    def __post_init__(self) -> None:
+        if self.items < 1:
             raise UserError("the test set holds no items")
-        self._items, self._iterate = items, iterate
-        self.sample_rate_hz, self.settings = sample_rate_hz, settings
 
     def __len__(self) -> int:
-        return self._items
+        return self.items
 
     def __iter__(self) -> Iterator[Item]:
-        return self._iterate()
+        """A pass over the items: the same audio in every pass, so that systems can be compared, and each item once.
+
+        Raises:
+            ValueError: naming the item, if it is not so.
+        """
+        seen: set[tuple[str, str]] = set()
+        for item in self.iterate():
+            key = (item.group, item.name)
+            if key in seen:
+                raise UserError(f"the test set has two items called {item.name!r}; give them different names")
+            checksum = item.checksum()
+            if self._audio.setdefault(key, checksum) != checksum:
+                raise UserError(
+                    f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on "
+                    "it; make it a pure function of a seed"
+                )
+            seen.add(key)
+            yield item
 
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
@@ -61,8 +85,7 @@ def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
             item = pairs[index]
             yield Item("", item["name"], float(item["snr_db"]), item["noisy"], item["clean"])
 
-    settings = {"paired": {"noisy": str(noisy), "clean": str(clean)}}
-    return HeldOut(len(pairs), iterate, sample_rate_hz, settings)
+    return HeldOut(len(pairs), iterate, sample_rate_hz, {"paired": {"noisy": str(noisy), "clean": str(clean)}})
 
 
 def mixtures(
@@ -89,14 +112,10 @@ def mixtures(
                 yield Item(group, item["name"], snr, item["noisy"], item["clean"])
 
     settings = {
-        "corpus": str(module.corpus_folder()),
-        "snr_definition": module.snr_definition,
-        "snr_db": list(snr_db),
-        "range_db": list(snr_range_db) if snr_range_db is not None else None,
-        "items_per_snr": items,
-        "seconds": seconds,
+        "corpus": str(module.corpus_folder()), "snr_definition": module.snr_definition, "snr_db": list(snr_db),
+        "range_db": None if snr_range_db is None else list(snr_range_db), "items_per_snr": items, "seconds": seconds,
         "seed": module.seed,
-    }
+    }  # fmt: skip
     return HeldOut(sum(len(s) for s in sets.values()), iterate, module.sample_rate_hz, settings)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
@@ -15,16 +15,12 @@ FILE = "scores.jsonl"
 
 
 class Key(NamedTuple):
-    """What a score is a function of, besides the settings.
+    """What a score is a function of, besides the settings."""
 
-    system: what made the estimate: digest of a model's weights and device, or of the estimate's own samples.
-    group, name: the item. audio: checksum of its noisy and clean samples.
-    """
-
-    system: str
+    system: str  # what made the estimate: digest of a model's weights and device, or of the estimate's own samples
     group: str
     name: str
-    audio: int
+    audio: int  # checksum of the item's noisy and clean samples
 
 
 class Journal:
@@ -47,8 +43,6 @@ class Journal:
         from filelock import FileLock, Timeout
 
         self.path = folder / FILE
-        self._scores: dict[Key, Scores] = {}
-        header = json.dumps({"kdse_scores": 1, "settings": settings}, sort_keys=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
@@ -58,45 +52,38 @@ class Journal:
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written to ({error.strerror or error})") from None
         try:
-            self._open(folder, header, settings, replace)
+            self._open(settings, replace)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, folder: Path, header: str, settings: dict[str, Any], replace: bool) -> None:
-        lines = self._read()
-        if lines and lines[0] != header and not replace:
-            raise UserError(
-                f"--out {folder}: holds scores of other settings ({_difference(lines[0], settings)}); give another "
-                "--out, or --overwrite"
-            )
-        kept = lines if lines and lines[0] == header else [header]
-        for line in kept[1:]:
-            entry = json.loads(line)
-            self._scores[Key(*entry["key"])] = Scores(entry["values"], {})
-        write_text(self.path, "".join(f"{line}\n" for line in kept))  # without a line that was cut short
+    def _open(self, settings: dict[str, Any], replace: bool) -> None:
+        header = json.dumps({"kdse_scores": 1, "settings": settings}, sort_keys=True)
+        first, *lines = self._read() or [""]
+        stored = _settings(first)
+        if first != header:
+            if stored is not None and not replace:
+                raise UserError(
+                    f"--out {self.path.parent}: holds scores of other settings ({_difference(stored, settings)}); give "
+                    "another --out, or --overwrite"
+                )
+            lines = []
+        entries = {line: entry for line in lines if (entry := _entry(line)) is not None}
+        self._scores = dict(entries.values())
+        write_text(self.path, "".join(f"{line}\n" for line in [header, *entries]))
         try:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error.strerror or error})") from None
 
     def _read(self) -> list[str]:
-        """The header and all whole entries."""
+        """The lines of the file, without one that was cut short."""
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise UserError(f"{self.path}: not readable ({error.strerror or error})") from None
-        lines: list[str] = []
-        for line in text.split("\n")[:-1]:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if _is_score(entry) if lines else isinstance(entry, dict) and "kdse_scores" in entry:
-                lines.append(line)
-        return lines
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -113,9 +100,8 @@ class Journal:
         """
         if scores.failures:
             return
-        line = json.dumps({"key": list(key), "values": scores.values})
         try:
-            self._file.write(line + "\n")
+            self._file.write(json.dumps({"key": list(key), "values": scores.values}) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(
@@ -127,35 +113,31 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):  # (a full disk has been reported by put)
             self._file.close()
-        except OSError:
-            pass  # (a full disk has been reported by put)
-        finally:
-            self._lock.release()
+        self._lock.release()
 
 
-def _is_score(entry: object) -> bool:
-    """Whether a line is what `Journal.put` writes: a damaged one is computed again."""
-    if not isinstance(entry, dict):
-        return False
-    key, values = entry.get("key"), entry.get("values")
-    return (
-        isinstance(key, list)
-        and [type(part) for part in key] == [str, str, str, int]
-        and isinstance(values, dict)
-        and all(isinstance(value, (int, float)) for value in values.values())
-    )
+def _settings(line: str) -> dict[str, Any] | None:
+    """The settings in a journal's first line; None if it is something else's."""
+    try:
+        content = json.loads(line)
+        return content["settings"] if "kdse_scores" in content else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
-def _difference(header: str, settings: dict[str, Any]) -> str:
+def _entry(line: str) -> tuple[Key, Scores] | None:
+    """The scores on a line; None if it is damaged: they are computed again."""
+    try:
+        entry = json.loads(line)
+        return Key(*entry["key"]), Scores({metric: float(value) for metric, value in entry["values"].items()}, {})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _difference(stored: dict[str, Any], settings: dict[str, Any]) -> str:
     """The first setting that differs, for a message."""
-    stored = json.loads(header).get("settings", {})
     wanted = json.loads(json.dumps(settings))
-    for name in [*wanted, *stored]:
-        if stored.get(name) != wanted.get(name):
-            return name
-    return "their format"
+    return next((name for name in [*wanted, *stored] if stored.get(name) != wanted.get(name)), "their format")

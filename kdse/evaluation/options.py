@@ -82,11 +82,7 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
         raise UserError("no test items: give --paired, --corpus, --synthetic or --data-config, or set KDSE_CORPUS")
     from kdse.data import Mixtures, SyntheticCorpus
 
-    common: dict[str, Any] = {
-        "snr_definition": options.snr_definition,
-        "sample_rate_hz": options.sample_rate_hz,
-        "seed": options.seed,
-    }
+    common = {name: getattr(options, name) for name in ("snr_definition", "sample_rate_hz", "seed")}
     module = SyntheticCorpus(**common) if options.synthetic else Mixtures(root=options.corpus, **common)
     module.prepare_data()
     module.setup("test")
@@ -94,7 +90,7 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
 
 
 def _check_used(options: argparse.Namespace) -> None:
-    """A flag that would do nothing is a mistake of who gave it."""
+    """Refuses flags that would do nothing: they are a mistake of who gave them."""
     source, used = "--corpus", tuple(vars(options))
     if options.paired:
         source, used = "--paired", ("paired", "sample_rate_hz", "corpus")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdse.errors import UserError
+from kdse.evaluation.held_out import samples_of
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
 from kdse.metrics.pool import Scored, ScorePool
@@ -32,7 +32,6 @@ def score_system(
     advance: Callable[[], None] = lambda: None,
     audio: Path = Path("audio"),
     audio_items: int = 0,
-    audio_of: dict[tuple[str, str], int] | None = None,
 ) -> list[Row]:
     """One system's rows, in the order of the items; what the journal knows is not computed again.
 
@@ -45,19 +44,13 @@ def score_system(
         advance: called after every item, from any thread.
         audio: folder that gets the first ``audio_items`` estimates as wav (with the clean speech, if noisy).
         audio_items: how many.
-        audio_of: checksums of the items' audio, filled in by the first system; later ones must meet the same.
 
     Raises:
-        ValueError: if the items are not the same in every pass, or a file cannot be written. What a model raises fails
-            its item only.
+        ValueError: as a pass of ``held_out``, or if a file cannot be written. What a model raises fails its item only.
     """
-    audio_of = {} if audio_of is None else audio_of
-    seen: set[tuple[str, str]] = set()
     known: list[tuple[str, str, float, Scores | None]] = []  # None where the pool will have it
     for index, item in enumerate(held_out):
-        checksum = _checksum(item.noisy, item.clean)
-        _check_same(item, checksum, audio_of, seen)
-        key = Key(system.identity, item.group, item.name, checksum)
+        key = Key(system.identity, item.group, item.name, item.checksum())
         scores = journal.get(key) if system.identity else None
         if scores is None or index < audio_items:
             try:
@@ -69,7 +62,7 @@ def score_system(
                 if index < audio_items:
                     _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)
                 if not system.identity:
-                    key = key._replace(system=sha256(_bytes(estimate)).hexdigest()[:16])
+                    key = key._replace(system=sha256(samples_of(estimate)).hexdigest()[:16])
                     scores = journal.get(key)
                 if scores is None:
                     done = functools.partial(_keep, journal, key, label, advance)
@@ -80,38 +73,21 @@ def score_system(
     scored = iter(pool.collect())
     rows = []
     for group, name, snr_db, scores in known:
-        found = next(scored).scores[label] if scores is None else scores
+        found = scores or next(scored).scores[label]
         rows.append(Row(label, name, found.values, found.failures, snr_db, group))
     return rows
 
 
-def _check_same(item: Item, checksum: int, audio_of: dict[tuple[str, str], int], seen: set[tuple[str, str]]) -> None:
-    """Systems are compared on the same audio: every pass over the items must give the same, each once.
-
-    Raises:
-        ValueError: naming the item.
-    """
-    key = (item.group, item.name)
-    if key in seen:
-        raise UserError(f"the test set has two items called {item.name!r}; give them different names")
-    if audio_of.setdefault(key, checksum) != checksum:
-        raise UserError(
-            f"the test set gives other audio as {item.name!r} in every pass, so systems cannot be compared on it; make "
-            "it a pure function of a seed"
-        )
-    seen.add(key)
-
-
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """One line an item and system, sorted by set, system (as given) and name."""
+    order = list(dict.fromkeys(row.system for row in rows))
     table = []
-    order = {system: index for index, system in enumerate(dict.fromkeys(row.system for row in rows))}
-    for row in sorted(rows, key=lambda r: (r.group, order[r.system], r.name)):
-        values = {m: None if math.isnan(row.values[m]) else row.values[m] for m in metrics}
-        failures = "; ".join(f"{m}: {why}" for m, why in row.failures.items())
-        snr_db = None if math.isnan(row.snr_db) else row.snr_db
+    for row in sorted(rows, key=lambda r: (r.group, order.index(r.system), r.name)):
+        numbers = {"snr_db": row.snr_db, **{metric: row.values[metric] for metric in metrics}}
         table.append({
-            "set": row.group, "system": row.system, "name": row.name, "snr_db": snr_db, **values, "failures": failures
+            "set": row.group, "system": row.system, "name": row.name,
+            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
+            "failures": "; ".join(f"{metric}: {why}" for metric, why in row.failures.items()),
         })  # fmt: skip
     return to_csv(table)
 
@@ -119,17 +95,6 @@ def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 def _keep(journal: Journal, key: Key, label: str, advance: Callable[[], None], scored: Scored) -> None:
     journal.put(key, scored.scores[label])
     advance()
-
-
-def _checksum(*waves: Tensor) -> int:
-    checksum = 0
-    for wave in waves:
-        checksum = zlib.crc32(_bytes(wave), checksum)
-    return checksum
-
-
-def _bytes(wave: Tensor) -> bytes:
-    return wave.detach().float().contiguous().numpy().tobytes()
 
 
 def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_rate_hz: int) -> None:

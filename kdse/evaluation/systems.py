@@ -1,4 +1,4 @@
-"""What `kdse evaluate` compares: the unprocessed input, models in checkpoints, folders of enhanced audio."""
+"""Systems that `kdse evaluate` compares: the unprocessed input, models in checkpoints, folders of enhanced audio."""
 
 from __future__ import annotations
 
@@ -22,17 +22,11 @@ if TYPE_CHECKING:
 
 
 class System(NamedTuple):
-    """Something that enhances.
+    """Something that enhances."""
 
-    enhance: turns an item into an estimate ``[N]``; a ValueError counts the item as failed.
-    about: what to record of it, as plain data.
-    identity: what its estimates are a function of, besides the item: scores of equal identity may be reused. Empty if
-        that is not known before the estimate is there.
-    """
-
-    enhance: Callable[[Item], Tensor]
-    about: dict[str, Any]
-    identity: str = ""
+    enhance: Callable[[Item], Tensor]  # an item to an estimate ``[N]``; a ValueError counts the item as failed
+    about: dict[str, Any]  # what to record of it, as plain data
+    identity: str = ""  # digest of all that its estimates depend on besides the item; "" if that is not known before
 
 
 def unprocessed() -> System:
@@ -46,36 +40,36 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
 
     from kdse.models.checkpoint import fingerprint, load_model
 
-    about: dict[str, Any] = {"kind": "checkpoint", "path": str(path.absolute())}
-    if path.suffix == ".onnx":
-        model = _onnx(path, sample_rate_hz)
-        about |= {"kind": "onnx", "model": type(model).__name__}
-    else:
-        model = load_model(path, trust_code=trust_code)
-        about["model"] = type(model).__name__
+    onnx = path.suffix == ".onnx"
+    model = _onnx(path, sample_rate_hz) if onnx else load_model(path, trust_code=trust_code)
     if model.sample_rate_hz != sample_rate_hz:
         raise UserError(
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
             f"set --sample-rate-hz {model.sample_rate_hz}"
         )
     inside = getattr(model, "parameter_count", None)  # of an exported student: it holds none itself
-    about["parameters"] = inside or sum(p.numel() for p in model.parameters() if p.requires_grad) or None
+    about: dict[str, Any] = {
+        "kind": "onnx" if onnx else "checkpoint",
+        "path": str(path.absolute()),
+        "model": type(model).__name__,
+        "parameters": inside or sum(p.numel() for p in model.parameters() if p.requires_grad) or None,
+    }
     if cost:
         about["cost"] = _cost(model, path) | ({"parameters": inside} if inside else {})
     about["weights_sha256"] = fingerprint(model)
     made_of = [type(model).__qualname__, model.init_args, about["weights_sha256"], device, _code_of(type(model))]
+    identity = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
     model.to(device)
 
     @torch.no_grad()
     def enhance(item: Item) -> Tensor:
         return model(item.noisy[None].to(device)).waveform[0].float().cpu()
 
-    identity = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
-    return System(enhance, about, identity[:16])
+    return System(enhance, about, identity)
 
 
 def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
-    """What runs an ONNX file; one that does not state its sample rate works at that of the test set."""
+    """An ONNX file as a model; one that does not state its sample rate works at that of the test set."""
     from kdse.models import Onnx
     from kdse.models.checkpoint import load_model
     from kdse.models.onnx_student import read_metadata
@@ -86,7 +80,7 @@ def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
 
 
 def _code_of(cls: type) -> str:
-    """What runs a model, as far as the version of kdse does not say it: its source, or the version of a runtime."""
+    """Code that runs a model, beyond this version of kdse: a user's source, the runtime of an ONNX file, or none."""
     if cls.__name__ in ("Onnx", "OnnxStudent"):
         import onnxruntime  # (of whichever distribution)
 

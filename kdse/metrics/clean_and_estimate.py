@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
+from kdse.errors import UserError
+
 T = TypeVar("T")
 
 
+@dataclass
 class Pair:
-    """Clean speech and an estimate of it.
+    """Clean speech and an estimate of it."""
 
-    Attributes:
-        clean, estimate: ``[N]`` float64.
-        sample_rate_hz: of both.
-        files: model files by name ("dnsmos", "squim"), for the metrics that need one.
-    """
-
-    def __init__(
-        self, clean: np.ndarray, estimate: np.ndarray, sample_rate_hz: int, files: Mapping[str, str] | None = None
-    ) -> None:
-        self.clean, self.estimate, self.sample_rate_hz = clean, estimate, sample_rate_hz
-        self.files = files or {}
-        self._kept: dict[Any, Any] = {}
+    clean: np.ndarray  # [N], float64
+    estimate: np.ndarray  # [N], float64
+    sample_rate_hz: int
+    files: Mapping[str, str] = field(default_factory=dict)  # model files by name, for the metrics that need one
+    _kept: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, or what it gave before under this key: PESQ is slow, and four metrics want it."""
@@ -36,17 +32,37 @@ class Pair:
 
     def at(self, rate_hz: int) -> Pair:
         """The pair at another sample rate (polyphase resampling), made once; itself if it has that rate."""
-        if rate_hz == self.sample_rate_hz:
-            return self
-        return self.once(rate_hz, lambda: self._resampled(rate_hz))
+        return self if rate_hz == self.sample_rate_hz else self.once(rate_hz, lambda: self._resampled(rate_hz))
 
     def _resampled(self, rate_hz: int) -> Pair:
         from scipy.signal import resample_poly
 
-        common = math.gcd(self.sample_rate_hz, rate_hz)
-        up, down = rate_hz // common, self.sample_rate_hz // common
-        clean, estimate = resample_poly(self.clean, up, down), resample_poly(self.estimate, up, down)
+        clean, estimate = (resample_poly(x, rate_hz, self.sample_rate_hz) for x in (self.clean, self.estimate))
         return Pair(clean, estimate, rate_hz, self.files)
+
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """Windowed frames ``[T, size]`` of clean and estimate, as the code of Loizou's book cuts them, nothing padded.
+
+        Loizou, "Speech Enhancement" (2007): 30 ms every 7.5 ms, a Hann window without zeros at its ends,
+        ``0.5 (1 - cos(2 pi n / (size + 1)))`` for n = 1..size. The last whole frame is not used: that code counts
+        ``floor(N / hop - size / hop)`` frames, one less than fit.
+
+        Raises:
+            ValueError: if there is no frame in so few samples.
+        """
+        size = int(30 * self.sample_rate_hz / 1000 + 0.5)
+        hop = size // 4
+        count = int(self.clean.size / hop - size / hop) if hop else 0
+        if count < 1:
+            raise UserError("shorter than 37.5 ms")
+        window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1)))
+        clean, estimate = (cut(x, size, hop)[:count] * window for x in (self.clean, self.estimate))
+        return clean, estimate
+
+
+def cut(signal: np.ndarray, size: int, hop: int) -> np.ndarray:
+    """All whole frames ``[T, size]`` of a signal ``[N]``, without copying it."""
+    return np.lib.stride_tricks.sliding_window_view(signal, size)[::hop]
 
 
 @contextmanager

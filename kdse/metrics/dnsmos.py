@@ -13,8 +13,9 @@ values of all segments are averaged. The estimate's level matters, and nothing i
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ import numpy as np
 from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair
-from kdse.metrics.model_file import loaded, one_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -33,7 +33,8 @@ FLAG = "--dnsmos"
 RATE_HZ = 16000
 SECONDS = 9.01
 SAMPLES = int(SECONDS * RATE_HZ)
-#: Quadratic, linear and constant coefficient of each output, in the order of the outputs (dnsmos_local.py).
+OUTPUTS = ("SIG", "BAK", "OVRL")
+#: Quadratic, linear and constant coefficient of each output (dnsmos_local.py).
 POLYNOMIALS = np.array(
     [
         [-0.08397278, 1.22083953, 0.0052439],
@@ -45,28 +46,9 @@ POLYNOMIALS = np.array(
 PERSONALISED_SHA256 = "9e3a197449ca2177f0997afec3bd6b890117ce2f17b89d6eea7fa0d47272c81c"
 
 
-def dnsmos_sig(pair: Pair) -> float:
-    """Predicted P.835 rating of the speech signal, about 1 to 5."""
-    return float(_ratings(pair)[0])
-
-
-def dnsmos_bak(pair: Pair) -> float:
-    """Predicted P.835 rating of the background noise, about 1 to 5 (5: none heard)."""
-    return float(_ratings(pair)[1])
-
-
-def dnsmos_ovrl(pair: Pair) -> float:
-    """Predicted P.835 overall rating, about 1 to 5."""
-    return float(_ratings(pair)[2])
-
-
-def check(files: Mapping[str, str]) -> None:
-    """Opens the model.
-
-    Raises:
-        ValueError: if it is missing or another model.
-    """
-    _session(files)
+def ratings(pair: Pair) -> dict[str, float]:
+    """Predicted P.835 ratings, about 1 to 5: SIG of the speech, BAK of the background (5: none heard), OVRL overall."""
+    return pair.once("dnsmos", lambda: _rate(pair.at(RATE_HZ).estimate, session(pair.files)))
 
 
 def segments(estimate: np.ndarray) -> list[np.ndarray]:
@@ -79,20 +61,18 @@ def segments(estimate: np.ndarray) -> list[np.ndarray]:
     return [piece for piece in pieces if piece.size == SAMPLES]
 
 
-def _ratings(pair: Pair) -> np.ndarray:
-    return pair.once("dnsmos", lambda: _rate(pair.at(RATE_HZ).estimate, _session(pair.files)))
-
-
-def _rate(estimate: np.ndarray, session: InferenceSession) -> np.ndarray:
-    name = session.get_inputs()[0].name
-    raw = np.stack([session.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)])
-    raw = raw.astype(np.float64)
+def _rate(estimate: np.ndarray, model: InferenceSession) -> dict[str, float]:
+    name = model.get_inputs()[0].name
+    outputs = [model.run(None, {name: s[None].astype(np.float32)})[0][0] for s in segments(estimate)]
+    raw = np.array(outputs, dtype=np.float64)
     if raw.shape[1] != 3:
         raise UserError(f"{FLAG}: the model gives {raw.shape[1]} values for a segment, not 3")
-    return np.mean(POLYNOMIALS[:, 0] * raw**2 + POLYNOMIALS[:, 1] * raw + POLYNOMIALS[:, 2], axis=0)
+    mapped = POLYNOMIALS[:, 0] * raw**2 + POLYNOMIALS[:, 1] * raw + POLYNOMIALS[:, 2]
+    return dict(zip(OUTPUTS, np.mean(mapped, axis=0).tolist(), strict=True))
 
 
-def _session(files: Mapping[str, str]) -> InferenceSession:
+def session(files: Mapping[str, str]) -> InferenceSession:
+    """The opened model; ValueError if it is missing or another model."""
     if not files.get("dnsmos"):
         raise UserError(
             f"the DNSMOS metrics need Microsoft's model sig_bak_ovr.onnx (DNS-Challenge, folder DNSMOS/DNSMOS): "
@@ -124,3 +104,25 @@ def _open(path: str) -> InferenceSession:
 def _fits(shape: list[Any], size: int) -> bool:
     """Whether ``[1, size]`` fits a declared shape, in which names and None stand for any size."""
     return len(shape) == 2 and all(not isinstance(d, int) or d == s for d, s in zip(shape, (1, size), strict=True))
+
+
+def loaded(path: str, load: Callable[[str], Any], flag: str) -> Any:
+    """The model in a file, as ``load(path)`` reads it: once a process, and again if the file changes.
+
+    Raises:
+        ValueError: naming the flag, if there is no such file or ``load`` raises one.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{flag} {path}: {'is not a file' if Path(path).exists() else 'no such file'}")
+    stamp = Path(path).stat()
+    return _load(load, path, stamp.st_mtime_ns, stamp.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(load: Callable[[str], Any], path: str, *stamp: int) -> Any:
+    return load(path)
+
+
+def one_line(error: BaseException) -> str:
+    """The first 150 characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What the processes of a run found in their shares of the items, brought together; each item counts once."""
+"""Gathering of scores and losses from the processes of a run; each item counts once."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ def item_names(batch: dict[str, Any]) -> list[str]:
     if batch.get("name") is not None:
         return [str(name) for name in batch["name"]]
     noisy_bn = batch["noisy"].detach().float().cpu().numpy()
-    lengths = [noisy_bn.shape[-1]] * len(noisy_bn) if batch.get("samples") is None else batch["samples"].tolist()
-    return [f"{zlib.crc32(noisy[:n].tobytes()):08x}" for noisy, n in zip(noisy_bn, map(int, lengths), strict=True)]
+    lengths = item_lengths(batch)
+    return [f"{zlib.crc32(noisy[:n].tobytes()):08x}" for noisy, n in zip(noisy_bn, lengths, strict=True)]
+
+
+def item_lengths(batch: dict[str, Any]) -> list[int]:
+    """The samples of each of a batch's items without padding."""
+    if batch.get("samples") is not None:
+        return batch["samples"].tolist()
+    return [batch["noisy"].shape[-1]] * len(batch["noisy"])
 
 
 class ItemLosses:

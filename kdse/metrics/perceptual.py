@@ -21,23 +21,8 @@ def pesq_nb(pair: Pair) -> float:
     return _pesq(pair, 8000, "nb")
 
 
-def stoi(pair: Pair) -> float:
+def stoi(pair: Pair, extended: bool = False) -> float:
     """Short-time objective intelligibility (Taal et al. 2011), a fraction of 1."""
-    return _stoi(pair, extended=False)
-
-
-def estoi(pair: Pair) -> float:
-    """Extended STOI (Jensen and Taal 2016), a fraction of 1."""
-    return _stoi(pair, extended=True)
-
-
-def _pesq(pair: Pair, rate_hz: int, mode: str) -> float:
-    pesq = required("pesq", "pesq")
-    fed = pair.at(rate_hz)
-    return pair.once(("pesq", mode), lambda: pesq(rate_hz, fed.clean, fed.estimate, mode))
-
-
-def _stoi(pair: Pair, extended: bool) -> float:
     from pystoi import stoi as pystoi
 
     # eSTOI adds a tiny random dither from numpy's global stream: seed it, and give the caller's stream back
@@ -54,3 +39,15 @@ def _stoi(pair: Pair, extended: bool) -> float:
     if value == 1e-5:  # pystoi's way to say that there is no value
         raise UserError("less than 30 frames of active speech")
     return value
+
+
+def estoi(pair: Pair) -> float:
+    """Extended STOI (Jensen and Taal 2016), a fraction of 1."""
+    return stoi(pair, extended=True)
+
+
+def _pesq(pair: Pair, rate_hz: int, mode: str) -> float:
+    pesq = required("pesq", "pesq")
+
+    resampled = pair.at(rate_hz)
+    return pair.once(("pesq", mode), lambda: pesq(rate_hz, resampled.clean, resampled.estimate, mode))

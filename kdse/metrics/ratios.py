@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from kdse.metrics.clean_and_estimate import Pair, one_thread
-from kdse.metrics.frames import frames_of, loizou_frames
 
 #: SI-SDR and SDR are clipped to plus and minus this many dB (our choice: a perfect copy would be infinite).
 LIMIT_DB = 100.0
@@ -22,10 +21,12 @@ def si_sdr(pair: Pair) -> float:
     ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``. Plain: the mean is not removed, as in the
     corpus' yardsticks (a DC offset is a distortion). Clipped to +-100 dB.
     """
-    clean, estimate = pair.clean, pair.estimate
     # sums instead of np.dot: BLAS splits a long dot product by thread, which changes the last digits
-    target = np.sum(estimate * clean) / np.sum(clean * clean) * clean
-    return _ratio_db(np.sum(target * target), np.sum((target - estimate) ** 2))
+    target = np.sum(pair.estimate * pair.clean) / np.sum(pair.clean * pair.clean) * pair.clean
+    signal, distortion = np.sum(target * target), np.sum((target - pair.estimate) ** 2)
+    if distortion <= signal * 10 ** (-LIMIT_DB / 10):
+        return LIMIT_DB
+    return max(-LIMIT_DB, 10 * math.log10(signal / distortion)) if signal > 0 else -LIMIT_DB
 
 
 def sdr(pair: Pair) -> float:
@@ -38,24 +39,16 @@ def sdr(pair: Pair) -> float:
 
     clean, estimate = torch.from_numpy(pair.clean), torch.from_numpy(pair.estimate)
     with one_thread():
-        value = signal_distortion_ratio(estimate, clean, filter_length=512)
-    return max(-LIMIT_DB, min(LIMIT_DB, float(value)))  # NaN stays NaN: both comparisons with it are false
+        return float(signal_distortion_ratio(estimate, clean, filter_length=512).clamp(-LIMIT_DB, LIMIT_DB))
 
 
 def seg_snr(pair: Pair) -> float:
     """Segmental SNR in dB: the mean SNR of frames, each clipped to -10..35 dB (Hansen and Pellom 1998).
 
-    Frames as in the code of Loizou's book: 30 ms with a Hann window, every 7.5 ms (see `loizou_frames`), every frame
+    Frames as in the code of Loizou's book: 30 ms with a Hann window, every 7.5 ms (see `Pair.frames`), every frame
     counts. So does silence: where the clean speech is digital silence a frame has -10 dB, whatever the estimate is, and
     pauses with noise pull the mean towards -10 dB. It depends on the estimate's level: 6 dB too loud is an SNR of 0 dB.
     """
-    size, hop, count, window = loizou_frames(pair.clean.size, pair.sample_rate_hz)
-    signal = np.sum((frames_of(pair.clean, size, hop, count) * window) ** 2, axis=1)
-    noise = np.sum((frames_of(pair.clean - pair.estimate, size, hop, count) * window) ** 2, axis=1)
+    clean, estimate = pair.frames()
+    signal, noise = np.sum(clean**2, axis=1), np.sum((clean - estimate) ** 2, axis=1)
     return float(np.mean(np.clip(10 * np.log10(signal / (noise + EPS) + EPS), *SEGMENT_DB)))
-
-
-def _ratio_db(signal: float, distortion: float) -> float:
-    if distortion <= signal * 10 ** (-LIMIT_DB / 10):
-        return LIMIT_DB
-    return max(-LIMIT_DB, 10 * math.log10(signal / distortion)) if signal > 0 else -LIMIT_DB

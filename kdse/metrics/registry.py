@@ -39,30 +39,20 @@ Signal = Any  # numpy array or CPU tensor [N]; typed loosely so that this module
 
 
 class Metric(NamedTuple):
-    """A metric's function and what a reader must know of it.
-
-    Attributes:
-        compute: from the pair of clean speech and estimate.
-        title: of a table's column; shown value = raw value x ``factor`` with ``decimals``. Files keep raw values.
-        unit: of the raw value.
-        variant: all that is needed to compute it again elsewhere.
-        packages: that must be installed.
-        min_sample_rate_hz: below it the metric has no meaning.
-        file: name in ``files`` of the model file it needs, or "".
-        check: raises ValueError unless ``files`` has what it needs.
-    """
+    """A metric's function and what a reader must know of it."""
 
     compute: Callable[[Pair], float]
-    title: str
-    unit: str
-    variant: str
-    packages: tuple[str, ...] = ()
-    min_sample_rate_hz: int = 1
+    title: str  # of a table's column; shown value = raw value x `factor` with `decimals`. Files keep raw values
+    unit: str  # of the raw value
+    variant: str  # all that is needed to compute it again elsewhere
+    packages: tuple[str, ...] = ()  # that must be installed
+    min_sample_rate_hz: int = 1  # below it the metric has no meaning
     factor: float = 1
     decimals: int = 2
     higher_is_better: bool = True
-    file: str = ""
-    check: Callable[[Mapping[str, str]], None] | None = None
+    file: str = ""  # name in `files` of the model file that it needs
+    #: reads that model; raises ValueError if the file is missing or another model's
+    load: Callable[[Mapping[str, str]], Any] | None = None
 
 
 class Scores(NamedTuple):
@@ -73,40 +63,32 @@ class Scores(NamedTuple):
 
 
 def score(
-    clean: Signal,
-    estimate: Signal,
-    sample_rate_hz: int,
-    metrics: Sequence[str],
-    files: Mapping[str, str] | None = None,
+    clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequence[str], files: Mapping[str, str] | None = None
 ) -> Scores:
-    """Scores one estimate against clean speech.
+    """Scores one estimate ``[N]`` against clean speech ``[N]`` by some of `METRICS`.
 
-    Args:
-        clean: clean speech ``[N]``.
-        estimate: what is scored ``[N]``.
-        sample_rate_hz: of both.
-        metrics: names from `METRICS`.
-        files: model files of the metrics that need one, by name: "dnsmos", "squim".
+    ``files`` holds the model files of the metrics that need one, by name: "dnsmos", "squim".
 
     Raises:
         ValueError: as `check_metrics`. Bad audio never raises: it gives NaN and a reason.
     """
     check_metrics(metrics, sample_rate_hz, files)
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    problem = _problem(clean, estimate)
-    pair = Pair(clean, estimate, sample_rate_hz, files)
-    values: dict[str, float] = {}
-    failures: dict[str, str] = {}
+    if problem := _problem(clean, estimate):
+        return failed(metrics, problem)
+    pair = Pair(clean, estimate, sample_rate_hz, files or {})
+    scores = Scores({}, {})
     for name in metrics:
+        value = math.nan
         try:
-            value = math.nan if problem else float(METRICS[name].compute(pair))
-            reason = problem or ("" if math.isfinite(value) else f"{name} is {value}")
+            value = float(METRICS[name].compute(pair))
+            reason = "" if math.isfinite(value) else f"{name} is {value}"
         except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
             reason = _reason(error)
-        values[name] = math.nan if reason else round(value, DECIMALS)
+        scores.values[name] = math.nan if reason else round(value, DECIMALS)
         if reason:
-            failures[name] = reason
-    return Scores(values, failures)
+            scores.failures[name] = reason
+    return scores
 
 
 def failed(metrics: Sequence[str], reason: str) -> Scores:
@@ -115,9 +97,7 @@ def failed(metrics: Sequence[str], reason: str) -> Scores:
 
 
 def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[str, str] | None = None) -> None:
-    """Checks that every metric exists, is installed, works at this sample rate and has the model file that it needs.
-
-    A model file is opened, and kept open for `score`.
+    """Checks that every metric exists, is installed, works at this sample rate and has its model file, which is opened.
 
     Raises:
         ValueError: naming the metric and the fix.
@@ -137,40 +117,44 @@ def check_metrics(metrics: Sequence[str], sample_rate_hz: int, files: Mapping[st
                 f"metrics: {name} needs at least {METRICS[name].min_sample_rate_hz} Hz and this audio has "
                 f"{sample_rate_hz} Hz; leave it out" + (" or use pesq_nb" if name == "pesq_wb" else "")
             )
-    for check in dict.fromkeys(METRICS[name].check for name in metrics):
-        if check is not None:
-            check(files or {})
+    for load in dict.fromkeys(METRICS[name].load for name in metrics):
+        if load is not None:
+            load(files or {})
 
 
-_COMPOSITE = (
-    "Hu and Loizou 2008 at 16 kHz, {}, clipped to 1..5; PESQ = P.862.2 wide band; {}30 ms Hann frames every 7.5 ms"
-)
 _LLR = "LLR of order 16, not clipped, mean of the lowest 95% of frames; "
 _WSS = "WSS with 25 bands, mean of the lowest 95% of frames; "
 _SEG = "segSNR of frames clipped to -10..35 dB; "
-_DNSMOS = (
-    "DNSMOS P.835, output {} of sig_bak_ovr.onnx (not personalised) with its polynomial; estimate at 16 kHz, level as "
-    "it is, mean over segments of 9.01 s every second, short files doubled (dnsmos_local.py)"
-)
-_SQUIM = (
-    "output {} of torchaudio's SQUIM_OBJECTIVE (squim_objective_dns2020.pth), from the whole estimate at 16 kHz alone"
-)
 
 
-def _rating(compute: Callable[[Pair], float], title: str, variant: str) -> Metric:
-    return Metric(compute, title, "MOS", variant, ("pesq",), min_sample_rate_hz=16000)
-
-
-def _dnsmos(compute: Callable[[Pair], float], output: str) -> Metric:
-    variant = _DNSMOS.format(output)
-    return Metric(
-        compute, f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000, file="dnsmos", check=dnsmos.check
+def _composite(compute: Callable[[Pair], float], title: str, formula: str, parts: str) -> Metric:
+    variant = (
+        f"Hu and Loizou 2008 at 16 kHz, {formula}, clipped to 1..5; PESQ = P.862.2 wide band; {parts}30 ms Hann frames "
+        "every 7.5 ms"
     )
+    return Metric(compute, title, "MOS", variant, ("pesq",), 16000)
 
 
-def _squim(compute: Callable[[Pair], float], title: str, unit: str, output: str, **shown: Any) -> Metric:
-    variant = _SQUIM.format(output)
-    return Metric(compute, title, unit, variant, ("torchaudio",), 16000, file="squim", check=squim.check, **shown)
+def _dnsmos(output: str) -> Metric:
+    variant = (
+        f"DNSMOS P.835, output {output} of sig_bak_ovr.onnx (not personalised) with its polynomial; estimate at 16 "
+        "kHz, level as it is, mean over segments of 9.01 s every second, short files doubled (dnsmos_local.py)"
+    )
+    return Metric(
+        lambda pair: dnsmos.ratings(pair)[output], f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000,
+        file="dnsmos", load=dnsmos.session,
+    )  # fmt: skip
+
+
+def _squim(output: str, title: str, unit: str, **shown: Any) -> Metric:
+    variant = (
+        f"output {output} of torchaudio's SQUIM_OBJECTIVE (squim_objective_dns2020.pth), from the whole estimate at 16 "
+        "kHz alone"
+    )
+    return Metric(
+        lambda pair: squim.estimates(pair)[output], title, unit, variant, ("torchaudio",), 16000,
+        file="squim", load=squim.model, **shown,
+    )  # fmt: skip
 
 
 METRICS: dict[str, Metric] = {
@@ -188,37 +172,31 @@ METRICS: dict[str, Metric] = {
     "pesq_nb": Metric(perceptual.pesq_nb, "PESQ nb", "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), decimals=3),
     "stoi": Metric(perceptual.stoi, "STOI %", "fraction", "STOI at 10 kHz", ("pystoi",), factor=100),
     "estoi": Metric(perceptual.estoi, "eSTOI %", "fraction", "extended STOI at 10 kHz", ("pystoi",), factor=100),
-    "csig": _rating(
-        composite.csig, "CSIG", _COMPOSITE.format("3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS)
-    ),
-    "cbak": _rating(
-        composite.cbak, "CBAK", _COMPOSITE.format("1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG)
-    ),
-    "covl": _rating(
-        composite.covl, "COVL", _COMPOSITE.format("1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS)
-    ),
+    "csig": _composite(composite.csig, "CSIG", "3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS),
+    "cbak": _composite(composite.cbak, "CBAK", "1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG),
+    "covl": _composite(composite.covl, "COVL", "1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS),
     "lsd": Metric(
         spectral.lsd, "LSD dB", "dB",
         "mean over frames of the RMS over bins; 32 ms Hann frames every 8 ms, at the audio's sample rate; both log "
         "spectra floored 50 dB below the loudest bin of the clean speech",
         higher_is_better=False,
     ),
-    "dnsmos_sig": _dnsmos(dnsmos.dnsmos_sig, "SIG"),
-    "dnsmos_bak": _dnsmos(dnsmos.dnsmos_bak, "BAK"),
-    "dnsmos_ovrl": _dnsmos(dnsmos.dnsmos_ovrl, "OVRL"),
-    "squim_stoi": _squim(squim.squim_stoi, "SQUIM STOI %", "fraction", "STOI", factor=100),
-    "squim_pesq": _squim(squim.squim_pesq, "SQUIM PESQ", "MOS-LQO", "PESQ", decimals=3),
-    "squim_si_sdr": _squim(squim.squim_si_sdr, "SQUIM SI-SDR dB", "dB", "SI-SDR"),
+    "dnsmos_sig": _dnsmos("SIG"),
+    "dnsmos_bak": _dnsmos("BAK"),
+    "dnsmos_ovrl": _dnsmos("OVRL"),
+    "squim_stoi": _squim("STOI", "SQUIM STOI %", "fraction", factor=100),
+    "squim_pesq": _squim("PESQ", "SQUIM PESQ", "MOS-LQO", decimals=3),
+    "squim_si_sdr": _squim("SI-SDR", "SQUIM SI-SDR dB", "dB"),
 }  # fmt: skip
 
 
 def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
-    """Why no metric of this pair means anything; empty if nothing is wrong with it."""
+    """The reason why no metric can score this pair; empty if there is none."""
     if clean.ndim != 1 or estimate.shape != clean.shape:
         return f"clean has shape {list(clean.shape)} and the estimate {list(estimate.shape)}; both must be the same [N]"
     if clean.size == 0:
         return "empty"
-    for name, signal in (("clean", clean), ("estimate", estimate)):
+    for name, signal in {"clean": clean, "estimate": estimate}.items():
         if not np.isfinite(signal).all():
             return f"{name} holds NaN or infinity"
         if np.abs(signal).max() < SILENCE:
@@ -227,7 +205,7 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line: pesq's messages are bytes, other libraries' may have many lines."""
+    """An error on one line: pesq's messages are bytes, other libraries' may have many lines."""
     argument = error.args[0] if error.args else ""
     text = argument.decode(errors="replace") if isinstance(argument, bytes) else str(error)
     text = " ".join(text.split())[:200]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from kdse.errors import UserError
-from kdse.metrics.clean_and_estimate import Pair
-from kdse.metrics.frames import frames_of, loizou_frames
+from kdse.metrics.clean_and_estimate import Pair, cut
 
 #: Log spectra of `lsd` are floored this far below the clean speech's loudest bin.
 LSD_RANGE_DB = 50.0
@@ -46,11 +45,8 @@ def lsd(pair: Pair) -> float:
     hop = size // 4
     if hop < 1 or pair.clean.size < size:
         raise UserError("shorter than 32 ms")
-    count = (pair.clean.size - size) // hop + 1
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(size) / size))
-    clean, estimate = (
-        np.abs(np.fft.rfft(frames_of(signal, size, hop, count) * window)) for signal in (pair.clean, pair.estimate)
-    )
+    clean, estimate = (np.abs(np.fft.rfft(cut(x, size, hop) * window)) for x in (pair.clean, pair.estimate))
     if clean.max() == 0:
         raise UserError("clean is silent in all frames")
     floor = clean.max() * 10 ** (-LSD_RANGE_DB / 20)
@@ -62,14 +58,14 @@ def llr(pair: Pair) -> np.ndarray:
     """Log-likelihood ratio of every frame ``[T]``: how much worse the estimate's all-pole model predicts clean speech.
 
     ``ln(a_e' R_s a_e / a_s' R_s a_s)`` with the clean speech's autocorrelation R_s and prediction coefficients of order
-    16 (autocorrelation method), not clipped, as in the composite measures. Frames as in `loizou_frames`.
+    16 (autocorrelation method), not clipped, as in the composite measures. Frames as in `Pair.frames`.
 
     Our choice, where the published code takes logarithms of rounding noise: frames in which the clean speech is digital
     silence are left out; an estimate that is digital silence there has a flat model; a recursion ends when it has
     predicted all but 1e-12 of the energy.
     """
     order = LPC_ORDER if pair.sample_rate_hz >= 10000 else 10
-    clean, estimate = (_autocorrelation(frames, order) for frames in _windowed(pair))
+    clean, estimate = (_autocorrelation(frames, order) for frames in pair.frames())
     heard = clean[:, 0] >= SILENT_FRAME
     if not heard.any():
         raise UserError("clean is silent in all frames")
@@ -86,7 +82,7 @@ def wss(pair: Pair) -> np.ndarray:
     (20 dB) and to the nearest peak (1 dB). Two facts of the published code are kept, as published values have them:
     the nearest peak upwards is read one band below it, and bands end at 3.6 kHz whatever the sample rate.
     """
-    energy_db = [_band_energies_db(frames, pair.sample_rate_hz) for frames in _windowed(pair)]
+    energy_db = [_band_energies_db(frames, pair.sample_rate_hz) for frames in pair.frames()]
     slopes = [np.diff(e) for e in energy_db]
     weight = sum(_slope_weights(e, s) for e, s in zip(energy_db, slopes, strict=True)) / 2
     return np.sum(weight * (slopes[0] - slopes[1]) ** 2, axis=1) / np.sum(weight, axis=1)
@@ -99,13 +95,6 @@ def best_mean(values: np.ndarray) -> float:
     files (up to 0.012 in CSIG).
     """
     return float(np.mean(np.sort(values)[: int(values.size * KEPT + 0.5)]))
-
-
-def _windowed(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Windowed frames ``[T, size]`` of clean and estimate."""
-    size, hop, count, window = loizou_frames(pair.clean.size, pair.sample_rate_hz)
-    clean, estimate = (frames_of(signal, size, hop, count) * window for signal in (pair.clean, pair.estimate))
-    return clean, estimate
 
 
 def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
@@ -133,11 +122,9 @@ def _predictor(lags: np.ndarray) -> np.ndarray:
 
 def _prediction_energy(filters: np.ndarray, lags: np.ndarray) -> np.ndarray:
     """``a' R a`` of every frame: the energy that filters ``a`` leave of signals with these autocorrelations."""
-    order = lags.shape[1] - 1
-    energy = lags[:, 0] * np.sum(filters**2, axis=1)
-    for k in range(1, order + 1):
-        energy += 2 * lags[:, k] * np.sum(filters[:, k:] * filters[:, :-k], axis=1)
-    return energy
+    steps = np.arange(lags.shape[1])
+    matrix = lags[:, np.abs(steps[:, None] - steps)]
+    return np.einsum("ti,tij,tj->t", filters, matrix, filters)
 
 
 def _band_energies_db(frames: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -157,8 +144,7 @@ def _band_energies_db(frames: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 def _slope_weights(energy_db: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Klatt's weights ``[T, 24]`` of the slopes above bands 1 to 24."""
-    below = energy_db[:, :-1]
-    rises = slopes > 0
+    below, rises = energy_db[:, :-1], slopes > 0
     peak = below.copy()
     for i in range(below.shape[1] - 2, -1, -1):  # up, while the spectrum rises
         peak[:, i] = np.where(rises[:, i] & rises[:, i + 1], peak[:, i + 1], peak[:, i])

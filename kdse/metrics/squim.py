@@ -17,59 +17,33 @@ import numpy as np
 from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair, one_thread
-from kdse.metrics.model_file import loaded, one_line
+from kdse.metrics.dnsmos import loaded, one_line
 
 FLAG = "--squim"
 RATE_HZ = 16000
 WEIGHTS = "squim_objective_dns2020.pth"
 
 
-def squim_stoi(pair: Pair) -> float:
-    """STOI as SQUIM estimates it, a fraction of 1."""
-    return float(_estimates(pair)[0])
+def estimates(pair: Pair) -> dict[str, float]:
+    """STOI (a fraction of 1), PESQ (wide band, MOS-LQO) and SI-SDR (dB), as SQUIM estimates them."""
+    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, model(pair.files)))
 
 
-def squim_pesq(pair: Pair) -> float:
-    """Wide-band PESQ (MOS-LQO) as SQUIM estimates it."""
-    return float(_estimates(pair)[1])
-
-
-def squim_si_sdr(pair: Pair) -> float:
-    """SI-SDR in dB as SQUIM estimates it."""
-    return float(_estimates(pair)[2])
-
-
-def check(files: Mapping[str, str]) -> None:
-    """Loads the model.
-
-    Raises:
-        ValueError: if the weights are missing or another model's.
-    """
-    _model(files)
-
-
-def _estimates(pair: Pair) -> np.ndarray:
-    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, _model(pair.files)))
-
-
-def _estimate(estimate: np.ndarray, model: Any) -> np.ndarray:
+def _estimate(estimate: np.ndarray, network: Any) -> dict[str, float]:
     import torch
 
     with one_thread(), torch.inference_mode():
-        scores = model(torch.from_numpy(estimate)[None].float())
-    return np.array([float(s) for s in scores])
+        values = network(torch.from_numpy(estimate)[None].float())
+    return dict(zip(("STOI", "PESQ", "SI-SDR"), map(float, values), strict=True))
 
 
-def _model(files: Mapping[str, str]) -> Any:
+def model(files: Mapping[str, str]) -> Any:
+    """The network with its weights; ValueError if they are missing or another model's."""
     return loaded(files.get("squim") or cached_weights(), _load, FLAG)
 
 
 def cached_weights() -> str:
-    """The weights in torch hub's cache.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The weights in torch hub's cache; ValueError if there are none."""
     import torch
 
     # where torchaudio.pipelines keeps it; asking torchaudio itself would start a download
@@ -91,9 +65,9 @@ def _load(path: str) -> Any:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # unpickling fails in many ways; torch's advice to load anything is not for this file
         raise UserError(f"{wrong}: torch cannot read it; give {WEIGHTS}") from None
-    model = squim_objective_base()
+    network = squim_objective_base()
     try:
-        model.load_state_dict(weights)
+        network.load_state_dict(weights)
     except Exception as error:
         raise UserError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
-    return model.eval()
+    return network.eval()

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,39 +27,27 @@ ABOUT, FAILURES = ("set", "system", "name", "snr_db"), "failures"
 
 @dataclass(frozen=True)
 class Row:
-    """One system's scores on one item.
+    """One system's scores on one item."""
 
-    Attributes:
-        system: "noisy" for the unprocessed input, else the system's label.
-        name: the item's unique id (within its set).
-        values: metric to value, NaN where it failed.
-        failures: metric to reason.
-        snr_db: of the input; NaN if unknown.
-        group: which test set the item is from; sets are never averaged together.
-    """
-
-    system: str
-    name: str
-    values: dict[str, float]
-    failures: dict[str, str] = field(default_factory=dict)
-    snr_db: float = math.nan
-    group: str = ""
+    system: str  # "noisy" for the unprocessed input, else the system's label
+    name: str  # the item's unique id within its set
+    values: dict[str, float]  # by metric, NaN where it failed
+    failures: dict[str, str] = field(default_factory=dict)  # reasons by metric
+    snr_db: float = math.nan  # of the input; NaN if unknown
+    group: str = ""  # which test set the item is from; sets are never averaged together
 
 
 class Line(NamedTuple):
-    """One line of the summary: a system on one SNR bucket of a set, or on "all" its items.
-
-    values: mean over the items that have a value. improvements: mean of system minus noisy over the items where both
-    have one (so it need not be the difference of two means). failures: items without a value, by metric.
-    """
+    """One line of the summary: a system on one SNR bucket of a set, or on "all" its items."""
 
     group: str
     system: str
     snr_db: float | str
     items: int
-    values: dict[str, float]
+    values: dict[str, float]  # by metric, means over the items that have a value
+    # means of system minus noisy over the items where both have a value: need not be the difference of two means
     improvements: dict[str, float]
-    failures: dict[str, int]
+    failures: dict[str, int]  # items without a value
 
 
 class Block(NamedTuple):
@@ -91,21 +79,12 @@ def summarize(rows: Iterable[Row], metrics: Sequence[str], max_failed_share: flo
 
     A repeated (group, system, name) is counted once: distributed samplers pad with repeats.
 
-    Args:
-        rows: scored items.
-        metrics: which metrics, in the order of columns.
-        max_failed_share: share of failed items above which the run fails; None never fails it.
-
     Raises:
-        ValueError: if a metric failed on more than ``max_failed_share`` of a system's items in a set.
+        ValueError: if a metric failed on more than ``max_failed_share`` (unless None) of a system's items in a set.
     """
     kept = once(rows)
-    noisy = {(row.group, row.name): row for row in kept if row.system == NOISY}
-    lines = [
-        _line(block.group, system, block.snr_db, members, noisy, metrics)
-        for block in blocks(kept)
-        for system, members in block.systems.items()
-    ]
+    noisy = {(row.group, row.name): row.values for row in kept if row.system == NOISY}
+    lines = [_line(block, system, noisy, metrics) for block in blocks(kept) for system in block.systems]
     failures = sorted((r.group, r.system, r.name, metric, why) for r in kept for metric, why in r.failures.items())
     summary = Summary(tuple(metrics), lines, failures)
     if max_failed_share is not None:
@@ -123,18 +102,18 @@ def once(rows: Iterable[Row]) -> list[Row]:
 
 def blocks(rows: Sequence[Row]) -> list[Block]:
     """Rows that are compared with each other: by set, then SNR bucket (ascending), and all rows of the set last."""
-    order = {system: None for system in sorted(dict.fromkeys(row.system for row in rows), key=lambda s: s != NOISY)}
+    order = sorted(dict.fromkeys(row.system for row in rows), key=lambda system: system != NOISY)
     found = []
     for group in dict.fromkeys(row.group for row in rows):
         members = [row for row in rows if row.group == group]
         buckets = snr_buckets([row.snr_db for row in members])
-        chosen: dict[float | str, dict[str, list[Row]]] = {b: {} for b in sorted(b for b in buckets if b == b)}
-        chosen["all"] = {}
-        for row, bucket in zip(members, buckets, strict=True):
-            for name in ("all",) if math.isnan(bucket) else ("all", bucket):
-                chosen[name].setdefault(row.system, []).append(row)
-        for name, systems in chosen.items():
-            found.append(Block(group, name, {system: systems[system] for system in order if system in systems}))
+        names: list[float | str] = [*sorted({bucket for bucket in buckets if not math.isnan(bucket)}), "all"]
+        for name in names:
+            systems: dict[str, list[Row]] = {system: [] for system in order}
+            for row, bucket in zip(members, buckets, strict=True):
+                if name in ("all", bucket):
+                    systems[row.system].append(row)
+            found.append(Block(group, name, {system: held for system, held in systems.items() if held}))
     return found
 
 
@@ -158,54 +137,41 @@ def check_failures(summary: Summary, max_failed_share: float, systems: Sequence[
 
 
 def snr_buckets(snr_db: Sequence[float]) -> list[float]:
-    """The bucket of every SNR; NaN stays NaN.
-
-    Up to eight SNRs that all lie on a grid of 0.5 dB come from a list, and each is its own bucket. Others come from a
-    range or a measurement, and go to the nearest multiple of 5 dB (our choice; halfway goes up).
-    """
+    """The bucket of every SNR: itself if SNRs come from a list, else the nearest multiple of 5 dB (our choice; halfway
+    goes up). NaN stays NaN."""
     width = 0.5 if snrs_listed(snr_db) else BUCKET_DB
     return [width * math.floor(v / width + 0.5) + 0.0 if math.isfinite(v) else math.nan for v in snr_db]
 
 
 def snrs_listed(snr_db: Collection[float]) -> bool:
-    """Whether SNRs come from a list, not from a range: all lie on a grid of 0.5 dB, and there are few of them.
+    """Whether SNRs come from a list, not from a range or a measurement: at most eight, all on a grid of 0.5 dB.
 
-    Few is at most eight (our choice): the DNS-2020 test set has a whole number from 0 to 20 dB in every file name,
-    which is a range.
+    Eight is our choice: the DNS-2020 test set has a whole number from 0 to 20 dB in every file name, which is a range.
     """
-    halves = {round(2 * value) for value in snr_db if math.isfinite(value)}
-    on_grid = all(abs(2 * value - round(2 * value)) < 0.02 for value in snr_db if math.isfinite(value))
-    return on_grid and len(halves) <= LISTED_SNRS
+    halves = [2 * value for value in snr_db if math.isfinite(value)]
+    return all(abs(half - round(half)) < 0.02 for half in halves) and len(set(map(round, halves))) <= LISTED_SNRS
 
 
 def _line(
-    group: str,
-    system: str,
-    bucket: float | str,
-    rows: list[Row],
-    noisy: dict[tuple[str, str], Row],
-    metrics: Sequence[str],
+    block: Block, system: str, noisy: Mapping[tuple[str, str], Mapping[str, float]], metrics: Sequence[str]
 ) -> Line:
+    rows = block.systems[system]
     values, improvements, failures = {}, {}, {}
     for metric in metrics:
         scored = [row for row in rows if not math.isnan(row.values.get(metric, math.nan))]
+        gains = [r.values[metric] - noisy.get((r.group, r.name), {}).get(metric, math.nan) for r in scored]
         values[metric] = _mean([row.values[metric] for row in scored])
-        failures[metric] = len(rows) - len(scored)
-        pairs = [(row, noisy.get((row.group, row.name))) for row in scored]
-        gains = [row.values[metric] - base.values.get(metric, math.nan) for row, base in pairs if base is not None]
         improvements[metric] = _mean([gain for gain in gains if not math.isnan(gain)])
-    return Line(group, system, bucket, len(rows), values, improvements, failures)
+        failures[metric] = len(rows) - len(scored)
+    return Line(block.group, system, block.snr_db, len(rows), values, improvements, failures)
 
 
 def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-# --- files ---
-
-
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a ``per_file.csv`` of `kdse evaluate`, as they were scored; only their order is the file's.
+    """The rows of a ``per_file.csv`` of `kdse evaluate`, in the file's order.
 
     Raises:
         ValueError: naming the file, if it cannot be read or is another one.
@@ -221,10 +187,10 @@ def read_rows(path: str | Path) -> list[Row]:
             for record in reader:
                 if None in record or None in record.values():
                     raise UserError(f"line {reader.line_num} has not {len(fields)} values")
-                numbers = {name: float(record[name] or "nan") for name in ("snr_db", *metrics)}
-                snr_db = numbers.pop("snr_db")
+                snr_db, *values = (float(record[name] or "nan") for name in ("snr_db", *metrics))
+                known = dict(zip(metrics, values, strict=True))
                 failures = _failures(record[FAILURES], metrics)
-                rows.append(Row(record["system"], record["name"], numbers, failures, snr_db, record["set"]))
+                rows.append(Row(record["system"], record["name"], known, failures, snr_db, record["set"]))
     except (OSError, ValueError, TypeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
@@ -245,9 +211,7 @@ def records(summary: Summary) -> list[dict[str, Any]]:
     ``_improvement`` and ``_failed``. Missing values are None."""
     table = []
     for line in summary.lines:
-        record: dict[str, Any] = {
-            "set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items
-        }  # fmt: skip
+        record: dict[str, Any] = {"set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items}
         for metric in summary.metrics:
             record[metric] = _plain(line.values[metric])
             record[f"{metric}_improvement"] = _plain(line.improvements[metric])

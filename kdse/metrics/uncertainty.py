@@ -1,4 +1,4 @@
-"""How far a mean, or a difference of two systems, can be trusted.
+"""Confidence intervals and tests: how far a mean, or a difference of two systems, can be trusted.
 
 Intervals and tests over items (`mean_interval`, `paired_difference`) say what other files of the same kind could have
 given. They do not cover:
@@ -9,20 +9,21 @@ given. They do not cover:
   intervals are too narrow on a test set with few of them;
 - the choice of a winner: the best of many systems owes a part of its lead to luck with these files.
 
-All of them are functions of the set of values only: the order of files and the number of workers change no digit.
+All are functions of the set of values only: the order of files and the number of workers change no digit.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from kdse.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy import ndarray
+from kdse.metrics.bootstrap import bootstrap_bounds, on_grid, sign_flip_p_values
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -30,7 +31,6 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 
 Key = TypeVar("Key", bound=Hashable)
-Kind = TypeVar("Kind", bound=Hashable)
 
 
 class Interval(NamedTuple):
@@ -61,14 +61,10 @@ class OverSeeds(NamedTuple):
 
 
 def mean_interval(
-    values: Sequence[float],
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: Sequence[Hashable] | None = None,
+    values: Sequence[float], confidence: float = CONFIDENCE, strata: Sequence[Hashable] | None = None
 ) -> Interval:
     """Mean over items and its bootstrap interval; see `mean_intervals`."""
-    return mean_intervals([values], confidence, resamples, seed, None if strata is None else [strata])[0]
+    return mean_intervals([values], confidence, strata=[strata])[0]
 
 
 def mean_intervals(
@@ -96,21 +92,15 @@ def mean_intervals(
         ValueError: for infinite values, and if ``confidence`` is not between 0 and 1.
     """
     labels = strata or [None] * len(samples)
-    parts = [_parts(values, given) for values, given in zip(samples, labels, strict=True)]
-    bounds = _bounds(parts, [_largest(_joined(p)) for p in parts], confidence, resamples, seed)
-    return [_interval(_joined(p), low, high) for p, (low, high) in zip(parts, bounds, strict=True)]
+    known = [_sample(values, given, values) for values, given in zip(samples, labels, strict=True)]
+    return _intervals(known, confidence, resamples, seed)
 
 
 def paired_difference(
-    a: Mapping[Key, float],
-    b: Mapping[Key, float],
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: Mapping[Key, Hashable] | None = None,
+    a: Mapping[Key, float], b: Mapping[Key, float], strata: Mapping[Key, Hashable] | None = None
 ) -> Difference:
     """Mean of a minus b over the items where both have a value; see `paired_differences`."""
-    return paired_differences([(a, b)], confidence, resamples, seed, [strata])[0]
+    return paired_differences([(a, b)], strata=[strata])[0]
 
 
 def paired_differences(
@@ -128,47 +118,33 @@ def paired_differences(
 
     Args:
         pairs: (a, b), each from item to value; NaN is a missing value.
-        confidence: of the interval.
-        resamples: of the bootstrap and of the test.
-        seed: of both.
-        strata: for each pair None, or each item's stratum, as in `mean_intervals`.
+        confidence, resamples, seed: as in `mean_intervals`; the test has the same resamples and seed.
+        strata: for each pair None, or each item's stratum, for the interval only.
 
     Raises:
         ValueError: as `mean_intervals`.
     """
-    import numpy as np
-
-    from kdse.metrics.bootstrap import on_grid, sign_flip_p_values
-
-    parts, largest = [], []
+    samples = []
     for (a, b), labels in zip(pairs, strata or [None] * len(pairs), strict=True):
-        common = {key: (a[key], b[key]) for key in a if key in b}
-        common = {key: both for key, both in common.items() if not math.isnan(both[0]) and not math.isnan(both[1])}
-        largest.append(_largest([value for both in common.values() for value in both]))
-        differences = [x - y for x, y in common.values()]
-        parts.append(_parts(differences, None if labels is None else [labels[key] for key in common]))
-    bounds = _bounds(parts, largest, confidence, resamples, seed)
-    together = [sorted(_joined(p)) for p in parts]
-    p_values = [math.nan] * len(parts)
-    for items, members in _alike([len(values) for values in together]).items():
-        if items:
-            whole, _ = on_grid(np.array([together[i] for i in members]), np.array([largest[i] for i in members]))
-            for i, p_value in zip(members, sign_flip_p_values(whole, resamples, seed), strict=True):
-                p_values[i] = float(p_value)
-    return [
-        Difference(*_interval(values, low, high), p_value)
-        for values, (low, high), p_value in zip(together, bounds, p_values, strict=True)
-    ]
+        common = {key: (a[key], b[key]) for key in a if key in b and not math.isnan(a[key]) and not math.isnan(b[key])}
+        differences, both = [x - y for x, y in common.values()], [value for two in common.values() for value in two]
+        samples.append(_sample(differences, None if labels is None else [labels[key] for key in common], both))
+    intervals = _intervals(samples, confidence, resamples, seed)
+    # the test knows no strata: its samples are sorted as a whole
+    together = [_Sample(sorted(sample.values), (len(sample.values),), sample.largest) for sample in samples]
+    p_values = [math.nan] * len(samples)
+    for members, whole, _ in _alike(together):
+        for i, p_value in zip(members, sign_flip_p_values(whole, resamples, seed).tolist(), strict=True):
+            p_values[i] = p_value
+    return [Difference(*interval, p_value) for interval, p_value in zip(intervals, p_values, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values adjusted for how many there are (Holm 1979), in their order; NaN stays NaN and does not count."""
-    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
-    adjusted = [math.nan] * len(p_values)
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p_values[i]))
-        adjusted[i] = running
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, running = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        running = adjusted[i] = max(running, min(1.0, (len(known) - rank) * p))
     return adjusted
 
 
@@ -184,24 +160,15 @@ def clear(difference: Difference, adjusted_p: float) -> bool:
 def over_seeds(means: Sequence[float]) -> OverSeeds:
     """The spread of the seeds' means; NaN (a seed without any value) is left out."""
     known = _known(means)
-    if len(known) < 2:
-        return OverSeeds(_mean(known), math.nan, len(known))
-    mean = _mean(known)
-    return OverSeeds(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (len(known) - 1)), len(known))
+    return OverSeeds(_mean(known), statistics.stdev(known) if len(known) > 1 else math.nan, len(known))
 
 
 def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
     """P value of no difference between two methods, from their seeds' means: Welch's t-test, two-sided.
 
     It takes seeds as a sample of all seeds and their means as roughly normal (our choice: with two to five seeds no
-    test without that assumption can reject anything).
-
-    Args:
-        a: the means of one method's seeds.
-        b: those of the other, or the one mean of something that was not trained (the noisy input).
-
-    Returns:
-        NaN if a trained method has less than two seeds: then nothing is known of its spread.
+    test without that assumption can reject anything). ``b`` may be the one mean of something that was not trained (the
+    noisy input). NaN if a trained method has less than two seeds: then nothing is known of its spread.
     """
     from scipy.stats import ttest_1samp, ttest_ind
 
@@ -216,58 +183,53 @@ def seeds_p_value(a: Sequence[float], b: Sequence[float] | float) -> float:
     return float(test.pvalue)
 
 
-def _bounds(
-    samples: list[list[list[float]]], largest: list[float], confidence: float, resamples: int, seed: int
-) -> list[tuple[float, float]]:
-    """Bootstrap bounds of the mean of every sample, which is a list of strata; NaN for less than two items."""
-    import numpy as np
+class _Sample(NamedTuple):
+    """Known values by stratum, the strata's lengths, and the largest magnitude that the grid must hold.
 
-    from kdse.metrics.bootstrap import bootstrap_bounds, on_grid
+    Values are sorted in each stratum, and strata by length and values: resampling must not depend on the order of
+    files.
+    """
 
+    values: list[float]
+    strata: tuple[int, ...]
+    largest: float
+
+
+def _sample(values: Sequence[float], labels: Sequence[Hashable] | None, measured: Sequence[float]) -> _Sample:
+    """A sample of the known ones of some values; ``measured`` are the values, or what they are differences of."""
+    by_label: dict[Hashable, list[float]] = defaultdict(list)
+    for value, label in zip(values, labels or [None] * len(values), strict=True):
+        if not math.isnan(value):
+            by_label[label].append(value)
+    largest = max(map(abs, _known(measured)), default=0.0)
+    if math.isinf(largest):
+        raise UserError("an infinite value has no mean; give NaN for what could not be scored")
+    parts = sorted((sorted(part) for part in by_label.values()), key=lambda part: (len(part), part))
+    return _Sample([value for part in parts for value in part], tuple(map(len, parts)), largest)
+
+
+def _intervals(samples: Sequence[_Sample], confidence: float, resamples: int, seed: int) -> list[Interval]:
     if not 0 < confidence < 1:
         raise UserError(f"confidence {confidence}: must be between 0 and 1")
     bounds = [(math.nan, math.nan)] * len(samples)
-    for lengths, members in _alike([tuple(map(len, parts)) for parts in samples]).items():
-        if sum(lengths) < 2:
-            continue
-        values: ndarray = np.array([_joined(samples[i]) for i in members])
-        whole, factors = on_grid(values, np.array([largest[i] for i in members]))
-        means = bootstrap_bounds(whole, lengths, confidence, resamples, seed) / (sum(lengths) * factors)
-        for i, low, high in zip(members, *means, strict=True):
-            bounds[i] = (float(low), float(high))
-    return bounds
+    for members, whole, factors in _alike(samples):
+        items = whole.shape[1]
+        if items > 1:
+            sums = bootstrap_bounds(whole, samples[members[0]].strata, confidence, resamples, seed)
+            for i, low, high in zip(members, *(sums / (items * factors)).tolist(), strict=True):
+                bounds[i] = (low, high)
+    return [Interval(_mean(s.values), *bound, len(s.values)) for s, bound in zip(samples, bounds, strict=True)]
 
 
-def _parts(values: Sequence[float], labels: Sequence[Hashable] | None) -> list[list[float]]:
-    """Known values by stratum; all is sorted, because resampling must not depend on the order of files."""
-    parts: dict[Hashable, list[float]] = defaultdict(list)
-    for value, label in zip(values, labels or [None] * len(values), strict=True):
-        if not math.isnan(value):
-            parts[label].append(value)
-    return sorted((sorted(part) for part in parts.values()), key=lambda part: (len(part), part))
-
-
-def _joined(parts: list[list[float]]) -> list[float]:
-    return [value for part in parts for value in part]
-
-
-def _alike(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
-    """Indices by kind."""
-    found: dict[Kind, list[int]] = defaultdict(list)
-    for index, kind in enumerate(kinds):
-        found[kind].append(index)
-    return found
-
-
-def _largest(values: Sequence[float]) -> float:
-    largest = max(map(abs, values), default=0.0)
-    if math.isinf(largest):
-        raise UserError("an infinite value has no mean; give NaN for what could not be scored")
-    return largest
-
-
-def _interval(values: Sequence[float], low: float, high: float) -> Interval:
-    return Interval(_mean(values), low, high, len(values))
+def _alike(samples: Sequence[_Sample]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Samples of the same strata: their indices, and their values on the grid ``[K, N]`` with its factors ``[K]``."""
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        if sample.values:
+            found[sample.strata].append(index)
+    for members in found.values():
+        values_kn = np.array([samples[i].values for i in members])
+        yield members, *on_grid(values_kn, np.array([samples[i].largest for i in members]))
 
 
 def _known(values: Sequence[float]) -> list[float]:
@@ -275,4 +237,4 @@ def _known(values: Sequence[float]) -> list[float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    return statistics.fmean(values) if values else math.nan

@@ -1,17 +1,30 @@
-"""A scoring process: ``python -m kdse.metrics.worker FD``. Started by `kdse.metrics.pool.ScorePool`, not by people."""
+"""A scoring process: ``python -m kdse.metrics.worker FD METRIC...``, started by `kdse.metrics.pool.ScorePool`."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from kdse.metrics.pool import serve
+from kdse.metrics.registry import METRICS, score
+
+
+def serve(connection: Connection, metrics: Sequence[str]) -> None:
+    """Imports what the metrics need, says that it is ready, and scores what it is sent until the other end closes."""
+    for package in {package for name in metrics for package in METRICS[name].packages}:
+        with contextlib.suppress(Exception):  # (a failure of the items, with this as their reason)
+            importlib.import_module(package)
+    connection.send("ready")
+    while True:
+        connection.send(score(*connection.recv()))
+
 
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group, a cluster's signals every process: the main process decides what ends
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # the main process went away in the middle of an answer
-        serve(Connection(int(sys.argv[1])))
+    with contextlib.suppress(EOFError, OSError):  # the main process closed the connection, or is gone
+        serve(Connection(int(sys.argv[1])), sys.argv[2:])

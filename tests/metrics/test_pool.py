@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -127,6 +128,27 @@ def _alive(pid: int) -> bool:
         return "kdse.metrics.worker" in Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
+
+
+def test_workers_do_not_run_the_users_script_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # no `if __name__ == "__main__"`
+    script.write_text(
+        "import numpy as np\nfrom kdse.metrics import ScorePool\nprint('script')\n"
+        "with ScorePool(['si_sdr'], workers=1) as pool:\n"
+        "    pool.submit('a', np.ones(10), {'x': np.arange(10.0)})\n"
+        "    print(pool.collect()[0].scores['x'].failures)\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=200)
+    assert (run.returncode, run.stdout) == (0, "script\n{}\n"), run.stderr
+
+
+def test_a_copy_of_a_pool_has_its_settings_but_no_processes() -> None:
+    with ScorePool(["si_sdr"], 8000, workers=1, timeout_s=60.0) as pool:
+        expected = run(pool, items(1))
+        with copy.deepcopy(pool) as other:
+            assert (other.metrics, other.sample_rate_hz, other.workers, other.timeout_s) == (("si_sdr",), 8000, 1, 60.0)
+            assert other._crew == [] and other.collect() == []
+            assert run(other, items(1)) == expected
 
 
 def test_settings_are_checked_before_anything_starts() -> None:
