@@ -83,8 +83,7 @@ def build_report(
     """The report of some runs on some test sets.
 
     Args:
-        runs: label to run folder. Curves, cost of training, seeds and similarity are theirs; scores are the sets', of
-            systems of the same label or checkpoint.
+        runs: label to run folder, for curves, cost, seeds, similarity; scores are the sets', by label or checkpoint.
         sets: evaluations, with at least one metric in common, at one sample rate.
         options: what to show.
         say: told what is being done.

@@ -21,7 +21,7 @@ from kdse.machine.packages import TORCH_PAIRS, PackageError, required
 from kdse.models.checkpoint import describe
 from tests.toys import make_teacher
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
 LIBRARY = "/somewhere/site-packages/torchaudio/lib/_torchaudio.abi3.so"
 FAULTS = {

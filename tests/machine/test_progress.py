@@ -16,7 +16,7 @@ from kdse.machine import progress
 from kdse.machine.progress import Lines, counting
 from tests.tiny_run import write_config
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
