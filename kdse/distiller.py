@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdse.data.batch import Batch
 from kdse.enhancer import Enhancer, has_labels
 from kdse.errors import UserError
 from kdse.gradients import GradientBalance, window_factor
@@ -182,7 +183,7 @@ class Distiller(FollowedModule, Enhancer):
             return dict.fromkeys(terms, 1.0)
         return self.schedule.weights(self.global_step, terms)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         weights = self.term_weights()
         active = [o for o in self.objectives.values() if weights[o.name] * o.weight > 0]
         supervised = weights[SUPERVISED] > 0
@@ -221,7 +222,7 @@ class Distiller(FollowedModule, Enhancer):
         assert isinstance(heads, nn.ModuleDict)
         return heads
 
-    def exchange(self, batch: dict[str, Any], active: list[Objective]) -> Exchange:
+    def exchange(self, batch: Batch, active: list[Objective]) -> Exchange:
         """Runs both networks, recording no more than the active objectives compare."""
         noisy = batch["noisy"]
         taught = batch.get("taught")
@@ -284,7 +285,7 @@ class Distiller(FollowedModule, Enhancer):
 
     # --- the teacher's own quality, once ---
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+    def _evaluate(self, batch: Batch, stage: str) -> None:
         super()._evaluate(batch, stage)
         recorded = not self._teacher.has_activations
         if batch.get("clean") is None or not self._scores_teacher(stage) or (recorded and batch.get("taught") is None):

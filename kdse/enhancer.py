@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdse.data.batch import Batch
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
 from kdse.errors import UserError
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 NEVER = 10**9
 
 
-def has_labels(batch: dict[str, Any]) -> bool:
+def has_labels(batch: Batch) -> bool:
     """Whether any item of a batch has clean speech."""
     labelled = batch.get("labelled")
     return labelled is None or bool(labelled.any())
@@ -82,13 +83,13 @@ class Enhancer(L.LightningModule):
     def forward(self, noisy: Tensor) -> Estimate:
         return self.model(noisy)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.supervised_loss(self.model(batch["noisy"]), batch)
         self.note_supervised(loss, weight=1.0, labelled=has_labels(batch))
         self.log_step(loss)
         return loss * window_factor(self.trainer, batch_idx)
 
-    def supervised_loss(self, estimate: Estimate, batch: dict[str, Any]) -> Tensor:
+    def supervised_loss(self, estimate: Estimate, batch: Batch) -> Tensor:
         """The supervised loss of an estimate: over the labelled items of the batch, zero if there are none.
 
         Raises:
@@ -194,7 +195,7 @@ class Enhancer(L.LightningModule):
             )
         scheduler.step(self.trainer.callback_metrics[watched])
 
-    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_batch(batches_started(self.trainer), self.trainer.global_rank)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
@@ -217,21 +218,21 @@ class Enhancer(L.LightningModule):
     def on_validation_start(self) -> None:
         take_buffers_of_rank_zero(self)  # what is measured is what is saved
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if len(batch["noisy"]):  # (a process without a share of the items gets a batch of none)
             self._evaluate(batch, "val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         if len(batch["noisy"]):
             self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+    def _evaluate(self, batch: Batch, stage: str) -> None:
         estimate = self.model(batch["noisy"])
         if batch.get("clean") is not None:
             self._losses.add(*self._item_losses(estimate, batch))
             self.scores.add(batch, estimate.waveform)
 
-    def _item_losses(self, estimate: Estimate, batch: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
+    def _item_losses(self, estimate: Estimate, batch: Batch) -> tuple[list[str], list[Tensor]]:
         """Names and losses of the labelled items of a batch, each item as a batch of its own."""
         names, known = item_names(batch), batch.get("labelled")
         rows = [row for row in range(len(names)) if known is None or bool(known[row])]
@@ -257,7 +258,7 @@ class Enhancer(L.LightningModule):
         for name, value in values.items():
             self.log(f"{stage}/{name}", float(value), prog_bar=name in shown, rank_zero_only=False, sync_dist=False)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.model(batch["noisy"]).waveform if len(batch["noisy"]) else batch["noisy"]
 
     def on_predict_start(self) -> None:

@@ -35,10 +35,7 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
     """Gated loudness of ITU-R BS.1770-4 in LUFS; -inf for silence.
 
     Gated at -23 dBFS RMS and the gain taken back (our choice): recordings are stored at any level, and the standard's
-    absolute gate at -70 LUFS would make the SNR depend on it.
-
-    Raises:
-        ValueError: if the signal is shorter than one 0.4 s block.
+    absolute gate at -70 LUFS would make the SNR depend on it. A ValueError if it is shorter than one block of 0.4 s.
     """
     loudness = required("torchaudio.functional", "loudness")
     if wave.numel() < 0.4 * sample_rate_hz:
@@ -56,13 +53,11 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
 
 def level_db(wave: Tensor, definition: str, sample_rate_hz: int) -> float:
     """Level of ``[N]`` under a named definition: "rms", "active" or "lufs"."""
+    if definition not in SNR_DEFINITIONS:
+        raise UserError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
     if definition == "rms":
         return rms_db(wave)
-    if definition == "active":
-        return active_db(wave, sample_rate_hz)
-    if definition == "lufs":
-        return lufs_db(wave, sample_rate_hz)
-    raise UserError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
+    return (active_db if definition == "active" else lufs_db)(wave, sample_rate_hz)
 
 
 def measured_snr_db(speech: Tensor, noise: Tensor, definition: str = "rms", sample_rate_hz: int = 16000) -> float:

@@ -1,16 +1,25 @@
-"""Training crops of whole recordings: which file, which part, and how a short one is filled."""
+"""Training crops of recordings: which file, which part of it, and what the data modules of files have in common."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from kdse.data.position import Key
-from kdse.seeding import derive_seed
+from kdse.data.batch import Item, make_item, pad_batch
+from kdse.data.file_pairs import Pair
+from kdse.data.position import Key, ResumableData, check_positive
+from kdse.data.taught import Recording, Taught, align_taught, find_taught
+from kdse.data.whole_pairs import PairSet
+from kdse.errors import UserError
+from kdse.seeding import derive_seed, run_seed
 
 
 class Crop(NamedTuple):
@@ -22,16 +31,10 @@ class Crop(NamedTuple):
 
 
 def crop_at(key: Key, lengths: Sequence[int] | np.ndarray, samples: int, seed: int) -> Crop:
-    """The crop of item (epoch, index): a pure function of its arguments.
+    """The crop of item (epoch, index) of recordings of some ``lengths`` in samples: a pure function of its arguments.
 
     Every epoch goes through all recordings in a new order, then through them again in another if it is longer than
-    that. A recording shorter than the crop is taken whole.
-
-    Args:
-        key: (epoch, index).
-        lengths: samples of each recording.
-        samples: of a crop.
-        seed: of order and crops.
+    that. A recording shorter than ``samples`` is taken whole.
     """
     epoch, index = key
     lap, position = divmod(index, len(lengths))
@@ -42,11 +45,119 @@ def crop_at(key: Key, lengths: Sequence[int] | np.ndarray, samples: int, seed: i
     return Crop(place, start, start + min(samples, length))
 
 
-def fill(wave: Tensor, samples: int) -> Tensor:
-    """``[N]`` repeated from its start until it has ``samples``, so that no item holds padding."""
-    return wave if wave.numel() == samples else wave.repeat(-(-samples // wave.numel()))[:samples]
-
-
 @lru_cache(maxsize=4)
 def _order(count: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).permutation(count)
+
+
+class Crops(Dataset[Item]):
+    """Training crops: item (epoch, index) is a pure function of recordings, seed, epoch and index (see `crop_at`).
+
+    A recording shorter than the crop is repeated from its start, so that no item holds padding.
+
+    lengths: samples of each recording. samples: of an item. seed: of order and crops.
+    labelled: places of the recordings whose clean speech is used; that of the others is zeros, and every item says
+    which it is. None means all, and items say nothing.
+    taught: the teacher's file for each recording; None for none.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        sample_rate_hz: int,
+        samples: int,
+        seed: int,
+        labelled: frozenset[int] | None = None,
+        taught: Taught | None = None,
+    ) -> None:
+        self.lengths, self.sample_rate_hz, self.samples, self.seed = lengths, sample_rate_hz, samples, seed
+        self.labelled, self.taught = labelled, taught
+
+    @abstractmethod
+    def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, Tensor | None]:
+        """Name and SNR in dB of a recording, then noisy and clean audio ``[N]`` of its crop.
+
+        The clean audio of a recording that is not labelled is zeros; None where no recording has any.
+        """
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        place, start, stop = crop = crop_at(key, self.lengths, self.samples, self.seed)
+        labelled = self.labelled is None or place in self.labelled
+        name, snr_db, noisy, clean = self.read(crop, labelled)
+        clean = None if clean is None else self._fill(clean)
+        item = make_item(self._fill(noisy), clean, snr_db, f"{epoch}-{index:06d}-{name}", index)
+        if self.labelled is not None:
+            item["labelled"] = torch.tensor(labelled)
+        if self.taught is not None:
+            item["taught"] = self._fill(self.taught.read(place, self.sample_rate_hz, start, stop))
+        return item
+
+    def _fill(self, wave: Tensor) -> Tensor:
+        count = wave.numel()
+        return wave if count == self.samples else wave.repeat(-(-self.samples // count))[: self.samples]
+
+
+class CropData(ResumableData):
+    """A data module that trains on `Crops` and scores whole pairs of files; see its subclasses for the settings."""
+
+    def __init__(
+        self,
+        segment_seconds: float,
+        batch_size: int,
+        steps_per_epoch: int | None,
+        num_workers: int,
+        sample_rate_hz: int,
+        seed: int | None,
+        teacher_folder: str | None,
+        teacher_delay_samples: int | None,
+        teacher_gain: float | None,
+    ) -> None:
+        super().__init__()
+        check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
+        check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
+        check_positive(or_zero=True, num_workers=num_workers)
+        if teacher_gain == 0:
+            raise UserError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
+        self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
+        self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
+        self.seed = run_seed() if seed is None else seed
+        self.teacher_folder, self.teacher_delay_samples = teacher_folder, teacher_delay_samples
+        self.teacher_gain = teacher_gain
+
+    @property
+    def segment_samples(self) -> int:
+        """Length of a training item in samples."""
+        return round(self.segment_seconds * self.sample_rate_hz)
+
+    def crop_loader(self, crops: Crops) -> DataLoader[Any]:
+        """The training loader; an epoch is once through the recordings unless `steps_per_epoch` says otherwise."""
+        _, world = self.rank_and_world()
+        steps = self.steps_per_epoch or max(1, len(crops) // (self.batch_size * world))
+        return self.loader(crops, batch_sampler=self.batches(steps, self.batch_size))
+
+    def whole_loader(self, pairs: list[Pair], taught: Taught | None = None) -> DataLoader[Any]:
+        """A loader of whole files for validation and test."""
+        return self.shared_loader(PairSet(pairs, self.sample_rate_hz, taught), self.batch_size, pad_batch)
+
+    def taught(self, recordings: list[Recording], noisy: Sequence[str | Path], required: bool = True) -> Taught | None:
+        """The teacher's files for recordings and their noisy files (see `find_taught`); None without a folder."""
+        if self.teacher_folder is None:
+            return None
+        files = find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)
+        if files is None:
+            return None
+        return align_taught(files, noisy, self.sample_rate_hz, self.teacher_delay_samples, self.teacher_gain)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.test_dataloader()  # type: ignore[no-any-return]
+
+
+def given_together(settings: tuple[str, str], one: str | None, other: str | None) -> tuple[Path, Path] | None:
+    """Two folders of which neither is of use alone: None if neither is given, a ValueError if one is missing."""
+    if (one is None) != (other is None):
+        raise UserError(f"--data.{settings[0]} and --data.{settings[1]} go together: give both or neither")
+    return None if one is None or other is None else (Path(one), Path(other))

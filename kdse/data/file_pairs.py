@@ -1,7 +1,4 @@
-"""Pairs of noisy and clean files: found by equal relative names or DNS-2020 file ids, read as items of a data set.
-
-Without Lightning: `kdse evaluate` must start fast.
-"""
+"""Pairs of noisy and clean files: found by equal relative names or DNS-2020 file ids."""
 
 from __future__ import annotations
 
@@ -9,21 +6,14 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from kdse.audio.files import read
 from kdse.data.corpus.corpora import Corpus, check_listed, scan
 from kdse.errors import UserError
-
-if TYPE_CHECKING:
-    from kdse.data.taught import Taught
-
 
 #: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
 LENGTH_TOLERANCE_SECONDS = 0.02
@@ -34,10 +24,9 @@ _SNR = re.compile(r"(?:^|_)snr(-?\d+(?:\.\d+)?)(?=_|$)", re.IGNORECASE)
 
 
 class Pair(NamedTuple):
-    """A noisy file and its clean reference.
+    """A noisy file and its clean reference: two paths, and what is known of them.
 
     name: relative path of the noisy file without its extension, POSIX style; unique in a set.
-    noisy, clean: paths of the files.
     samples: length of both at the rate the pairs were looked up for.
     snr_db: from the noisy file's name (``_snr15_``); NaN if it says nothing.
     sizes: of both files in bytes where a manifest lists them, which they must have when they are read.
@@ -75,7 +64,7 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
     noisy_corpus, clean_corpus = (
         scan(folder, flag, files_only=True) for folder, flag in zip((noisy, clean), flags, strict=True)
     )
-    by_id = all(_CLEAN_ID.search(_stem(path)) for path in clean_corpus.paths)
+    by_id = all(_CLEAN_ID.search(stem(path)) for path in clean_corpus.paths)
     noisy_keys, clean_keys = _keys(noisy_corpus, flags[0], by_id), _keys(clean_corpus, flags[1], by_id)
     rule = "DNS file ids" if by_id else "equal relative names"
     for keys, others, corpus, other in (
@@ -84,46 +73,48 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
     ):
         lone = [corpus.paths[i] for key, i in keys.items() if key not in others]
         if lone:
-            more = f" and {len(lone) - SHOWN} more" if len(lone) > SHOWN else ""
             raise UserError(
-                f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {', '.join(lone[:SHOWN])}{more} of "
-                f"{corpus.root} (matched by {rule})"
+                f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {some(lone)} of {corpus.root} "
+                f"(matched by {rule})"
             )
     pairs = []
-    noisy_files, clean_files = _columns(noisy_corpus), _columns(clean_corpus)
-    for key, i in noisy_keys.items():
-        noisy_file, clean_file = noisy_files[i], clean_files[clean_keys[key]]
-        seconds = noisy_file.frames / noisy_file.rate, clean_file.frames / clean_file.rate
+    noisy_files, clean_files = _files(noisy_corpus), _files(clean_corpus)
+    for key, place in noisy_keys.items():
+        noisy_file, clean_file = both = noisy_files[place], clean_files[clean_keys[key]]
+        seconds = [file.frames / file.rate for file in both]
         if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
             raise UserError(
                 f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s: "
                 f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
             )
-        samples = min(file.frames * sample_rate_hz // file.rate for file in (noisy_file, clean_file))
+        samples = min(file.frames * sample_rate_hz // file.rate for file in both)
         if samples == 0:
             raise UserError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
-        sizes = noisy_file.size, clean_file.size
-        pairs.append(
-            Pair(noisy_file.stem, noisy_file.path, clean_file.path, samples, snr_in_name(noisy_file.stem), sizes)
-        )
+        name, sizes = noisy_file.name, (noisy_file.size, clean_file.size)
+        pairs.append(Pair(name, noisy_file.path, clean_file.path, samples, snr_in_name(name), sizes))
     return pairs
 
 
+def some(names: Sequence[str]) -> str:
+    """The first names of a list and how many more there are, for messages."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
 class _File(NamedTuple):
+    name: str
     path: str
-    stem: str
     frames: int
     rate: int
     size: int | None
 
 
-def _columns(corpus: Corpus) -> list[_File]:
-    """All files at once: taken one by one from a manifest, a million of them would take minutes."""
-    root = str(Path(corpus.root))
+def _files(corpus: Corpus) -> list[_File]:
+    """All files at once: one by one, a million of them in a manifest would take minutes."""
+    names = [stem(path) for path in corpus.paths]
+    paths = [os.path.join(corpus.root, path) for path in corpus.paths]
     sizes = [None] * len(corpus) if corpus.manifest is None else corpus.manifest.sizes.tolist()
     frames, rates = (np.asarray(column).tolist() for column in (corpus.frames, corpus.rates))
-    columns = zip(corpus.paths, frames, rates, sizes, strict=True)
-    return [_File(os.path.join(root, path), _stem(path), count, rate, size) for path, count, rate, size in columns]
+    return list(map(_File, names, paths, frames, rates, sizes))
 
 
 def snr_in_name(name: str) -> float:
@@ -140,10 +131,10 @@ def speaker(pair: Pair) -> str:
 def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
     keys = []
     for path in corpus.paths:
-        found = _FILE_ID.search(_stem(path)) if by_id else None
+        found = _FILE_ID.search(stem(path)) if by_id else None
         if by_id and not found:
             raise UserError(f"{flag} {corpus.root}: {path} has no DNS file id (..._fileid_<number>)")
-        keys.append(str(int(found[1])) if found else _stem(path))
+        keys.append(str(int(found[1])) if found else stem(path))
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         same = [path for path, key in zip(corpus.paths, keys, strict=True) if key == twice[0]]
@@ -151,37 +142,6 @@ def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
     return {key: i for i, key in enumerate(keys)}
 
 
-def _stem(path: str) -> str:
+def stem(path: str) -> str:
+    """A relative path without its extension: the name of a recording."""
     return path.rsplit(".", 1)[0]
-
-
-class PairSet(Dataset[dict[str, Any]]):
-    """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
-
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | None = None) -> None:
-        self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = self.pairs[index]
-        pair.check()
-        noisy = read(pair.noisy, self.sample_rate_hz)[: pair.samples]
-        clean = read(pair.clean, self.sample_rate_hz)[: pair.samples]
-        item = pair_item(pair, noisy, clean, pair.name, index)
-        if self.taught is not None:
-            item["taught"] = self.taught.read(index, self.sample_rate_hz, 0, noisy.numel())
-        return item
-
-
-def pair_item(pair: Pair, noisy: Tensor, clean: Tensor, name: str, index: int) -> dict[str, Any]:
-    """One item of a batch: audio ``[N]``, what is known of it, and its place in the epoch."""
-    return {
-        "noisy": noisy,
-        "clean": clean,
-        "snr_db": torch.tensor(pair.snr_db, dtype=torch.float32),
-        "samples": torch.tensor(noisy.numel()),
-        "name": name,
-        "index": torch.tensor(index),
-    }

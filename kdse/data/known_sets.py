@@ -1,4 +1,4 @@
-"""Public test sets that are recognised by their file names, and what their unprocessed input is known to score."""
+"""Public test sets, recognised by their file names, and what their noisy input is published to score."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ class Recognised(NamedTuple):
         return self.files == self.known.files
 
 
-#: pypesq, with which those papers score, gives raw P.862 scores; ours are P.862.1, mapped to MOS-LQO.
-RAW_PESQ = "the published {} is a raw P.862 score, not the MOS-LQO of P.862.1 that is meant here"
-
 # Tolerances are ours: half a unit of the last published digit, and room for another resampler or pesq version.
 VOICEBANK_DEMAND = KnownSet(
     "VoiceBank-DEMAND test set",
@@ -57,28 +54,21 @@ VOICEBANK_DEMAND = KnownSet(
     },
     "Pascual et al. 2017 (SEGAN), table 1",
 )
-DNS_NO_REVERB = KnownSet(
-    "DNS-2020 synthetic test set without reverb",
-    150,
-    {
-        "pesq_wb": Published(1.582, 0.01),
-        "stoi": Published(0.9152, 0.001),
-        "si_sdr": Published(9.07, 0.05),
-    },
-    "noisy row of FullSubNet's table (Hao et al. 2021) and later papers",
-    {"pesq_nb": RAW_PESQ.format("2.454")},
-)
-DNS_WITH_REVERB = KnownSet(
-    "DNS-2020 synthetic test set with reverb",
-    150,
-    {
-        "pesq_wb": Published(1.822, 0.01),
-        "stoi": Published(0.8662, 0.001),
-        "si_sdr": Published(9.03, 0.05),
-    },
-    "noisy row of FullSubNet's table (Hao et al. 2021) and later papers",
-    {"pesq_nb": RAW_PESQ.format("2.753")},
-)
+
+
+def _dns(reverb: str, pesq_wb: float, stoi: float, si_sdr: float, raw_pesq_nb: str) -> KnownSet:
+    return KnownSet(
+        f"DNS-2020 synthetic test set {reverb} reverb",
+        150,
+        {"pesq_wb": Published(pesq_wb, 0.01), "stoi": Published(stoi, 0.001), "si_sdr": Published(si_sdr, 0.05)},
+        "noisy row of FullSubNet's table (Hao et al. 2021) and later papers",
+        # of pypesq, with which those papers score; ours is P.862.1, mapped to MOS-LQO
+        {"pesq_nb": f"the published {raw_pesq_nb} is a raw P.862 score, not the MOS-LQO of P.862.1 that is meant here"},
+    )
+
+
+DNS_NO_REVERB = _dns("without", 1.582, 0.9152, 9.07, "2.454")
+DNS_WITH_REVERB = _dns("with", 1.822, 0.8662, 9.03, "2.753")
 
 UNCHECKED = "published values are not checked"
 
@@ -95,11 +85,9 @@ def recognise(names: Sequence[str], folder: str) -> Recognised | None:
             ``no_reverb`` or ``with_reverb``, as distributed.
     """
     files = {name.rsplit("/", 1)[-1] for name in names}
-    if not files:
-        return None
-    if files and all(_VOICEBANK.fullmatch(file) for file in files):
+    if files and all(map(_VOICEBANK.fullmatch, files)):
         return Recognised(VOICEBANK_DEMAND, len(files))
-    if files and all(_DNS.fullmatch(file) for file in files):
+    if files and all(map(_DNS.fullmatch, files)):
         both = (("no_reverb", DNS_NO_REVERB), ("with_reverb", DNS_WITH_REVERB))
         marked = [known for mark, known in both if mark in folder]
         if len(marked) == 1:
@@ -112,23 +100,16 @@ def undecided(names: Sequence[str], folder: str) -> str:
     files = {name.rsplit("/", 1)[-1] for name in names}
     for pattern, name in ((_VOICEBANK, VOICEBANK_DEMAND.name), (_DNS, "a DNS-2020 synthetic test set")):
         alike = sum(bool(pattern.fullmatch(file)) for file in files)
-        if alike and alike == len(files):
-            if recognise(names, folder):
-                return ""
-            return (
-                f"these look like {name}, but their folder does not say which (no_reverb or with_reverb): {UNCHECKED}"
-            )
-        if alike > len(files) / 2:
+        if alike and alike == len(files) and not recognise(names, folder):
+            why = "their folder does not say which (no_reverb or with_reverb)"
+            return f"these look like {name}, but {why}: {UNCHECKED}"
+        if len(files) / 2 < alike < len(files):
             return f"{alike} of {len(files)} files look like {name}, the others do not: {UNCHECKED}"
     return ""
 
 
 def compare_noisy(recognised: Recognised, means: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """Checks the noisy input's means against the published ones.
-
-    Args:
-        recognised: the set.
-        means: metric to mean over all files.
+    """Compares the noisy input's means (by metric, over all files) with the published ones.
 
     Returns:
         What to tell (sentences), and what to warn of loudly: every value that is further off than its tolerance. A
@@ -144,12 +125,12 @@ def compare_noisy(recognised: Recognised, means: Mapping[str, float]) -> tuple[l
     warned = []
     for metric, value in checked.items():
         published, tolerance = known.noisy[metric]
-        text = f"{metric} of the noisy input is {value:.4g}, published {published:.4g} ({known.source})"
+        text = f"{known.name}: {metric} of the noisy input is {value:.4g}, published {published:.4g} ({known.source})"
         if abs(value - published) <= tolerance:
-            told.append(f"{known.name}: {text}")
+            told.append(text)
         else:
             warned.append(
-                f"{known.name}: {text}. These are not the files, or not the metric, that papers report: do not put "
-                "numbers from here beside theirs"
+                f"{text}. These are not the files, or not the metric, that papers report: do not put numbers from here "
+                "beside theirs"
             )
     return told, warned

@@ -1,4 +1,4 @@
-"""Which recordings count as labelled where clean speech is to be scarce."""
+"""The labelled share: which recordings count as having clean speech where it is to be scarce."""
 
 from __future__ import annotations
 
@@ -13,17 +13,10 @@ from kdse.seeding import derive_seed
 def labelled_places(names: Sequence[str], share: float, seed: int) -> frozenset[int]:
     """Places in ``names`` of the recordings whose clean speech training may see.
 
-    The first round(share x count) by rank of a hash of (seed, name), at least one unless share is 0: the same files
-    on every machine and process, and those of a share are among those of every larger one.
-
-    Args:
-        names: relative paths, unique.
-        share: from 0 to 1.
-        seed: another one chooses other files.
+    The first round(share x count) by rank of a hash of (seed, name), at least one unless the share is 0: the same files
+    on every machine and process, and those of a share are among those of every larger one. Names are unique.
     """
-    count = round(share * len(names))
-    if share > 0:
-        count = max(1, count)
+    count = max(round(share * len(names)), 1 if share > 0 else 0)
     # one pass over the names: of a million in a manifest, each is decoded when it is asked for
     hashes = np.fromiter((derive_seed(seed, "labelled", name) for name in names), np.int64, len(names))
     ranked = np.argsort(hashes, kind="stable")
@@ -32,7 +25,7 @@ def labelled_places(names: Sequence[str], share: float, seed: int) -> frozenset[
     return frozenset(ranked[:count].tolist())
 
 
-def check_share(share: float) -> None:
-    """Raises a ValueError for a labelled share that is none."""
+def check_share(share: float, name: str) -> None:
+    """Raises a ValueError for a setting ``name`` of the data module that must be a share and is none."""
     if not 0 <= share <= 1:
-        raise UserError(f"--data.labelled_share {share}: must lie between 0 and 1")
+        raise UserError(f"--data.{name} {share}: must lie between 0 and 1")

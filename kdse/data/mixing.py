@@ -57,13 +57,9 @@ def mix(
     current_db = rms_db(unscaled)
     if level_dbfs is not None and math.isfinite(current_db):
         gain = 10 ** ((level_dbfs - current_db) / 20)
-    peak = _peak(unscaled) if clean is None else max(_peak(unscaled), _peak(clean))
+    peak = max(float(wave.abs().max()) if wave.numel() else 0.0 for wave in (unscaled, clean) if wave is not None)
     if peak * gain > PEAK:
         gain = PEAK / peak
     speech, noise = speech * gain, noise * (noise_gain * gain)
     target = speech if clean is None else clean * gain
     return Mixture(speech + noise, target, speech, noise, snr_db if defined else math.nan)
-
-
-def _peak(wave: Tensor) -> float:
-    return float(wave.abs().max()) if wave.numel() else 0.0

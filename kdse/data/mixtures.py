@@ -1,8 +1,9 @@
-"""`Mixtures`: speech, noise and rooms from folders, mixed on the fly, as a LightningDataModule."""
+"""`Mixtures`: a LightningDataModule that mixes speech and noise from folders on the fly, in rooms if wanted."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdse.audio.files import AudioError
 from kdse.audio.levels import SNR_DEFINITIONS, active_db
+from kdse.data.batch import Item, make_item
 from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixing import mix
@@ -24,55 +26,38 @@ from kdse.seeding import derive_seed, run_seed
 REDRAWS = 8
 
 
-class MixtureSet(Dataset[dict[str, Any]]):
-    """Item (epoch, index) is a pure function of corpora, seed, epoch and index.
+@dataclass(eq=False)
+class MixtureSet(Dataset[Item]):
+    """Mixtures of one split: item (epoch, index) is a pure function of corpora, seed, epoch and index.
 
-    Args:
-        speech, noise: corpora.
-        rooms: corpus of room responses, or None.
-        seed: of this set.
-        samples: length of an item.
-        snr_db: two values are a range, any other number of values a list to draw from.
-        snr_definition: "rms", "active" or "lufs".
-        level_dbfs: range of the mixture's RMS level.
-        reverb_share: share of items with a room.
-        early_ms: reflections up to here after the direct path belong to the target.
-        minimum_active_dbfs: speech crops below this level are drawn again.
-        sample_rate_hz: of the items.
-        cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
-        items: length of the set.
-        labelled: places of the speech files that count as labelled. Noisy audio is the same whichever they are; an item
-            of any other file has zeros for clean speech and NaN for its SNR. None means all, and items say nothing.
+    speech, noise, rooms: corpora; rooms (of impulse responses) only where there are any.
+    seed: of this set. samples: length of an item. items: length of the set.
+    snr_db, snr_definition, level_dbfs, reverb_share, early_ms, minimum_active_dbfs, sample_rate_hz: as of `Mixtures`.
+    cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
+    labelled: places of the speech files that count as labelled. Noisy audio is the same whichever they are; an item of
+        any other file has zeros for clean speech and NaN for its SNR. None means all, and items say nothing.
     """
 
-    def __init__(
-        self,
-        speech: Corpus,
-        noise: Corpus,
-        rooms: Corpus | None,
-        seed: int,
-        samples: int,
-        snr_db: list[float],
-        snr_definition: str,
-        level_dbfs: list[float],
-        reverb_share: float,
-        early_ms: float,
-        minimum_active_dbfs: float,
-        sample_rate_hz: int,
-        cycle_snr: bool = False,
-        items: int = 0,
-        labelled: frozenset[int] | None = None,
-    ) -> None:
-        self.speech, self.noise, self.rooms = speech, noise, rooms
-        self.seed, self.samples, self.snr_db, self.snr_definition = seed, samples, list(snr_db), snr_definition
-        self.level_dbfs, self.reverb_share, self.early_ms = level_dbfs, reverb_share, early_ms
-        self.minimum_active_dbfs, self.sample_rate_hz, self.cycle_snr = minimum_active_dbfs, sample_rate_hz, cycle_snr
-        self.items, self.labelled = items, labelled
+    speech: Corpus
+    noise: Corpus
+    rooms: Corpus | None
+    seed: int
+    samples: int
+    snr_db: list[float]
+    snr_definition: str
+    level_dbfs: list[float]
+    reverb_share: float
+    early_ms: float
+    minimum_active_dbfs: float
+    sample_rate_hz: int
+    cycle_snr: bool = False
+    items: int = 0
+    labelled: frozenset[int] | None = None
 
     def __len__(self) -> int:
         return self.items
 
-    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+    def __getitem__(self, key: Key | int) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "item", epoch, index)))
         snr_db = self._draw_snr(rng, index)
@@ -83,14 +68,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
             speech, clean = self._reverberate(speech, rng)
         level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
         mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
-        item: dict[str, Any] = {
-            "noisy": mixture.noisy,
-            "clean": mixture.clean,
-            "snr_db": torch.tensor(mixture.snr_db, dtype=torch.float32),
-            "samples": torch.tensor(self.samples),
-            "name": f"{epoch}-{index:06d}",
-            "index": torch.tensor(index),
-        }
+        item = make_item(mixture.noisy, mixture.clean, mixture.snr_db, f"{epoch}-{index:06d}", index)
         if self.labelled is not None:
             known = self.labelled.issuperset(files)
             item["labelled"] = torch.tensor(known)
@@ -107,18 +85,15 @@ class MixtureSet(Dataset[dict[str, Any]]):
         return float(rng.choice(self.snr_db))
 
     def _draw_speech(self, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
-        """A crop that is loud enough, or the loudest of a few, and the files it is from."""
-        best: tuple[Tensor, list[int]] | None = None
-        best_level = float("-inf")
+        """The first of a few crops that is loud enough, or the loudest of them, and the files it is from."""
+        quiet = []
         for _ in range(REDRAWS):
-            crop, files = self._crop(self.speech, rng)
-            level = active_db(crop, self.sample_rate_hz)
+            crop = self._crop(self.speech, rng)
+            level = active_db(crop[0], self.sample_rate_hz)
             if level >= self.minimum_active_dbfs:
-                return crop, files
-            if best is None or level > best_level:
-                best, best_level = (crop, files), level
-        assert best is not None
-        return best
+                return crop
+            quiet.append((level, crop))
+        return max(quiet, key=lambda drawn: drawn[0])[1]
 
     def _crop(self, corpus: Corpus, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
         """A random segment and the files it is from; those too short are followed by others until it is full."""
@@ -135,7 +110,7 @@ class MixtureSet(Dataset[dict[str, Any]]):
             parts.append(part)
             files.append(index)
             missing -= part.numel()
-        return parts[0] if len(parts) == 1 else torch.cat(parts), files
+        return torch.cat(parts), files
 
     def _reverberate(self, dry: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""
@@ -210,7 +185,7 @@ class Mixtures(ResumableData):
         shard_cache: str | None = None,
     ) -> None:
         super().__init__()
-        check_share(labelled_share)
+        check_share(labelled_share, "labelled_share")
         if snr_definition not in SNR_DEFINITIONS:
             raise UserError(f"--data.snr_definition {snr_definition}: use one of {', '.join(SNR_DEFINITIONS)}")
         if not snr_db or (len(snr_db) == 2 and snr_db[0] > snr_db[1]):
@@ -220,19 +195,14 @@ class Mixtures(ResumableData):
         if not test_snr_db:
             raise UserError("--data.test_snr_db: give at least one SNR")
         check_positive(
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            segment_seconds=segment_seconds,
-            validation_items=validation_items,
-            validation_seconds=validation_seconds,
-            test_items=test_items,
+            batch_size=batch_size, steps_per_epoch=steps_per_epoch, segment_seconds=segment_seconds,
+            validation_items=validation_items, validation_seconds=validation_seconds, test_items=test_items,
             sample_rate_hz=sample_rate_hz,
-        )
+        )  # fmt: skip
         check_positive(or_zero=True, early_ms=early_ms, num_workers=num_workers)
         if snr_definition == "lufs" and min(segment_seconds, validation_seconds) < 0.4:
             raise UserError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
-        if not 0 <= reverb_share <= 1:
-            raise UserError(f"--data.reverb_share {reverb_share}: must lie between 0 and 1")
+        check_share(reverb_share, "reverb_share")
         self.root, self.manifest, self.shard_cache = root, manifest, shard_cache
         self.snr_db, self.snr_definition, self.level_dbfs = list(snr_db), snr_definition, list(level_dbfs)
         self.reverb_share, self.early_ms = reverb_share, early_ms
@@ -251,22 +221,11 @@ class Mixtures(ResumableData):
         if split == "train" and self.labelled_share < 1:
             labelled = labelled_places(speech.paths, self.labelled_share, self.labelled_seed)
         return MixtureSet(
-            speech=speech,
-            noise=noise,
-            rooms=rooms,
-            seed=derive_seed(self.seed, "mixtures", split),
-            samples=samples,
-            snr_db=snr_db,
-            snr_definition=self.snr_definition,
-            level_dbfs=self.level_dbfs,
-            reverb_share=self.reverb_share,
-            early_ms=self.early_ms,
-            minimum_active_dbfs=self.minimum_active_dbfs,
-            sample_rate_hz=self.sample_rate_hz,
-            cycle_snr=cycle_snr,
-            items=items,
-            labelled=labelled,
-        )
+            speech, noise, rooms, derive_seed(self.seed, "mixtures", split), samples, list(snr_db),
+            snr_definition=self.snr_definition, level_dbfs=self.level_dbfs, reverb_share=self.reverb_share,
+            early_ms=self.early_ms, minimum_active_dbfs=self.minimum_active_dbfs, sample_rate_hz=self.sample_rate_hz,
+            cycle_snr=cycle_snr, items=items, labelled=labelled,
+        )  # fmt: skip
 
     def _split(self, split: str) -> tuple[Corpus, Corpus, Corpus | None]:
         if split not in self._corpora:
@@ -296,14 +255,14 @@ class Mixtures(ResumableData):
         return self.loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        samples = round(self.validation_seconds * self.sample_rate_hz)
-        items = self.mixture_set("valid", self.snr_db, samples, self.validation_items, False)
-        return self.shared_loader(items, self.batch_size)
+        return self._fixed("valid", self.snr_db, self.validation_items, False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        samples = round(self.validation_seconds * self.sample_rate_hz)
-        count = self.test_items * len(self.test_snr_db)
-        return self.shared_loader(self.mixture_set("test", self.test_snr_db, samples, count, True), self.batch_size)
+        return self._fixed("test", self.test_snr_db, self.test_items * len(self.test_snr_db), True)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()
+
+    def _fixed(self, split: str, snr_db: list[float], items: int, cycle_snr: bool) -> DataLoader[Any]:
+        samples = round(self.validation_seconds * self.sample_rate_hz)
+        return self.shared_loader(self.mixture_set(split, snr_db, samples, items, cycle_snr), self.batch_size)

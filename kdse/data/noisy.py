@@ -1,4 +1,4 @@
-"""`NoisyFolder`: noisy recordings without clean speech, as a LightningDataModule."""
+"""`NoisyFolder`: a LightningDataModule of noisy recordings without clean speech."""
 
 from __future__ import annotations
 
@@ -6,63 +6,38 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from kdse.audio.files import AudioError
 from kdse.data.corpus.corpora import Corpus, scan
 from kdse.data.corpus.shards import is_remote
-from kdse.data.crops import crop_at, fill
-from kdse.data.file_pairs import Pair, PairSet, find_pairs
-from kdse.data.paired import pad_batch
-from kdse.data.position import Key, ResumableData, check_positive
-from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
+from kdse.data.crops import Crop, CropData, Crops, given_together
+from kdse.data.file_pairs import find_pairs, stem
+from kdse.data.taught import Recording, Taught
 from kdse.errors import UserError
-from kdse.seeding import derive_seed, run_seed
+from kdse.seeding import derive_seed
 
 
-class NoisySet(Dataset[dict[str, Any]]):
-    """Training crops: item (epoch, index) is a pure function of recordings, seed, epoch and index (see `crop_at`).
-
-    Items have no "clean" and an unknown SNR. A recording shorter than the crop is repeated from its start.
-
-    Args:
-        corpus: the recordings.
-        sample_rate_hz: of the items.
-        samples: of an item.
-        seed: of order and crops.
-        taught: the teacher's file for each recording; None for none.
-    """
+class NoisyCrops(Crops):
+    """Training crops of noisy recordings (see `Crops`), none of them empty: no "clean" and an unknown SNR."""
 
     def __init__(
         self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | None = None
     ) -> None:
-        self.corpus, self.sample_rate_hz, self.samples, self.seed = corpus, sample_rate_hz, samples, seed
-        self.taught = taught
-        self.lengths = corpus.lengths(sample_rate_hz)
-        if not self.lengths.all():
-            empty = corpus.file(int(self.lengths.argmin()))
+        lengths = corpus.lengths(sample_rate_hz)
+        if not lengths.all():
+            empty = corpus.file(int(lengths.argmin()))
             raise AudioError(f"{empty}: holds no samples at {sample_rate_hz} Hz; remove it")
+        super().__init__(lengths, sample_rate_hz, samples, seed, taught=taught)
+        self.corpus = corpus
 
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index = key
-        place, start, stop = crop_at(key, self.lengths, self.samples, self.seed)
-        item = {
-            "noisy": fill(self.corpus.read(place, self.sample_rate_hz, start, stop), self.samples),
-            "snr_db": torch.tensor(torch.nan),
-            "samples": torch.tensor(self.samples),
-            "name": f"{epoch}-{index:06d}-{_stem(self.corpus.paths[place])}",
-            "index": torch.tensor(index),
-        }
-        if self.taught is not None:
-            item["taught"] = fill(self.taught.read(place, self.sample_rate_hz, start, stop), self.samples)
-        return item
+    def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, None]:
+        noisy = self.corpus.read(crop.place, self.sample_rate_hz, crop.start, crop.stop)
+        return stem(self.corpus.paths[crop.place]), float("nan"), noisy, None
 
 
-class NoisyFolder(ResumableData):
+class NoisyFolder(CropData):
     """Noisy recordings of which nobody has the clean speech: a teacher is all that a student can learn from.
 
     Training batches have no "clean": give the supervised loss no weight (`schedule: Joint` with gamma 1). Validation
@@ -106,29 +81,17 @@ class NoisyFolder(ResumableData):
         manifest: str | None = None,
         shard_cache: str | None = None,
     ) -> None:
-        super().__init__()
-        self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
-        if (valid_noisy is None) != (valid_clean is None):
-            raise UserError("--data.valid_noisy and --data.valid_clean go together: give both or neither")
-        check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
-        check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
-        check_positive(or_zero=True, num_workers=num_workers)
-        self.folder, self.teacher_folder = folder if is_remote(folder) else Path(folder), teacher_folder
+        super().__init__(
+            segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
+            teacher_delay_samples, teacher_gain,
+        )  # fmt: skip
+        self.folder = folder if is_remote(folder) else Path(folder)
+        self.valid_folders = given_together(("valid_noisy", "valid_clean"), valid_noisy, valid_clean)
         self.manifest, self.shard_cache = manifest, shard_cache
-        self.valid_folders = (
-            None if valid_noisy is None or valid_clean is None else (Path(valid_noisy), Path(valid_clean))
-        )
-        self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
-        self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
-        self.seed = run_seed() if seed is None else seed
         self._corpus: Corpus | None = None
 
     def recordings(self) -> Corpus:
-        """The training recordings.
-
-        Raises:
-            ValueError: as `scan`.
-        """
+        """The training recordings; raises as `scan`."""
         if self._corpus is None:
             files_only = self.teacher_folder is not None
             self._corpus = scan(self.folder, "--data.folder", self.manifest, self.shard_cache, files_only)
@@ -136,18 +99,13 @@ class NoisyFolder(ResumableData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         corpus = self.recordings()
-        _, world = self.rank_and_world()
-        steps = self.steps_per_epoch or max(1, len(corpus) // (self.batch_size * world))
-        samples = round(self.segment_seconds * self.sample_rate_hz)
         taught: Taught | None = None
         if self.teacher_folder is not None:
-            wanted = [Recording(_stem(p), corpus.samples(i, self.sample_rate_hz)) for i, p in enumerate(corpus.paths)]
-            files = find_taught(self.teacher_folder, wanted, self.sample_rate_hz)
-            assert files is not None
-            noisy = [corpus.file(i) for i in range(len(corpus))]
-            taught = align_taught(files, noisy, self.sample_rate_hz, *self.teacher_alignment)
-        items = NoisySet(corpus, self.sample_rate_hz, samples, derive_seed(self.seed, "noisy"), taught)
-        return self.loader(items, batch_sampler=self.batches(steps, self.batch_size))
+            lengths = corpus.lengths(self.sample_rate_hz).tolist()
+            wanted = [Recording(stem(path), length) for path, length in zip(corpus.paths, lengths, strict=True)]
+            taught = self.taught(wanted, [corpus.file(i) for i in range(len(corpus))])
+        seed = derive_seed(self.seed, "noisy")
+        return self.crop_loader(NoisyCrops(corpus, self.sample_rate_hz, self.segment_samples, seed, taught))
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The validation pairs; nothing if no folders were given."""
@@ -157,17 +115,7 @@ class NoisyFolder(ResumableData):
         return self.test_dataloader()
 
     def test_dataloader(self) -> DataLoader[Any]:
-        items = PairSet(self._pairs(), self.sample_rate_hz)
-        return self.shared_loader(items, self.batch_size, pad_batch)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self.test_dataloader()
-
-    def _pairs(self) -> list[Pair]:
         if self.valid_folders is None:
             raise UserError("no pairs to score against: give --data.valid_noisy and --data.valid_clean")
-        return find_pairs(*self.valid_folders, self.sample_rate_hz, ("--data.valid_noisy", "--data.valid_clean"))
-
-
-def _stem(path: str) -> str:
-    return path.rsplit(".", 1)[0]
+        flags = ("--data.valid_noisy", "--data.valid_clean")
+        return self.whole_loader(find_pairs(*self.valid_folders, self.sample_rate_hz, flags))

@@ -1,4 +1,4 @@
-"""`PairedFolders`: recordings that come as noisy and clean files, as a LightningDataModule."""
+"""`PairedFolders`: a LightningDataModule of recordings that come as noisy and clean files."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from kdse.audio.files import read
-from kdse.data.crops import crop_at, fill
-from kdse.data.file_pairs import Pair, PairSet, find_pairs, pair_item, speaker
+from kdse.data.batch import pad_batch
+from kdse.data.crops import Crop, CropData, Crops, given_together
+from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
-from kdse.data.position import Key, ResumableData, check_positive
-from kdse.data.taught import Recording, Taught, align_taught, check_alignment, find_taught
+from kdse.data.taught import Recording, Taught
 from kdse.errors import UserError
-from kdse.seeding import derive_seed, run_seed
+from kdse.seeding import derive_seed
+
+__all__ = ["CropSet", "PairedFolders", "pad_batch"]
 
 VOICEBANK_TRAIN = ("noisy_trainset_28spk_wav", "clean_trainset_28spk_wav")
 VOICEBANK_TEST = ("noisy_testset_wav", "clean_testset_wav")
 VOICEBANK_VALID_SPEAKERS = ("p226", "p287")
 
 
-class CropSet(Dataset[dict[str, Any]]):
-    """Training crops: item (epoch, index) is a pure function of pairs, seed, epoch and index (see `crop_at`).
-
-    A pair shorter than the crop is repeated from its start, noisy and clean alike, so that no item holds padding.
-
-    Args:
-        pairs: what to crop.
-        sample_rate_hz: of the items.
-        samples: of an item.
-        seed: of order and crops.
-        labelled: places of the pairs whose clean file is used; the others' clean speech is zeros, and every item says
-            which it is. None means all, and items say nothing.
-        taught: the teacher's file for each pair; None for none.
-    """
+class CropSet(Crops):
+    """Training crops of pairs (see `Crops`): the same part of the noisy and the clean file."""
 
     def __init__(
         self,
@@ -46,42 +37,18 @@ class CropSet(Dataset[dict[str, Any]]):
         labelled: frozenset[int] | None = None,
         taught: Taught | None = None,
     ) -> None:
-        self.pairs, self.sample_rate_hz, self.samples, self.seed = pairs, sample_rate_hz, samples, seed
-        self.labelled, self.taught = labelled, taught
-        self.lengths = [pair.samples for pair in pairs]
+        super().__init__([pair.samples for pair in pairs], sample_rate_hz, samples, seed, labelled, taught)
+        self.pairs = pairs
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index = key
-        place, start, stop = crop_at(key, self.lengths, self.samples, self.seed)
-        pair = self.pairs[place]
+    def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, Tensor]:
+        pair = self.pairs[crop.place]
         pair.check()
-        labelled = self.labelled is None or place in self.labelled
-        noisy = fill(read(pair.noisy, self.sample_rate_hz, start, stop), self.samples)
-        clean = torch.zeros_like(noisy)
-        if labelled:
-            clean = fill(read(pair.clean, self.sample_rate_hz, start, stop), self.samples)
-        item = pair_item(pair, noisy, clean, f"{epoch}-{index:06d}-{pair.name}", index)
-        if self.labelled is not None:
-            item["labelled"] = torch.tensor(labelled)
-        if self.taught is not None:
-            item["taught"] = fill(self.taught.read(place, self.sample_rate_hz, start, stop), self.samples)
-        return item
+        noisy = read(pair.noisy, self.sample_rate_hz, crop.start, crop.stop)
+        clean = read(pair.clean, self.sample_rate_hz, crop.start, crop.stop) if labelled else torch.zeros_like(noisy)
+        return pair.name, pair.snr_db, noisy, clean
 
 
-def pad_batch(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of items of any lengths, zeros after the end of the shorter; "samples" holds the valid lengths."""
-    batch: dict[str, Any] = {"name": [item["name"] for item in items]}
-    for key in ("noisy", "clean", *(["taught"] if "taught" in items[0] else [])):
-        batch[key] = torch.nn.utils.rnn.pad_sequence([item[key] for item in items], batch_first=True)
-    for key in ("snr_db", "samples", "index"):
-        batch[key] = torch.stack([item[key] for item in items])
-    return batch
-
-
-class PairedFolders(ResumableData):
+class PairedFolders(CropData):
     """Pairs of noisy and clean files: VoiceBank-DEMAND, the DNS-2020 synthetic test set, or any two folders.
 
     Files of equal relative path belong together, or files of equal DNS file id where the clean ones are called
@@ -135,40 +102,24 @@ class PairedFolders(ResumableData):
         teacher_delay_samples: int | None = None,
         teacher_gain: float | None = None,
     ) -> None:
-        super().__init__()
-        for one, other, a, b in (
-            ("noisy", "clean", noisy, clean),
-            ("train_noisy", "train_clean", train_noisy, train_clean),
-        ):
-            if (a is None) != (b is None):
-                raise UserError(f"--data.{one} and --data.{other} go together: give both or neither")
-        if root is None and noisy is None and train_noisy is None:
+        super().__init__(
+            segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
+            teacher_delay_samples, teacher_gain,
+        )  # fmt: skip
+        if root is None and noisy is clean is train_noisy is train_clean is None:
             raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
-        check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
-        check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
-        check_positive(or_zero=True, num_workers=num_workers)
         if not 0 < valid_share < 1:
             raise UserError(f"--data.valid_share {valid_share}: must lie between 0 and 1")
-        check_share(labelled_share)
+        check_share(labelled_share, "labelled_share")
         self.root = None if root is None else Path(root)
-        self.test_folders = None if noisy is None or clean is None else (Path(noisy), Path(clean))
-        self.train_folders = (
-            None if train_noisy is None or train_clean is None else (Path(train_noisy), Path(train_clean))
-        )
+        self.test_folders = given_together(("noisy", "clean"), noisy, clean)
+        self.train_folders = given_together(("train_noisy", "train_clean"), train_noisy, train_clean)
         self.valid_speakers, self.valid_share = valid_speakers, valid_share
-        self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
-        self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
-        self.seed = run_seed() if seed is None else seed
-        self.labelled_share, self.labelled_seed, self.teacher_folder = labelled_share, labelled_seed, teacher_folder
-        self.teacher_alignment = check_alignment(teacher_delay_samples, teacher_gain)
+        self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self._found: dict[str, list[Pair]] = {}
 
     def pairs(self, split: str) -> list[Pair]:
-        """The pairs of "train", "valid" or "test".
-
-        Raises:
-            ValueError: if there are none, or as `find_pairs`.
-        """
+        """The pairs of "train", "valid" or "test"; a ValueError if there are none, or as `find_pairs`."""
         if split not in self._found:
             if split == "test":
                 self._found["test"] = self._find_test()
@@ -178,41 +129,25 @@ class PairedFolders(ResumableData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         pairs = self.pairs("train")
-        _, world = self.rank_and_world()
-        steps = self.steps_per_epoch or max(1, len(pairs) // (self.batch_size * world))
-        samples = round(self.segment_seconds * self.sample_rate_hz)
         labelled: frozenset[int] | None = None
         if self.labelled_share < 1:
             labelled = labelled_places([pair.name for pair in pairs], self.labelled_share, self.labelled_seed)
-        taught = self._taught(pairs, required=True)
-        crops = CropSet(pairs, self.sample_rate_hz, samples, derive_seed(self.seed, "pairs"), labelled, taught)
-        return self.loader(crops, batch_sampler=self.batches(steps, self.batch_size))
+        seed, taught = derive_seed(self.seed, "pairs"), self._taught(pairs)
+        return self.crop_loader(CropSet(pairs, self.sample_rate_hz, self.segment_samples, seed, labelled, taught))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out training pairs; the test pairs if no training folders were given."""
         if self._training_folders() is None:
-            return self._whole(self.pairs("test"))
+            return self.test_dataloader()
         pairs = self.pairs("valid")
-        return self._whole(pairs, self._taught(pairs, required=False))
+        return self.whole_loader(pairs, self._taught(pairs, required=False))
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._whole(self.pairs("test"))
+        return self.whole_loader(self.pairs("test"))
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self.test_dataloader()
-
-    def _whole(self, pairs: list[Pair], taught: Taught | None = None) -> DataLoader[Any]:
-        items = PairSet(pairs, self.sample_rate_hz, taught)
-        return self.shared_loader(items, self.batch_size, pad_batch)
-
-    def _taught(self, pairs: list[Pair], required: bool) -> Taught | None:
-        if self.teacher_folder is None:
-            return None
+    def _taught(self, pairs: list[Pair], required: bool = True) -> Taught | None:
         recordings = [Recording(pair.name, pair.samples) for pair in pairs]
-        files = find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)
-        if files is None:
-            return None
-        return align_taught(files, [pair.noisy for pair in pairs], self.sample_rate_hz, *self.teacher_alignment)
+        return self.taught(recordings, [pair.noisy for pair in pairs], required)
 
     def _find_test(self) -> list[Pair]:
         if self.test_folders is not None:
@@ -248,19 +183,17 @@ class PairedFolders(ResumableData):
         own = self.train_folders is not None
         flags = ("--data.train_noisy", "--data.train_clean") if own else ("--data.root", "--data.root")
         pairs = find_pairs(*folders, self.sample_rate_hz, flags)
-        speakers = self.valid_speakers or ([] if own else list(VOICEBANK_VALID_SPEAKERS))
-        if speakers:
-            valid = {p.name for p in pairs if speaker(p) in speakers}
-            missing = sorted(set(speakers) - {speaker(p) for p in pairs})
-            if missing:
-                known = sorted({speaker(p) for p in pairs})
-                shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+        wanted = set(self.valid_speakers or (() if own else VOICEBANK_VALID_SPEAKERS))
+        if wanted:
+            known = {speaker(pair) for pair in pairs}
+            if missing := sorted(wanted - known):
+                shown = ", ".join(sorted(known)[:8]) + (", ..." if len(known) > 8 else "")
                 raise UserError(f"--data.valid_speakers {' '.join(missing)}: not in {folders[0]}; it has {shown}")
+            valid = {pair.name for pair in pairs if speaker(pair) in wanted}
         else:
-            count = max(1, round(self.valid_share * len(pairs)))
-            ranked = sorted(pairs, key=lambda p: derive_seed(0, "valid", p.name))
-            valid = {p.name for p in ranked[:count]}
-        train = [p for p in pairs if p.name not in valid]
+            ranked = sorted((pair.name for pair in pairs), key=lambda name: derive_seed(0, "valid", name))
+            valid = set(ranked[: max(1, round(self.valid_share * len(pairs)))])
+        train = [pair for pair in pairs if pair.name not in valid]
         if not train:
             raise UserError(f"{folders[0]}: holding out validation pairs leaves nothing to train on")
-        return train, [p for p in pairs if p.name in valid]
+        return train, [pair for pair in pairs if pair.name in valid]

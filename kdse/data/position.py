@@ -1,7 +1,7 @@
-"""Which items each training batch holds, and going on in the middle of an epoch.
+"""`ResumableData`: a data module that shares its items among processes and goes on in the middle of an epoch.
 
-Lightning restarts an epoch's loader from its beginning after a mid-epoch resume; here the position is part of the
-data module's state and counts consumed batches, not prefetched ones.
+Lightning restarts an epoch's loader from its beginning after a resume; here the position is part of the data module's
+state, and counts consumed batches, not prefetched ones.
 """
 
 from __future__ import annotations
@@ -27,21 +27,15 @@ STAY_SECONDS = 30
 
 
 class Batches(Sampler[list[Key]]):
-    """Yields one list of (epoch, index) keys a batch; a pure function of epoch, rank and position.
+    """Training batches as lists of (epoch, index) keys: a pure function of epoch, rank and position.
 
-    Index ``(step * world + rank) * batch_size + i``: the processes of a run see disjoint parts of what one process
-    with the global batch would see.
-
-    Args:
-        steps: batches an epoch.
-        batch_size: items a batch and process.
-        rank, world: this process among how many.
+    Item i of a batch has index ``(step * world + rank) * batch_size + i``: the ``world`` processes of a run see
+    disjoint parts of what one process with the global batch would see. An epoch has ``steps`` batches.
     """
 
     def __init__(self, steps: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.steps, self.batch_size, self.rank, self.world = steps, batch_size, rank, world
-        self.epoch = 0
-        self.start = 0
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return self.steps
@@ -65,8 +59,7 @@ def move_to(batches: Batches, state: dict[str, int]) -> None:
 
 
 class ResumableData(L.LightningDataModule):
-    """A data module that shares all items among the processes of a run, and whose training loader goes on where a
-    checkpoint was written."""
+    """A data module whose processes share its items, and whose training goes on where a checkpoint was written."""
 
     num_workers: int = 0
     labelled_share: float = 1.0  # of the training items that have clean speech
@@ -104,11 +97,7 @@ class ResumableData(L.LightningDataModule):
         return batches
 
     def shared_loader(self, items: Any, batch_size: int, collate: Collate | None = None) -> DataLoader[Any]:
-        """A loader of validation, test or predict items that gives each process its share of the batches, in order.
-
-        Raises:
-            ValueError: as `limit_of`.
-        """
+        """A loader of validation, test or predict items that gives each process its share of the batches, in order."""
         limit = limit_of(self.trainer) if self.trainer is not None else None
         batches = SharedBatches(len(items), batch_size, *self.rank_and_world(), limit)
         hide_warning(CUSTOM_SAMPLER)
@@ -117,8 +106,8 @@ class ResumableData(L.LightningDataModule):
     def loader(self, items: Dataset[Any], **settings: Any) -> DataLoader[Any]:
         """A loader with `num_workers` processes.
 
-        They come from a fork server: forks of this process, which has threads, could deadlock. The server imports
-        torch once for all of them.
+        They come from a fork server, which imports torch once for all: forks of this process, with its threads, could
+        deadlock.
         """
         if self.num_workers > 0:
             preloaded = ["kdse.data.forkserver", "kdse.data.mixtures", "kdse.data.paired"]
@@ -140,11 +129,7 @@ class ResumableData(L.LightningDataModule):
         hide_warning(MID_EPOCH)
 
     def _compare(self, processes: int | None, recordings: str | None) -> None:
-        """Says what differs from the run that wrote a checkpoint, or refuses to go on.
-
-        Raises:
-            ValueError: with `same_data_only`.
-        """
+        """Says what differs from the run that wrote a checkpoint; with `same_data_only` a ValueError."""
         problems: list[str] = []
         _, world = self.rank_and_world()
         if processes not in (None, world):

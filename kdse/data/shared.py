@@ -1,46 +1,35 @@
-"""Validation, test and predict items shared among the processes of a run, every item once.
+"""Shares validation, test and predict items among the processes of a run, every item once.
 
-Whole batches are shared, the very ones that one process alone would make: an item then has the same neighbours (and
-padding) and the same estimate, bit for bit, on however many processes.
+Whole batches are shared, those that one process alone would make: an item then has the same neighbours (and padding)
+and the same estimate, bit for bit, on however many processes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import default_collate as torch_collate
 
+from kdse.data.batch import Batch, Item, empty_batch
 from kdse.errors import UserError
 from kdse.internals.lightning import own_batch_sampler
 
 if TYPE_CHECKING:
     import lightning as L
 
-Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+Collate = Callable[[list[Item]], Batch]
 
 
 class SharedBatches(Sampler[list[int]]):
-    """Batches of item numbers in order, of which this process gets the numbers rank, rank + world, and so on.
+    """Batches of item numbers in order, of which this process gets number rank, rank + world, and so on.
 
-    Nothing is repeated to even out the ends. A process with no batch gets one of no items, because Lightning leaves out
-    the whole validation, with all that the processes do together in it, where there is no batch.
+    Nothing is repeated to even out the ends. A process without a share gets one batch of no items: without any,
+    Lightning would leave out the validation, and with it what the processes do together.
 
-    Args:
-        items: how many there are.
-        batch_size: items a batch; the last may have fewer.
-        rank, world: this process among how many.
-        limit: batches of all processes together; None for all.
+    The last batch may have fewer than ``batch_size`` of the ``items``; ``limit`` counts the batches of all processes.
     """
 
     def __init__(self, items: int, batch_size: int, rank: int = 0, world: int = 1, limit: int | None = None) -> None:
@@ -63,29 +52,16 @@ class CollateOrNothing:
     """A collate function that makes of no items a batch of no items."""
 
     def __init__(self, collate: Collate | None = None) -> None:
-        self.collate = default_collate if collate is None else collate
+        self.collate: Collate = torch_collate if collate is None else collate
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        if items:
-            batch: dict[str, Any] = self.collate(items)
-            return batch
-        none = torch.zeros(0)
-        whole = torch.zeros(0, dtype=torch.long)
-        return {
-            "noisy": none[:, None],
-            "clean": none[:, None],
-            "snr_db": none,
-            "samples": whole,
-            "index": whole,
-            "name": [],
-        }
+    def __call__(self, items: list[Item]) -> Batch:
+        return self.collate(items) if items else empty_batch()
 
 
 def limit_of(trainer: L.Trainer) -> int | None:
     """How many batches the trainer's limit leaves to all processes together; None for all.
 
-    Raises:
-        ValueError: for a share of the batches among several processes, of each of which Lightning would take it.
+    A ValueError for a share of the batches, which Lightning would take of those of each process.
     """
     stage = "test" if trainer.testing else "predict" if trainer.predicting else "val"
     limit = getattr(trainer, f"limit_{stage}_batches")
@@ -111,11 +87,7 @@ def same_on_every_process(loader: object) -> bool:
 
 
 def check_shared(trainer: L.Trainer, loaders: object, stage: str) -> None:
-    """Refuses training and predict loaders that give every process of a run the same items.
-
-    Raises:
-        ValueError: naming the fix.
-    """
+    """Refuses training and predict loaders that give every process of a run the same items."""
     if trainer.world_size == 1:
         return
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:

@@ -13,8 +13,8 @@ from kdse.data.synthesis.plan import Settings
 class SyntheticCorpus(Mixtures):
     """Mixtures of synthesised speech and procedural noise, generated once into a cache; otherwise as `Mixtures`.
 
-    The splits share no voice, no sentence, no kind of noise and no room, so test conditions are unseen. The speech is
-    espeak-ng's: scores on it show that the machinery works and say little about real recordings.
+    The splits share no voice, sentence, kind of noise or room. The speech is espeak-ng's: scores on it show that the
+    machinery works and say little about real recordings.
 
     Args:
         minutes: training speech; training noise is 0.6 times as long, valid and test a tenth each.

@@ -1,10 +1,9 @@
-"""What a teacher made of each recording, from a folder: any system that writes files can teach."""
+"""A recorded teacher's files: found by the names of the recordings, and aligned with them in time and level."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from kdse.audio.files import read
-from kdse.data.corpus.corpora import check_listed, scan
+from kdse.data.corpus.corpora import scan
+from kdse.data.file_pairs import some, stem
 from kdse.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,15 +26,10 @@ MEASURED = 16
 MINIMUM_CORRELATION = 0.3
 GAIN_TOLERANCE_DB = 1.0
 FLAG = "--data.teacher_folder"
-SHOWN = 3
 
 
 class Recording(NamedTuple):
-    """A noisy file as the teacher's folder is searched for it.
-
-    name: relative path without extension, POSIX style.
-    samples: length at the rate of the data module.
-    """
+    """A noisy file: relative path without extension (POSIX style), length in samples at the data module's rate."""
 
     name: str
     samples: int
@@ -57,54 +52,41 @@ def find_taught(
             more than 0.1 s longer or shorter than the recording.
     """
     corpus = scan(folder, FLAG, files_only=True)
-    stems = [path.rsplit(".", 1)[0] for path in corpus.paths]
-    places = {stem: place for place, stem in enumerate(stems)}
-    missing = [recording.name for recording in recordings if recording.name not in places]
+    found: dict[str, list[int]] = {}
+    for place, path in enumerate(corpus.paths):
+        found.setdefault(stem(path), []).append(place)
+    missing = [recording.name for recording in recordings if recording.name not in found]
     if missing and not required:
         return None
     if missing:
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise UserError(
-            f"{FLAG} {corpus.root}: has no file for {', '.join(missing[:SHOWN])}{more}; enhance every training file "
-            "and keep its relative name"
+            f"{FLAG} {corpus.root}: has no file for {some(missing)}; enhance every training file and keep its relative "
+            "name"
         )
-    counts = Counter(stems)
     files = []
-    for recording in recordings:
-        place = places[recording.name]
+    for name, samples in recordings:
+        place, *others = found[name]
         file, rate = corpus.file(place), int(corpus.rates[place])
-        if counts[recording.name] > 1:
-            raise UserError(f"{FLAG} {corpus.root}: holds {counts[recording.name]} files called {recording.name}")
+        if others:
+            raise UserError(f"{FLAG} {corpus.root}: holds {1 + len(others)} files called {name}")
         if rate < sample_rate_hz:
             raise UserError(
                 f"{FLAG} {file}: is at {rate} Hz, below the {sample_rate_hz} Hz of --data.sample_rate_hz, and holds "
                 "nothing of the upper band; enhance at the full rate, or lower --data.sample_rate_hz"
             )
-        seconds, wanted = int(corpus.frames[place]) / rate, recording.samples / sample_rate_hz
+        seconds, wanted = int(corpus.frames[place]) / rate, samples / sample_rate_hz
         if abs(seconds - wanted) > LENGTH_TOLERANCE_SECONDS:
             raise UserError(
                 f"{FLAG} {file}: lasts {seconds:.3f} s and the noisy file {wanted:.3f} s; they must agree within "
                 f"{LENGTH_TOLERANCE_SECONDS} s"
             )
-        if corpus.manifest is not None:
-            check_listed(file, int(corpus.manifest.sizes[place]), str(corpus.manifest.file))
+        corpus.check(place)
         files.append(str(file))
     return files
 
 
-def check_alignment(delay_samples: int | None, gain: float | None) -> tuple[int | None, float | None]:
-    """The two settings as they are.
-
-    Raises:
-        ValueError: for a gain of zero.
-    """
-    if gain == 0:
-        raise UserError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
-    return delay_samples, gain
-
-
 class Taught(NamedTuple):
-    """The teacher's files and how to read them in time with the noisy ones, at their level.
+    """The teacher's files, and how to read them in time with the noisy ones and at their level.
 
     files: one for each recording.
     delay_samples: how late they are, at the rate of the data module.
@@ -130,25 +112,23 @@ def align_taught(
     delay_samples: int | None = None,
     gain: float | None = None,
 ) -> Taught:
-    """Measures what is not given on up to 16 files, spread over the folder: the same in every process and run.
+    """The teacher's files with their delay and gain, measured where they are not given.
 
-    The delay is the peak of the cross-correlation with the noisy files, searched to 0.1 s either way. The gain is a
-    fit over the loud frames, a little small where the teacher leaves noise in (see `kdse.audio.alignment`), so within
-    1 dB the level is left as it is.
+    Up to 16 files, spread over the folder, are measured: the same in every process and run. The delay is the peak of
+    the cross-correlation with the noisy files, searched to 0.1 s either way. The gain is a fit over the loud frames, a
+    little small where the teacher leaves noise in (see `kdse.audio.alignment`), so within 1 dB the level is left.
 
     Args:
-        files: the teacher's.
-        noisy: the recordings they belong to.
+        files, noisy: the teacher's, and the recordings they belong to.
         sample_rate_hz: of the data module.
-        delay_samples: how late the files are; None measures it.
-        gain: their level; None measures it.
+        delay_samples, gain: how late the files are, and their level; None measures it.
 
     Raises:
         ValueError: if the files have nothing in common with the recordings.
     """
     if delay_samples is not None and gain is not None:
         return Taught(files, delay_samples, gain)
-    from kdse.audio.alignment import measure_alignment  # here: the processes that generate corpora need no torch
+    from kdse.audio.alignment import measure_alignment
 
     places = sorted({round(i * (len(files) - 1) / (MEASURED - 1)) for i in range(MEASURED)})
     heard = [read(noisy[i], sample_rate_hz, 0, 10 * sample_rate_hz) for i in places]
@@ -168,17 +148,11 @@ def align_taught(
             f"(correlation {found.correlation:.2f}); if they do belong together, give --data.teacher_delay_samples and "
             "--data.teacher_gain"
         )
-    near = abs(20 * math.log10(abs(found.gain))) <= GAIN_TOLERANCE_DB and found.gain > 0
+    near = found.gain > 0 and abs(20 * math.log10(found.gain)) <= GAIN_TOLERANCE_DB
     level = gain if gain is not None else 1.0 if near else found.gain
     log.info(
-        "%s: the files are %d samples late and at %.2f times the level (correlation %.2f over %d files); read with a "
-        "delay of %d and a gain of %.2f",
-        FLAG,
-        found.delay_samples,
-        found.gain,
-        found.correlation,
-        len(places),
-        found.delay_samples,
-        level,
+        f"{FLAG}: the files are {found.delay_samples} samples late and at {found.gain:.2f} times the level "
+        f"(correlation {found.correlation:.2f} over {len(places)} files); read with a delay of {found.delay_samples} "
+        f"and a gain of {level:.2f}"
     )
     return Taught(files, found.delay_samples, level)

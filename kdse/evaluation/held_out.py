@@ -14,6 +14,7 @@ from kdse.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kdse.data.batch import Batch
     from kdse.data.mixtures import Mixtures
 
 
@@ -76,7 +77,8 @@ class HeldOut:
 
 def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
     """Every pair of files in two folders, matched as `kdse.data.PairedFolders` does."""
-    from kdse.data.file_pairs import PairSet, find_pairs
+    from kdse.data.file_pairs import find_pairs
+    from kdse.data.whole_pairs import PairSet
 
     pairs = PairSet(find_pairs(noisy, clean, sample_rate_hz, ("--paired", "--paired")), sample_rate_hz)
 
@@ -151,6 +153,7 @@ def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:
     loader = module.test_dataloader()
 
     def iterate() -> Iterator[Item]:
+        batch: Batch
         for batch in loader:
             if batch.get("clean") is None:
                 raise UserError("the test set has no clean speech to score against; give labelled data")

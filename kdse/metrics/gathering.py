@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
 from kdse.distributed import world_size
 from kdse.metrics.table import Row, once
+
+if TYPE_CHECKING:
+    from kdse.data.batch import Batch
 
 T = TypeVar("T")
 
@@ -29,7 +32,7 @@ def gather_rows(rows: list[Row]) -> list[Row]:
     return once(sorted(gather_lists(rows), key=lambda row: (row.system, row.name)))
 
 
-def item_names(batch: dict[str, Any]) -> list[str]:
+def item_names(batch: Batch) -> list[str]:
     """The unique names of a batch's items: its "name", else a checksum of each item's noisy audio without padding."""
     if batch.get("name") is not None:
         return [str(name) for name in batch["name"]]
@@ -38,7 +41,7 @@ def item_names(batch: dict[str, Any]) -> list[str]:
     return [f"{zlib.crc32(noisy[:n].tobytes()):08x}" for noisy, n in zip(noisy_bn, lengths, strict=True)]
 
 
-def item_lengths(batch: dict[str, Any]) -> list[int]:
+def item_lengths(batch: Batch) -> list[int]:
     """The samples of each of a batch's items without padding."""
     if batch.get("samples") is not None:
         return batch["samples"].tolist()

@@ -6,7 +6,7 @@ import logging
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from kdse.metrics.gathering import gather_rows, item_lengths, item_names
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.registry import Scores
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
+
+if TYPE_CHECKING:
+    from kdse.data.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class ValidationScores:
         # validation items are fixed, so their noisy input is scored once a run; None: it is in the pool
         self._noisy: dict[Key, Scores | None] = {}
 
-    def add(self, batch: dict[str, Any], estimates: Tensor, system: str = STUDENT) -> None:
+    def add(self, batch: Batch, estimates: Tensor, system: str = STUDENT) -> None:
         """Takes a batch and one system's estimates ``[B, N]``; the noisy input is added by itself.
 
         Padding beyond ``batch["samples"]`` is cut off. A batch without clean speech is ignored.

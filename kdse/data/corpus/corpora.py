@@ -1,4 +1,4 @@
-"""A corpus: audio files below one folder and how long each is, from a manifest or from the files themselves."""
+"""A corpus: audio files below one folder and how long each is, from a manifest, the files themselves, or shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 class Corpus:
     """Audio files under one folder, sorted by relative path (part by part).
 
-    root: the folder.
+    root: the folder, or the folder or URL of shards.
     paths: relative paths, POSIX style.
-    frames: samples of each file at its own rate.
-    rates: sample rate of each file in Hz.
+    frames: samples of each file at its own rate. rates: sample rate of each file in Hz.
     manifest: where these are from, if not from the files themselves; then they are views of it, not lists.
+    shards: what holds the recordings instead of files.
     """
 
     root: str
@@ -40,17 +40,18 @@ class Corpus:
     frames: Sequence[int] | np.ndarray
     rates: Sequence[int] | np.ndarray
     manifest: Manifest | None = None
+    shards: Shards | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
         if self.manifest is not None:
-            return of_manifest, (self.root, self.manifest)
+            return of_manifest, (self.root, self.manifest, self.shards)
         return type(self), (self.root, self.paths, self.frames, self.rates)
 
     def file(self, index: int) -> Path:
-        """Path of a file."""
+        """Path of a file; of a recording in shards, what errors call it."""
         return Path(self.root) / self.paths[index]
 
     def samples(self, index: int, sample_rate_hz: int) -> int:
@@ -61,16 +62,21 @@ class Corpus:
         """Lengths of all files in samples at ``sample_rate_hz``, ``[len(self)]`` int64."""
         return np.asarray(self.frames, np.int64) * sample_rate_hz // np.asarray(self.rates, np.int64)
 
+    def check(self, index: int) -> None:
+        """Raises an AudioError if a file is not the one that the manifest describes."""
+        if self.manifest is not None:
+            check_listed(self.file(index), int(self.manifest.sizes[index]), str(self.manifest.file))
+
     def read(self, index: int, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Samples ``[start, stop)`` of a file as mono float32 ``[N]`` (see `kdse.audio.files.read`).
 
-        Raises:
-            AudioError: naming the file, if it cannot be used, or is not the file that the manifest describes.
+        An AudioError names a file that cannot be used, or that is not the one that the manifest describes.
         """
-        file = self.file(index)
-        if self.manifest is not None:
-            check_listed(file, int(self.manifest.sizes[index]), str(self.manifest.file))
-        return read(file, sample_rate_hz, start, stop)
+        if self.shards is not None:
+            with self.shards.open(index) as content:
+                return read(f"{self.root}/{self.paths[index]}", sample_rate_hz, start, stop, content)
+        self.check(index)
+        return read(self.file(index), sample_rate_hz, start, stop)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,45 +88,19 @@ class Corpus:
         return digest.hexdigest()
 
 
-def of_manifest(root: str, manifest: Manifest) -> Corpus:
-    """The files of a manifest as a corpus below ``root``."""
-    return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest)
-
-
-@dataclass(frozen=True, eq=False)
-class PackedCorpus(Corpus):
-    """Recordings in shards, which `kdse corpus pack` made; ``root`` is their folder or URL."""
-
-    shards: Shards = field(kw_only=True)
-
-    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
-        return packed, (self.shards,)
-
-    def file(self, index: int) -> Path:
-        """What errors call a recording; there is no such file."""
-        return Path(f"{self.root}/{self.paths[index]}")
-
-    def read(self, index: int, sample_rate_hz: int, start: int = 0, stop: int | None = None) -> Tensor:
-        with self.shards.open(index) as content:
-            return read(f"{self.root}/{self.paths[index]}", sample_rate_hz, start, stop, content)
-
-
-def packed(shards: Shards) -> PackedCorpus:
-    """The recordings of shards as a corpus."""
-    listed = shards.manifest
-    return PackedCorpus(shards.place, listed.paths, listed.frames, listed.rates, listed, shards=shards)
+def of_manifest(root: str, manifest: Manifest, shards: Shards | None = None) -> Corpus:
+    """The files of a manifest as a corpus below ``root``, or the recordings of shards."""
+    return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest, shards)
 
 
 def check_listed(file: str | Path, size: int, manifest: str) -> None:
     """Raises an AudioError if a file is not of the size in bytes that a manifest states, or is gone."""
     try:
-        found = os.stat(file).st_size
-    except OSError as error:
-        why = f"cannot be opened ({error.strerror or error})"
-    else:
-        if found == size:
+        if (found := os.stat(file).st_size) == size:
             return
         why = f"has {found} bytes, not {size}"
+    except OSError as error:
+        why = f"cannot be opened ({error.strerror or error})"
     raise AudioError(f"{file}: {why}: {manifest} is out of date; run `kdse corpus index FOLDER --update` on its folder")
 
 
@@ -131,14 +111,14 @@ def scan(
     shard_cache: str | Path | None = None,
     files_only: bool = False,
 ) -> Corpus:
-    """All audio files below a folder; hidden ones (macOS leaves ``._name.wav``) are passed over.
+    """All audio files below a folder, hidden ones left out, or all recordings in shards.
 
-    They are taken from the manifest in the folder or in the nearest one above it, if there is one (see
-    `kdse corpus index`). Else every file is opened, which a large corpus does not want. A folder or URL of shards (see
-    `kdse corpus pack`) holds the same recordings as the folder that was packed, in the same order.
+    They are listed by the manifest in the folder or the nearest above it (see `kdse corpus index`); without one every
+    file is opened, which takes long for a large corpus. Shards (see `kdse corpus pack`) hold the recordings of the
+    folder that was packed, in the same order.
 
     Args:
-        folder: where to look, recursively; or the URL of shards in object storage.
+        folder: where to look, recursively; or a folder or URL of shards.
         flag: the setting the folder came from ("--data.root"), for error messages.
         manifest: one that lies somewhere else.
         shard_cache: folder that keeps shards of object storage.
@@ -148,19 +128,19 @@ def scan(
         ValueError: if the folder is missing or holds no audio, a file is unreadable or empty, a manifest is damaged or
             describes another folder, or a setting does not apply.
     """
-    if files_only and (is_remote(folder) or is_packed(Path(folder))):
+    root, remote = Path(folder), is_remote(folder)
+    in_shards = remote or is_packed(root)
+    if files_only and in_shards:
         raise UserError(f"{flag} {folder}: shards are not read here; give the folder of audio files that was packed")
-    root = Path(folder)
-    if manifest is not None and (is_remote(folder) or is_packed(root)):
+    if manifest is not None and in_shards:
         raise UserError(f"--data.manifest {manifest}: {folder} holds shards, which have their own; leave it out")
-    if is_remote(folder):
-        return packed(open_shards(folder, shard_cache))
-    if shard_cache is not None:
+    if shard_cache is not None and not remote:
         raise UserError(f"--data.shard_cache {shard_cache}: {folder} is not in object storage; leave it out")
+    if in_shards:
+        shards = open_shards(folder if remote else root, shard_cache)
+        return of_manifest(shards.place, shards.manifest, shards)
     if not root.is_dir():
         raise UserError(f"{flag} {root}: no such folder")
-    if is_packed(root):
-        return packed(open_shards(root))
     listed = _listed(root, manifest)
     if listed is not None:
         log.info("%s %s: %d files from %s of %s", flag, root, len(listed), listed.file, listed.made)
@@ -177,22 +157,19 @@ def scan(
 
 
 def _listed(folder: Path, named: str | Path | None) -> Manifest | None:
-    """What a manifest says of a folder; None if there is none, or it says nothing of it."""
+    """The part of a manifest that describes a folder; None if there is none, or it lists no file there."""
     place = Path(os.path.abspath(folder))
     if named is not None:
         whole = _opened(Path(named))
         inside = os.path.relpath(os.path.realpath(place), os.path.realpath(whole.root))
         if inside.split(os.sep)[0] == "..":
             raise UserError(f"--data.manifest {named}: describes {whole.root}, which does not hold {folder}")
-        part = whole.below("" if inside == "." else inside.replace(os.sep, "/"))
-        if not len(part):
+        if not len(part := whole.below(Path(inside).as_posix())):
             raise UserError(f"--data.manifest {named}: lists no file below {folder}; run `{whole.mend}`")
         return part
-    file = nearest(place)
-    if file is None:
+    if (file := nearest(place)) is None:
         return None
-    part = _opened(file).below("" if file.parent == place else place.relative_to(file.parent).as_posix())
-    if not len(part):
+    if not len(part := _opened(file).below(place.relative_to(file.parent).as_posix())):
         log.info("%s lists no file below %s: every file is opened", file, folder)
         return None
     return part
@@ -202,8 +179,8 @@ def _opened(file: Path) -> Manifest:
     """A manifest, verified once in this process: speech, noise and rooms of every split are parts of it."""
     try:
         status = os.stat(file)
-    except OSError as error:
-        raise UserError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
+    except OSError:
+        return load(file)  # says what is wrong
     return _verified(file, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -218,11 +195,7 @@ def part_of(root: str | Path, name: str) -> str | Path:
 
 
 def corpus_root(flag: str | None) -> str | Path:
-    """The corpus from ``--data.root`` or the environment variable KDSE_CORPUS: a folder, or the URL of a packed one.
-
-    Raises:
-        ValueError: if neither is given.
-    """
+    """The corpus of ``--data.root`` or the environment variable KDSE_CORPUS, folder or URL; a ValueError without."""
     value = flag or os.environ.get("KDSE_CORPUS")
     if not value:
         raise UserError(

@@ -1,18 +1,18 @@
-"""Building the manifest of a folder: every file is measured once, by many processes, and never again after a kill."""
+"""Builds the manifest of a folder: each file is measured once, by many processes, and a killed run goes on."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kdse.audio.listing import CHECKS, EXTENSIONS, Measured, audio_files, measure, printable
-from kdse.data.corpus.manifest import NAME, load, write
+from kdse.data.corpus.manifest import NAME, Manifest, load, write
 from kdse.data.corpus.manifest_lookup import refuse_rivals
 from kdse.data.corpus.pool import as_they_come
 from kdse.errors import UserError
@@ -82,12 +82,54 @@ def build(
     if manifest.exists() and not update:
         raise UserError(f"{manifest}: is there already; --update measures what is new or has changed")
     refuse_rivals(folder, manifest)
+    with _alone(manifest, out):
+        paths = audio_files(folder)
+        if not paths:
+            raise UserError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
+        old, replaced = _earlier(manifest)
+        known: dict[str, Measured] = {}
+        if old is not None and CHECKS.index(old.check) >= CHECKS.index(check):
+            check = old.check  # what was looked at closely stays so
+            known = {row.path: row for row in old.rows()}
+        journal = Journal(manifest.with_name(f".{manifest.name}.journal"), check)
+        known |= journal.read()
+        rows = [row for path in paths if (row := known.get(path)) and _unchanged(folder, row)]
+        fresh = {row.path for row in rows}
+        missing = [path for path in paths if path not in fresh]
+        progress(len(rows), len(paths))
+        for batch in _measured(str(folder), missing, check, workers):
+            journal.note(batch)
+            rows += batch
+            progress(len(rows), len(paths))
+        bad = sorted((row.path, row.fault) for row in rows if row.fault)
+        report = manifest.with_name(f"{manifest.stem}.bad.txt")
+        if bad:
+            write_text(report, "".join(f"{printable(path)}\t{fault}\n" for path, fault in bad))
+            if not leave_out_bad:
+                raise UserError(
+                    f"{folder}: {len(bad)} of {len(paths)} files cannot be used; {report} names them; mend or remove "
+                    "them and run this again (nothing else is measured twice), or leave them out by --leave-out-bad"
+                )
+            if len(bad) == len(rows):
+                raise UserError(f"{folder}: none of its {len(rows)} audio files can be used; {report} says why")
+        good = (row for row in rows if not row.fault)
+        write(manifest, os.path.abspath(folder), check, good, [path for path, _ in bad])
+        journal.remove()
+        if not bad:
+            report.unlink(missing_ok=True)
+    gone = 0 if old is None else len(set(old.paths).difference(paths))
+    return Indexed(manifest, len(rows) - len(bad), len(fresh), len(missing), len(bad), gone, replaced)
+
+
+@contextmanager
+def _alone(manifest: Path, out: Path | None) -> Iterator[None]:
+    """Holds the lock of a manifest; an error of the disk becomes one line."""
+    lock = manifest.with_name(f".{manifest.name}.lock")
     try:
         manifest.parent.mkdir(parents=True, exist_ok=True)
-        lock = manifest.with_name(f".{manifest.name}.lock")
         with FileLock(lock, timeout=0):
             try:
-                return _build(folder, manifest, workers, check, update, leave_out_bad, progress)
+                yield
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
@@ -97,65 +139,19 @@ def build(
         raise UserError(f"{manifest}: cannot be written here ({error.strerror or error}); {where}") from None
 
 
-def _build(
-    folder: Path,
-    manifest: Path,
-    workers: int,
-    check: str,
-    update: bool,
-    leave_out_bad: bool,
-    progress: Callable[[int, int], None],
-) -> Indexed:
-    paths = audio_files(folder)
-    if not paths:
-        raise UserError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
-    known: dict[str, Measured] = {}
-    gone, replaced = 0, ""
-    old = None
-    if manifest.exists():
-        try:
-            old = load(manifest)
-        except ValueError as error:
-            replaced = str(error)
-    if old is not None:
-        gone = len(set(old.paths).difference(paths))
-        if CHECKS.index(old.check) >= CHECKS.index(check):
-            check = old.check  # what was looked at closely stays so
-            known = {row.path: row for row in old.rows()}
-    journal = Journal(manifest.with_name(f".{manifest.name}.journal"), check)
-    noted = journal.read()
-    rows = [row for path in paths if (row := noted.get(path) or known.get(path)) and _unchanged(folder, row)]
-    fresh = {row.path for row in rows}
-    missing = [path for path in paths if path not in fresh]
-    progress(len(rows), len(paths))
-    with journal:
-        for batch in _measured(str(folder), missing, check, workers):
-            journal.note(batch)
-            rows += batch
-            progress(len(rows), len(paths))
-    bad = sorted((row.path, row.fault) for row in rows if row.fault)
-    report = manifest.with_name(f"{manifest.stem}.bad.txt")
-    if bad:
-        write_text(report, "".join(f"{printable(path)}\t{fault}\n" for path, fault in bad))
-        if not leave_out_bad:
-            raise UserError(
-                f"{folder}: {len(bad)} of {len(paths)} files cannot be used; {report} names them; mend or remove them "
-                "and run this again (nothing else is measured twice), or leave them out by --leave-out-bad"
-            )
-        if len(bad) == len(rows):
-            raise UserError(f"{folder}: none of its {len(rows)} audio files can be used; {report} says why")
-    good = (row for row in rows if not row.fault)
-    write(manifest, os.path.abspath(folder), check, good, [path for path, _ in bad])
-    journal.remove()
-    if not bad:
-        report.unlink(missing_ok=True)
-    kept = len(rows) - len(missing)
-    return Indexed(manifest, len(rows) - len(bad), kept, len(missing), len(bad), gone, replaced)
+def _earlier(manifest: Path) -> tuple[Manifest | None, str]:
+    """The manifest that is to be updated, or why it cannot be used."""
+    if not manifest.exists():
+        return None, ""
+    try:
+        return load(manifest), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _unchanged(folder: Path, row: Measured) -> bool:
     try:
-        status = os.stat(os.path.join(folder, row.path))
+        status = os.stat(folder / row.path)
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (row.size, row.mtime)
@@ -163,10 +159,8 @@ def _unchanged(folder: Path, row: Measured) -> bool:
 
 def _measured(root: str, paths: list[str], check: str, workers: int) -> Iterator[list[Measured]]:
     """Batches of results, as they come in."""
-    todo = iter(paths)
-    jobs = ((root, batch, check) for batch in iter(lambda: list(islice(todo, BATCH)), []))
-    few = len(paths) <= BATCH
-    return as_they_come(_measure_all, jobs, 0 if few else workers)
+    jobs = [(root, paths[first : first + BATCH], check) for first in range(0, len(paths), BATCH)]
+    return as_they_come(_measure_all, jobs, workers if len(jobs) > 1 else 0)
 
 
 def _measure_all(root: str, paths: list[str], check: str) -> list[Measured]:
@@ -174,7 +168,7 @@ def _measure_all(root: str, paths: list[str], check: str) -> list[Measured]:
 
 
 class Journal:
-    """Results of an unfinished run, a line each; a line that was being written at a kill does not count.
+    """Results of an unfinished run, a line of JSON each; a line that a kill cut off does not count.
 
     Args:
         path: of the file.
@@ -187,31 +181,21 @@ class Journal:
     def read(self) -> dict[str, Measured]:
         """What is noted; of a file that was measured twice, the last."""
         found = {}
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines(keepends=True):
-                try:
-                    check, *fields = json.loads(line)
-                    row, close_enough = Measured(*fields), CHECKS.index(check) >= CHECKS.index(self.check)
-                except (ValueError, TypeError):  # cut off, or of another version of kdse
-                    continue
-                if close_enough and line.endswith(b"\n"):
-                    found[row.path] = row
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
+            try:
+                check, *fields = json.loads(line)
+                row, close_enough = Measured(*fields), CHECKS.index(check) >= CHECKS.index(self.check)
+            except (ValueError, TypeError):  # empty, cut off, or of another version of kdse
+                continue
+            if close_enough and line.endswith(b"\n"):
+                found[row.path] = row
         return found
 
     def note(self, rows: Iterable[Measured]) -> None:
-        """Adds results."""
-        self._file.write(b"".join(json.dumps([self.check, *row]).encode() + b"\n" for row in rows))
-        self._file.flush()
+        """Adds results, after the end of a line that a kill may have left unfinished."""
+        with open(self.path, "ab") as file:
+            file.write(b"\n" + b"".join(json.dumps([self.check, *row]).encode() + b"\n" for row in rows))
 
     def remove(self) -> None:
         """Forgets them: they are in the manifest."""
         self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Journal:
-        self._file = open(self.path, "ab")  # noqa: SIM115 (closed below)
-        if self.path.stat().st_size:
-            self._file.write(b"\n")  # ends a line that a kill left unfinished
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

@@ -1,15 +1,14 @@
-"""A manifest: what is known of the audio files below a folder, in one file that starts a training in no time.
+"""A manifest: the list of the audio files below a folder with their lengths, mapped into memory.
 
-Columns of numbers and one block of names, mapped into memory: a million files take some 100 MB of the disk's cache,
-shared by all processes of a machine, and next to nothing of their own. The layout is ours, because the containers at
-hand are read whole (npz), have no checksum (npy, csv) or need another library (Parquet, SQLite through objects):
+Columns of numbers and one block of names. A million files take some 100 MB of the disk's cache, which all processes of
+a machine share, and are ready in 0.1 to 0.2 s. `kdse corpus index` writes it into the folder it describes, so that it
+moves with the files and needs no flag; that of a read-only folder lies anywhere, for `--data.manifest`. The file:
 
     "kdse manifest 1\\n", 8 bytes: length of the header, 32 bytes: SHA-256 of the header,
     header (JSON: root, check, left_out, columns with their places, SHA-256 of the columns), columns, each at a
     multiple of 64
 
-`kdse corpus index` writes it into the folder it describes, because it then moves with the files and no flag is needed;
-a manifest of a folder that cannot be written lies anywhere and is named by `--data.manifest`.
+The layout is ours: an Arrow table has no checksum, and importing pyarrow alone takes as long as opening a manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +33,19 @@ NAME = "manifest.kdse"
 MAGIC = b"kdse manifest 1\n"
 FAMILY = b"kdse manifest "
 ALIGNMENT = 64
-BLOCK = 1 << 20
-COLUMNS = {"frames": "<i8", "rates": "<i4", "channels": "<i4", "sizes": "<i8", "mtimes": "<i8", "ends": "<i8"}
+#: ``names`` holds the relative paths one after another, UTF-8 (`os.fsencode`); ``ends`` where each of them ends.
+COLUMNS = {
+    "frames": "<i8", "rates": "<i4", "channels": "<i4", "sizes": "<i8", "mtimes": "<i8", "ends": "<i8", "names": "u1",
+}  # fmt: skip
 
 
 class Names(Sequence[str]):
-    """Relative paths as one block of bytes: a string is made when it is asked for.
+    """Relative paths number ``first`` to ``last`` of a block of bytes: each string is made when it is asked for.
 
-    Args:
-        block: names one after another, UTF-8 (`os.fsencode`).
-        ends: where each ends.
-        first, last: the part of them that this is.
-        skip: bytes of a common folder that are left off each.
+    ``ends`` says where each ends in the block ``[bytes]``; the first ``skip`` bytes of each, a folder, are left off.
     """
 
-    def __init__(self, block: np.ndarray, ends: np.ndarray, first: int, last: int, skip: int = 0) -> None:
+    def __init__(self, block: np.ndarray, ends: np.ndarray, first: int, last: int, skip: int) -> None:
         self._block, self._ends, self._first, self._last, self._skip = block, ends, first, last, skip
 
     def __len__(self) -> int:
@@ -58,105 +55,84 @@ class Names(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(self._first, self._last)[index]
-        start = int(self._ends[place - 1]) if place else 0
-        return os.fsdecode(self._block[start + self._skip : int(self._ends[place])].tobytes())
+        return os.fsdecode(self._block[self._start(place) + self._skip : int(self._ends[place])].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        start = int(self._ends[self._first - 1]) if self._first else 0
         for first in range(self._first, self._last, 4096):
             ends = self._ends[first : min(first + 4096, self._last)].tolist()
-            text, base = self._block[start : ends[-1]].tobytes(), start
+            start = base = self._start(first)
+            text = self._block[base : ends[-1]].tobytes()
             for end in ends:
                 yield os.fsdecode(text[start - base + self._skip : end - base])
                 start = end
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Sequence)
-            and len(self) == len(other)
-            and all(a == b for a, b in zip(self, other, strict=True))
-        )
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
     __hash__ = None  # type: ignore[assignment]  # (compared by value, as lists are)
+
+    def _start(self, place: int) -> int:
+        return int(self._ends[place - 1]) if place else 0
 
 
 class Manifest:
     """The files of one manifest, or of a folder in it, in the order of a corpus (see `audio_files`).
 
     file: of the manifest. root: the folder it describes, as it was called when it was made. check: "header" or
-    "decode", how the files were looked at. digest: of the columns, SHA-256. made: when, "2026-11-21 18:05".
+    "decode", how the files were looked at. digest: of the columns, SHA-256.
     paths, frames, rates, channels, sizes, mtimes: a column each; sizes in bytes, mtimes in ns.
+
+    ``columns`` are those of the whole file; of a part, ``folder`` is its path with a slash at its end, and ``first`` to
+    ``last`` its rows.
     """
 
     def __init__(
-        self, file: Path, header: Mapping[str, Any], body: int, first: int = 0, last: int | None = None
+        self, file: Path, header: Mapping[str, Any], columns: dict[str, np.ndarray], folder: str, first: int, last: int
     ) -> None:
-        self.file, self._header, self._body = file, header, body
-        self.root, self.check = str(header["root"]), str(header["check"])
-        self.digest = str(header["sha256"])
-        self._first, self._last = first, int(header["files"]) if last is None else last
-        self._prefix = ""
-        self._columns = {name: self._map(name) for name in (*COLUMNS, "names")}
+        self.file, self._header, self._columns = file, header, columns
+        self._folder, self._first, self._last = folder, first, last
+        self.root, self.check, self.digest = str(header["root"]), str(header["check"]), str(header["sha256"])
         self.frames, self.rates, self.channels, self.sizes, self.mtimes = (
-            self._columns[name][self._first : self._last] for name in ("frames", "rates", "channels", "sizes", "mtimes")
+            columns[name][first:last] for name in ("frames", "rates", "channels", "sizes", "mtimes")
         )
-        self.paths = Names(self._columns["names"], self._columns["ends"], self._first, self._last)
+        self.paths = Names(columns["names"], columns["ends"], first, last, len(os.fsencode(folder)))
 
     def __len__(self) -> int:
         return self._last - self._first
 
-    def __reduce__(self) -> tuple[Callable[[], Manifest], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[..., Manifest], tuple[object, ...]]:
         """Data workers open the file again: nothing of it travels."""
-        return partial(_open_part, str(self.file), self.digest, self._prefix, self._first, self._last), ()
+        return _open_part, (str(self.file), self.digest, self._folder, self._first, self._last)
 
     @property
     def made(self) -> str:
+        """When it was written: "2026-11-21 18:05"."""
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(self.file).st_mtime))
 
     @property
     def left_out(self) -> list[str]:
         """Paths of bad files that are there and deliberately not listed, relative to the same folder as ``paths``."""
         names = self._header.get("left_out", [])  # not in those that an earlier kdse wrote
-        return [name[len(self._prefix) :] for name in names if name.startswith(self._prefix)]
+        return [name.removeprefix(self._folder) for name in names if name.startswith(self._folder)]
 
     @property
     def mend(self) -> str:
         """The command that brings it up to date."""
         return mend(self.file, self.root)
 
-    def _map(self, name: str) -> np.ndarray:
-        place, count = self._header["columns"][name]
-        kind = np.dtype(COLUMNS.get(name, "u1"))
-        if count == 0:
-            return np.zeros(0, kind)
-        return np.memmap(self.file, kind, mode="r", offset=self._body + place, shape=(count,))
-
     def below(self, folder: str) -> Manifest:
-        """The files below a folder, their paths relative to it.
-
-        Args:
-            folder: relative to the root, POSIX style; "" for all.
-        """
-        if not folder:
+        """The files below a folder of the root (POSIX style; "." for all), their paths relative to it."""
+        if folder == ".":
             return self
-        low, high = place_key(folder) + "\0", place_key(folder) + "\1"
-        first = bisect_left(self.paths, low, key=place_key)
-        last = bisect_left(self.paths, high, key=place_key)
-        return self._part(folder + "/", self._first + first, self._first + last)
-
-    def _part(self, prefix: str, first: int, last: int) -> Manifest:
-        part = Manifest(self.file, self._header, self._body, first, last)
-        part._prefix = prefix
-        skip = len(os.fsencode(prefix))
-        part.paths = Names(part._columns["names"], part._columns["ends"], first, last, skip)
-        return part
+        first, last = (
+            self._first + bisect_left(self.paths, place_key(folder) + end, key=place_key) for end in ("\0", "\1")
+        )
+        return Manifest(self.file, self._header, self._columns, f"{self._folder}{folder}/", first, last)
 
     def rows(self) -> Iterator[Measured]:
         """One file after another."""
         columns = (self.frames, self.rates, self.channels, self.sizes, self.mtimes)
-        numbers = (column.tolist() for column in columns)
-        for path, frames, rate, channels, size, mtime in zip(self.paths, *numbers, strict=True):
-            yield Measured(path, frames, rate, channels, size, mtime, "")
+        return map(Measured, self.paths, *(column.tolist() for column in columns), repeat(""))
 
 
 def mend(file: Path, root: str = "FOLDER") -> str:
@@ -167,17 +143,10 @@ def mend(file: Path, root: str = "FOLDER") -> str:
 
 
 def write(file: str | Path, root: str, check: str, rows: Iterable[Measured], left_out: Sequence[str] = ()) -> None:
-    """Writes a manifest, beside its name first, so that there is never half of one.
+    """Writes a manifest in one step: a reader never sees half of one, and a ValueError says why there is none.
 
-    Args:
-        file: to write.
-        root: the folder.
-        check: how the files were looked at.
-        rows: the files, in any order.
-        left_out: paths of bad files that are deliberately not among them.
-
-    Raises:
-        ValueError: if it cannot be written.
+    root, check: as of `Manifest`. rows: the files, in any order. left_out: paths of bad files that are deliberately
+    not among them.
     """
     files = sorted(rows, key=lambda row: place_key(row.path))
     names = [os.fsencode(row.path) for row in files]
@@ -200,11 +169,11 @@ def write_columns(
     names: bytes,
     left_out: Sequence[str] = (),
 ) -> None:
-    """Writes a manifest from its columns, sorted already; names joined, and ``ends`` where each of them ends."""
+    """Writes a manifest from its columns, sorted already; ``names`` and ``ends`` as in `COLUMNS`."""
     body, places = bytearray(), {}
-    for name, kind in (*COLUMNS.items(), ("names", "u1")):
+    for name, kind in COLUMNS.items():
         body += bytes(-len(body) % ALIGNMENT)
-        values = np.frombuffer(names, "u1") if name == "names" else np.asarray(columns[name], kind)
+        values = np.frombuffer(names, kind) if name == "names" else np.asarray(columns[name], kind)
         places[name] = (len(body), len(values))
         body += values.tobytes()
     header = {
@@ -222,47 +191,49 @@ def write_columns(
 
 
 def load(file: str | Path, verify: bool = True) -> Manifest:
-    """Opens a manifest.
-
-    Args:
-        file: of `write`.
-        verify: whether the columns are compared with their checksum; the header always is.
+    """Opens a manifest; with ``verify`` the columns are compared with their checksum, the header always is.
 
     Raises:
         ValueError: naming the file, if it is missing, damaged, or of another version of kdse.
     """
     file = Path(file)
-    again = f"make it again by `{mend(file)}`, or remove it"
+
+    def refusal(why: str) -> ValueError:
+        return ValueError(f"{file}: {why}; make it again by `{mend(file)}`, or remove it")
+
     try:
         with open(file, "rb") as source:
             magic = source.read(len(MAGIC))
-            if magic != MAGIC:
-                other = magic.startswith(FAMILY)
+            if magic != MAGIC and magic.startswith(FAMILY):
                 version = magic[len(FAMILY) :].decode("ascii", "replace").strip()
-                why = f"has version {version}, this kdse reads 1" if other else "is no manifest"
-                raise UserError(f"{file}: {why}; {again}")
+                raise refusal(f"has version {version}, this kdse reads 1")
+            if magic != MAGIC:
+                raise refusal("is no manifest")
             length, wanted = int.from_bytes(source.read(8), "little"), source.read(32)
             text = source.read(length) if length < 1 << 30 else b""
             if hashlib.sha256(text).digest() != wanted:
-                raise UserError(f"{file}: the manifest is damaged; {again}")
+                raise refusal("the manifest is damaged")
             header = json.loads(text)
             body = source.tell() + -source.tell() % ALIGNMENT
             damaged = os.fstat(source.fileno()).st_size != body + header["bytes"]
             if verify and not damaged:
                 source.seek(body)
-                digest = hashlib.sha256()
-                while block := source.read(BLOCK):
-                    digest.update(block)
-                damaged = digest.hexdigest() != header["sha256"]
+                damaged = hashlib.file_digest(source, "sha256").hexdigest() != header["sha256"]
             if damaged:
-                raise UserError(f"{file}: the manifest is damaged; {again}")
+                raise refusal("the manifest is damaged")
     except OSError as error:
         raise UserError(f"{file}: the manifest cannot be read ({error.strerror or error})") from None
-    return Manifest(file, header, body)
+    content = np.memmap(file, mode="r")
+    columns: dict[str, np.ndarray] = {}
+    for name, kind in COLUMNS.items():
+        place, count = header["columns"][name]
+        start = body + place
+        columns[name] = content[start : start + count * np.dtype(kind).itemsize].view(kind)
+    return Manifest(file, header, columns, "", 0, int(header["files"]))
 
 
-def _open_part(file: str, digest: str, prefix: str, first: int, last: int) -> Manifest:
+def _open_part(file: str, digest: str, folder: str, first: int, last: int) -> Manifest:
     whole = load(file, verify=False)
     if whole.digest != digest:
         raise UserError(f"{file}: the manifest was replaced while it was in use; start again")
-    return whole._part(prefix, first, last)
+    return Manifest(whole.file, whole._header, whole._columns, folder, first, last)

@@ -20,14 +20,10 @@ def nearest(folder: Path) -> Path | None:
 
 
 def refuse_rivals(folder: Path, manifest: Path) -> None:
-    """Refuses to write a manifest that would hide another one, or be hidden by it: stale lists would go unnoticed.
-
-    Args:
-        folder: that it describes.
-        manifest: where it is to be.
+    """Refuses to write the manifest of a folder where it would hide another one, or be hidden by it.
 
     Raises:
-        ValueError: naming the other manifest, or a place that serves other files than those it lists.
+        ValueError: naming the other manifest, or a place that serves other files than those of ``folder``.
     """
     folder = Path(os.path.abspath(folder))
     if manifest.name != NAME:  # found by --data.manifest only
@@ -58,10 +54,7 @@ def _serves(folder: Path) -> bool:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a local folder holds shards instead of audio files: by LitData's index.
-
-    An index.json that is something else is not looked at, but one that is damaged counts if there are shards beside it.
-    """
+    """Whether a local folder holds shards: LitData's index, or a damaged index.json beside files of shards."""
     if not (folder / INDEX).is_file():
         return False
     try:

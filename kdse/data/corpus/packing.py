@@ -1,4 +1,4 @@
-"""Packing a corpus into shards: each is a job of its own, so that a killed run goes on where it stopped."""
+"""Packs a corpus into shards: each is a job of its own, so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` did. recordings, bytes: of the packed files. shards: how many; kept: of them, from an earlier run."""
+    """What `pack` did: recordings and bytes of the packed files, shards, and how many of these an earlier run left."""
 
     recordings: int
     bytes: int
@@ -61,7 +62,7 @@ def pack(
     manifest: str | Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Copies the recordings of a corpus, encoded as they are and in its order, into shards.
+    """Copies the recordings of a corpus into shards, encoded as they are and in the order of the corpus.
 
     Everything is made in ``OUT.partial``, which becomes ``OUT`` when it is complete.
 
@@ -90,11 +91,37 @@ def pack(
         raise UserError(f"{out}: is not empty; pack into a new folder, or remove it")
     if out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{out}: lies inside {folder}; pack into a folder outside it")
+    with _becoming(out) as partial:
+        corpora = {part: scan(folder / part, "FOLDER", manifest, files_only=True) for part in parts_of(folder)}
+        for corpus in corpora.values():
+            _check_complete(corpus)
+        rows = {part: list(_rows(corpus)) for part, corpus in corpora.items()}
+        shards = [s for part in rows for s in plan(part, [row.size for row in rows[part]], round(shard_mb * 1e6))]
+        _same_plan(partial / PLAN, rows, shards)
+        jobs = []
+        for shard in shards:
+            into = partial / shard.part
+            into.mkdir(parents=True, exist_ok=True)
+            if not _note_of(into, shard.number).exists() and not (into / INDEX).exists():
+                jobs.append((shard, corpora[shard.part].root, rows[shard.part][shard.first : shard.last], into))
+        kept = len(shards) - len(jobs)
+        progress(kept, len(shards))
+        for done, _ in enumerate(as_they_come(write_shard, jobs, workers), kept + 1):
+            progress(done, len(shards))
+        for part, corpus in corpora.items():
+            _finish(partial / part, corpus, rows[part], [shard.number for shard in shards if shard.part == part])
+    sizes = [row.size for part in rows.values() for row in part]
+    return Packed(len(sizes), sum(sizes), len(shards), kept)
+
+
+@contextmanager
+def _becoming(out: Path) -> Iterator[Path]:
+    """The folder of the work in progress, locked, which becomes ``out`` when the body ends without an error."""
     partial = out.with_name(f"{out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with FileLock(partial / LOCK, timeout=0):
-            packed = _pack(folder, partial, round(shard_mb * 1e6), workers, manifest, progress)
+            yield partial
             (partial / PLAN).unlink()
             (partial / LOCK).unlink()
             if out.exists():
@@ -104,38 +131,6 @@ def pack(
         raise UserError(f"{partial}: another process is packing into it") from None
     except OSError as error:
         raise UserError(f"{partial}: cannot be written ({error.strerror or error})") from None
-    return packed
-
-
-def _pack(
-    folder: Path,
-    partial: Path,
-    shard_bytes: int,
-    workers: int,
-    manifest: str | Path | None,
-    progress: Callable[[int, int], None],
-) -> Packed:
-    corpora = {part: scan(folder / part, "FOLDER", manifest, files_only=True) for part in parts_of(folder)}
-    for corpus in corpora.values():
-        _check_complete(corpus)
-    rows = {part: list(_rows(corpus)) for part, corpus in corpora.items()}
-    shards = [shard for part in rows for shard in plan(part, [row.size for row in rows[part]], shard_bytes)]
-    _same_plan(partial / PLAN, rows, shards)
-    jobs = []
-    for shard in shards:
-        into = partial / shard.part
-        into.mkdir(parents=True, exist_ok=True)
-        if not _note_of(into, shard.number).exists() and not (into / INDEX).exists():
-            corpus = corpora[shard.part]
-            jobs.append((shard, corpus.root, rows[shard.part][shard.first : shard.last], into))
-    kept = len(shards) - len(jobs)
-    progress(kept, len(shards))
-    for done, _ in enumerate(as_they_come(write_shard, jobs, workers), kept + 1):
-        progress(done, len(shards))
-    for part in rows:
-        _finish(partial / part, corpora[part], rows[part], [shard for shard in shards if shard.part == part])
-    everything = [row for part in rows.values() for row in part]
-    return Packed(len(everything), sum(row.size for row in everything), len(shards), kept)
 
 
 def plan(part: str, sizes: list[int], shard_bytes: int) -> Iterator[Shard]:
@@ -173,9 +168,8 @@ def write_shard(shard: Shard, root: str, rows: list[Measured], into: Path) -> No
         os.fsync(chunk.fileno())
     name = f"chunk-0-{shard.number}.bin"
     os.replace(made, into / name)
-    write_text(
-        _note_of(into, shard.number), json.dumps({"chunk": {**about, "filename": name}, "config": index["config"]})
-    )
+    note = {"chunk": {**about, "filename": name}, "config": index["config"]}
+    write_text(_note_of(into, shard.number), json.dumps(note))
     shutil.rmtree(scratch)
 
 
@@ -193,16 +187,15 @@ def _rows(corpus: Corpus) -> Iterator[Measured]:
 
 def _check_complete(corpus: Corpus) -> None:
     """Refuses a manifest that does not list the files that are there: OUT would lack them for ever."""
-    listed = corpus.manifest
-    if listed is None:
+    if (listed := corpus.manifest) is None:
         return
     names, there = set(listed.paths), set(audio_files(corpus.root))
     for differing, why in ((names - there, "is gone"), (there - names - set(listed.left_out), "is not listed")):
         if differing:
             name = printable(f"{corpus.root}/{min(differing)}")
+            others = f" ({len(differing)} such files)" if len(differing) > 1 else ""
             raise UserError(
-                f"{name}: {why}; {listed.file} of {listed.made} is out of date; run `{listed.mend}`"
-                + (f" ({len(differing)} such files)" if len(differing) > 1 else "")
+                f"{name}: {why}; {listed.file} of {listed.made} is out of date; run `{listed.mend}`{others}"
             )
 
 
@@ -224,12 +217,12 @@ def _same_plan(file: Path, rows: dict[str, list[Measured]], shards: list[Shard])
         write_text(file, digest)
 
 
-def _finish(into: Path, corpus: Corpus, rows: list[Measured], shards: list[Shard]) -> None:
+def _finish(into: Path, corpus: Corpus, rows: list[Measured], numbers: list[int]) -> None:
     """Writes manifest and LitData's index of one part; then the notes of its shards are not needed."""
     if not (into / INDEX).exists():
         write(into / NAME, corpus.root, "header" if corpus.manifest is None else corpus.manifest.check, rows)
         content = (into / NAME).read_bytes()
-        notes: list[dict[str, Any]] = [json.loads(_note_of(into, shard.number).read_bytes()) for shard in shards]
+        notes: list[dict[str, Any]] = [json.loads(_note_of(into, number).read_bytes()) for number in numbers]
         digest = hashlib.sha256(content).hexdigest()
         index = {
             "chunks": [note["chunk"] for note in notes],
@@ -238,7 +231,7 @@ def _finish(into: Path, corpus: Corpus, rows: list[Measured], shards: list[Shard
             "kdse": {"version": 1, "manifest": NAME, "bytes": len(content), "sha256": digest},
         }
         write_text(into / INDEX, json.dumps(index, sort_keys=True))
-    for shard in shards:
-        _note_of(into, shard.number).unlink(missing_ok=True)
+    for number in numbers:
+        _note_of(into, number).unlink(missing_ok=True)
     for scratch in into.glob(".[0-9]*.*"):  # of processes that were killed
         shutil.rmtree(scratch)

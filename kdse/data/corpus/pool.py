@@ -1,4 +1,4 @@
-"""Jobs for many processes, results as they come in, and no process that outlives the command."""
+"""A process pool: results as they come in, and no process that outlives the command."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ Result = TypeVar("Result")
 def as_they_come(function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
     """Yields ``function(*job)`` of every job, in the order in which they end.
 
-    The processes are started afresh: forks of one with threads could deadlock, and the fork server of this process is
-    that of the data loaders, with what they need loaded.
+    The processes are started afresh: forks of a process with threads could deadlock, and its fork server is that of
+    the data loaders.
 
-    Args:
-        function: of a module, so that other processes find it.
-        jobs: arguments; taken as they are needed.
-        workers: processes; 0 means none besides this one.
+    ``function`` belongs to a module, so that other processes find it; ``jobs`` are its arguments, taken as they are
+    needed; ``workers`` is the number of processes, 0 for none besides this one.
 
     Raises:
         ValueError: if a process was killed; otherwise what ``function`` raises.

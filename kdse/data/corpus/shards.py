@@ -1,8 +1,8 @@
-"""Recordings in shards: large files that hold many, in LitData's chunk format, on a disk or in object storage.
+"""Shards: large files that hold many recordings, in LitData's chunk format, on a disk or in object storage.
 
-LitData's own dataset streams in its own order and remembers how far it came; ours is a pure function of (seed, epoch,
-index), so recordings are asked for by number. Of LitData this uses the chunks (`kdse corpus pack` writes them with its
-writer, and `litdata.StreamingDataset` reads them) and its downloaders: their schemes, credentials and retries.
+LitData's own dataset streams in its own order; ours asks for recordings by number, because an item is a pure function
+of (seed, epoch, index). Of LitData this uses the chunks (`kdse corpus pack` writes them with its writer,
+`litdata.StreamingDataset` reads them) and its downloaders: their schemes, credentials and retries.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock
 
 from kdse.audio.files import AudioError
+from kdse.audio.listing import reason
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import INDEX, is_index
 from kdse.errors import UserError
@@ -43,11 +44,10 @@ def is_remote(place: object) -> bool:
 
 @dataclass
 class Shards:
-    """The shards of one folder.
+    """The shards of one folder or URL (``place``), and what they hold.
 
-    place: the folder, or its URL.
     manifest: of the recordings, in the order in which they are packed.
-    firsts: number of the first recording of each shard, ``[shards]``.
+    firsts: number of the first recording of each shard, then the number of recordings, ``[shards + 1]``.
     names, sizes: of the shards, the latter in bytes.
     cache: folder that keeps shards of object storage as they are used; None keeps nothing and reads by recording.
     """
@@ -57,35 +57,30 @@ class Shards:
     firsts: np.ndarray
     names: list[str]
     sizes: list[int]
-    cache: str | None = None
+    cache: str | Path | None = None
     _source: Remote | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_source": None}  # a connection belongs to one process
 
     def open(self, index: int) -> BinaryIO:
-        """A recording as it was packed, encoded.
-
-        Raises:
-            AudioError: naming the shard, if it cannot be read or is not the one that was packed.
-        """
+        """A recording as it was packed, encoded; an AudioError names a shard that cannot be read, or is another."""
         shard = int(np.searchsorted(self.firsts, index, "right")) - 1
-        first = int(self.firsts[shard])
-        after = int(self.firsts[shard + 1]) if shard + 1 < len(self.firsts) else len(self.manifest)
+        first, after = int(self.firsts[shard]), int(self.firsts[shard + 1])
         before = int(self.manifest.sizes[first:index].sum())
         start = WORD * (after - first + 2) + before + ITEM_HEADER * (index - first + 1)
         size = int(self.manifest.sizes[index])
         if not is_remote(self.place):
             return self._window(Path(self.place) / self.names[shard], shard, start, size)
-        if self.cache is not None:
-            kept = Path(self.cache) / self.names[shard]
-            if not kept.is_file():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(kept.with_name(f".{kept.name}.lock")):  # data workers of all ranks want the same ones
-                    if not kept.is_file():
-                        write_bytes(kept, self._fetch(shard, 0, self.sizes[shard]))
-            return self._window(kept, shard, start, size)
-        return io.BytesIO(self._fetch(shard, start, size))
+        if self.cache is None:
+            return io.BytesIO(self._fetch(shard, start, size))
+        kept = Path(self.cache) / self.names[shard]
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(kept.with_name(f".{kept.name}.lock")):  # data workers of all ranks want the same ones
+                if not kept.is_file():
+                    write_bytes(kept, self._fetch(shard, 0, self.sizes[shard]))
+        return self._window(kept, shard, start, size)
 
     def _window(self, file: Path, shard: int, start: int, size: int) -> BinaryIO:
         try:
@@ -140,12 +135,7 @@ class Remote:
     """A folder of object storage, read through LitData's downloaders.
 
     Credentials and endpoints are those of the environment (for s3: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL).
-
-    Args:
-        url: of the folder.
-
-    Raises:
-        ValueError: if LitData is not installed, or has no client for this storage.
+    A ValueError says that LitData is not installed, or has no client for this storage.
     """
 
     def __init__(self, url: str) -> None:
@@ -157,30 +147,22 @@ class Remote:
             raise UserError(f"{url}: shards in object storage need LitData ({EXTRA}): {error}") from None
 
     def read(self, name: str, start: int, size: int) -> bytes:
-        """Bytes ``[start, start + size)`` of a file.
-
-        Raises:
-            AudioError: naming the file, if it cannot be read.
-        """
+        """Bytes ``[start, start + size)`` of a file; an AudioError names one that cannot be read."""
         where = f"{self.url}/{name}"
         try:
             return self._downloader.download_bytes(where, start, size, "" if self._ranges else self._kept(name))
         except Exception as error:  # each client has its own
-            raise AudioError(f"{where}: cannot be read ({_reason(error)})") from None
+            raise AudioError(f"{where}: cannot be read ({reason(error)})") from None
 
     def index(self) -> dict[str, Any]:
-        """LitData's index of the folder.
-
-        Raises:
-            ValueError: naming the folder, if there is none.
-        """
+        """LitData's index of the folder; a ValueError names a folder that has none."""
         try:
             with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
                 local = Path(scratch) / INDEX
                 self._downloader.download_file(f"{self.url}/{INDEX}", str(local))
                 return cast(dict[str, Any], json.loads(local.read_bytes()))
         except Exception as error:
-            raise UserError(f"{self.url}: holds no packed corpus that can be read ({_reason(error)})") from None
+            raise UserError(f"{self.url}: holds no packed corpus that can be read ({reason(error)})") from None
 
     def _kept(self, name: str) -> str:
         """Where a whole file goes: a folder that goes with this object, or with the process, a data worker's too."""
@@ -191,48 +173,36 @@ class Remote:
 
 
 def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
-    """The shards of a folder or URL.
-
-    Args:
-        place: with LitData's index.json, as `kdse corpus pack` writes it.
-        cache: folder that keeps shards of object storage; see `Shards`.
+    """The shards of a folder or URL, found by LitData's index.json (``cache``: see `Shards`).
 
     Raises:
         ValueError: if there are none, or none that kdse packed, or the manifest of what they hold is damaged.
     """
     remote = Remote(str(place)) if is_remote(place) else None
-    if remote is not None:
-        index = remote.index()
-    else:
-        try:
-            index = json.loads((Path(place) / INDEX).read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{place}/{INDEX}: cannot be read ({error})") from None
+    try:
+        index = json.loads((Path(place) / INDEX).read_bytes()) if remote is None else remote.index()
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{place}/{INDEX}: cannot be read ({error})") from None
     own = index.get("kdse") if is_index(index) else None
     if not isinstance(own, Mapping):
         raise UserError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
-    chunks = index["chunks"]
-    counts = [chunk["chunk_size"] for chunk in chunks]
     try:
         listed = load(manifest)
     except ValueError:
         mend = "copy or pack the corpus again" if remote is None else "remove it, it is fetched again"
         raise UserError(f"{manifest}: the manifest of the shards in {place} is damaged; {mend}") from None
-    if sum(counts) != len(listed):
+    chunks = index["chunks"]
+    firsts = np.cumsum([0, *(chunk["chunk_size"] for chunk in chunks)])
+    if firsts[-1] != len(listed):
         raise UserError(f"{place}: {INDEX} and {manifest} do not belong together; copy or pack the corpus again")
-    own_cache = None
-    if remote is not None and cache is not None:
-        own_cache = str(Path(cache).expanduser() / _name_of(remote.url) / own["sha256"][:16])
-    return Shards(
-        str(place) if remote is None else remote.url,
-        listed,
-        np.cumsum([0, *counts[:-1]]),
-        [chunk["filename"] for chunk in chunks],
-        [chunk["chunk_bytes"] for chunk in chunks],
-        own_cache,
-        remote,
-    )
+    names, sizes = ([chunk[key] for chunk in chunks] for key in ("filename", "chunk_bytes"))
+    if remote is None:
+        return Shards(str(place), listed, firsts, names, sizes)
+    if cache is not None:
+        name = remote.url.split("://", 1)[1].replace("/", "_")
+        cache = str(Path(cache).expanduser() / name / own["sha256"][:16])
+    return Shards(remote.url, listed, firsts, names, sizes, cache, remote)
 
 
 def _kept_manifest(remote: Remote, own: Mapping[str, Any]) -> Path:
@@ -244,11 +214,3 @@ def _kept_manifest(remote: Remote, own: Mapping[str, Any]) -> Path:
             raise UserError(f"{remote.url}/{own['manifest']}: is damaged; pack or copy the corpus again")
         write_bytes(local, content)
     return local
-
-
-def _name_of(url: str) -> str:
-    return url.split("://", 1)[1].replace("/", "_")
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[-160:] or type(error).__name__

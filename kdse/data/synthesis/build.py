@@ -1,29 +1,33 @@
-"""Builds the embedded corpus into a folder: in parallel, safe to interrupt, run again, or run twice at once.
+"""Builds the embedded corpus in a folder: in parallel, safe to interrupt, to run again and to run twice at once.
 
-Files are rendered into ``<folder>.partial``, each under a temporary name first. When all are there, the manifest is
-written and the folder renamed into place, so a folder with a manifest is always complete. An interrupted build goes
-on where it stopped; a second process waits at the lock ``<folder>.lock`` and then finds the work done. A folder that
-is not ours is neither written to nor removed, not even one that happens to be called ``<folder>.partial``.
+Files are rendered into ``<folder>.partial``, each under a temporary name first; then the manifest is written and the
+folder renamed, so that a folder with a manifest is complete. An interrupted build goes on where it stopped; a second
+process waits at the lock ``<folder>.lock`` and finds the work done. A folder that is not ours, ``<folder>.partial``
+too, is neither written to nor removed.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.rooms import measured_t60_seconds
-from kdse.data.synthesis.worker import SAMPLE_RATE_HZ, UNFINISHED, Worker, render
+from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
+from kdse.data.synthesis.worker import UNFINISHED, Worker, render
 from kdse.errors import UserError
 from kdse.machine.cache import cache_root
 from kdse.machine.packages import required
@@ -43,41 +47,29 @@ def cache_folder(settings: Settings, cache_dir: str | Path | None = None) -> Pat
     return cache_root(cache_dir) / f"embedded-{settings.key()}"
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the folder holds a finished corpus."""
-    return (folder / "manifest.csv").is_file()
-
-
 def build(settings: Settings, folder: Path, *, workers: int | None = None, progress: bool = True) -> bool:
-    """Makes sure that ``folder`` holds the corpus of these settings. The bytes do not depend on ``workers``.
+    """Makes sure that ``folder`` holds the corpus of these settings; returns whether something was generated.
 
-    Args:
-        settings: size and seed.
-        folder: the corpus folder; its parent is created.
-        workers: processes; None means one a core (at most 8), 0 means none besides this one.
-        progress: say on stderr how far it is.
-
-    Returns:
-        True if something was generated, False if the corpus was already there.
+    The bytes do not depend on ``workers``: processes; None means one a core (at most 8), 0 none besides this one.
+    ``progress`` says on stderr how far it is.
 
     Raises:
         ValueError: the folder holds something else, or cannot be written to.
     """
     folder = Path(os.path.abspath(folder.expanduser()))
-    processes = _worker_count(workers)
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers (--data.build_workers) must not be negative, got {workers}")
     try:
-        if is_complete(folder):  # before the lock: a finished corpus may lie where nothing can be written
-            _check_ours(settings, folder)
+        if _is_complete(settings, folder):  # before the lock: it may lie where nothing can be written
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, progress):
-            if is_complete(folder):
-                _check_ours(settings, folder)
+            if _is_complete(settings, folder):
                 return False
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise UserError(f"{folder}: exists and is not an embedded corpus; give an empty or new folder to --out")
-            partial = _open_partial(settings, folder)
-            clips = plan(settings)
+            partial, clips = _open_partial(settings, folder), plan(settings)
+            processes = min(available_cores(), 8) if workers is None else workers
             _render_all(clips, settings, partial, processes, progress)
             _write_manifest(clips, partial)
             if folder.exists():
@@ -96,30 +88,18 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
 @contextmanager
 def _alone(folder: Path, tell: bool) -> Iterator[None]:
     """Holds the folder's lock; waits, and says so, while another process builds the same corpus."""
-    from filelock import FileLock, Timeout
-
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         if tell:
             print(f"another process is generating {folder}; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
-def _worker_count(workers: int | None) -> int:
-    if workers is None:
-        return min(available_cores(), 8)
-    if workers < 0:
-        raise UserError(f"--workers (--data.build_workers) must not be negative, got {workers}")
-    return workers
-
-
-def _stored(settings: Settings) -> dict[str, Any]:
+def _described(settings: Settings) -> dict[str, Any]:
     return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
 
 
@@ -132,15 +112,19 @@ def _read_stored(folder: Path) -> dict[str, Any] | None:
     return stored if isinstance(stored, dict) and "generator_version" in stored else None
 
 
-def _check_ours(settings: Settings, folder: Path) -> None:
+def _is_complete(settings: Settings, folder: Path) -> bool:
+    """Whether a folder holds the finished corpus of these settings; a ValueError if it holds another one."""
+    if not (folder / "manifest.csv").is_file():
+        return False
     stored = _read_stored(folder)
     if stored is None:
         raise UserError(f"{folder}: holds a corpus that kdse did not generate; give an empty or new folder to --out")
-    if stored != _stored(settings):
+    if stored != _described(settings):
         raise UserError(f"{folder}: holds a corpus of other settings ({stored}); remove it or choose another folder")
     gone = [clip.path for clip in plan(settings) if not (folder / clip.path).is_file()]
     if gone:
         raise UserError(f"{folder}: {len(gone)} files are gone, {gone[0]} among them; remove the folder and run again")
+    return True
 
 
 def _open_partial(settings: Settings, folder: Path) -> Path:
@@ -148,54 +132,44 @@ def _open_partial(settings: Settings, folder: Path) -> Path:
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(exist_ok=True)
     stored, entries = _read_stored(partial), list(partial.iterdir())
-    if stored == _stored(settings):
+    if stored == _described(settings):
         return partial
     if stored is None and any(entry.name != SETTINGS_FILE + UNFINISHED for entry in entries):
         raise UserError(f"{partial}: is needed for the build and holds something else; move it away")
     for entry in entries:  # the settings last, so that an interrupted removal is still known as ours
         if entry.is_dir():
             shutil.rmtree(entry)
-    _write_text(partial / SETTINGS_FILE, json.dumps(_stored(settings), indent=2) + "\n")
+    _write_text(partial / SETTINGS_FILE, json.dumps(_described(settings), indent=2) + "\n")
     return partial
 
 
 def _render_all(clips: list[Clip], settings: Settings, partial: Path, workers: int, progress: bool) -> None:
-    """Renders what is missing. With workers, one thread speaks to each worker process."""
+    """Renders what is missing. With workers, each process is spoken to by one thread at a time."""
     for package in ("soundfile", "espeakng_loader", "pyroomacoustics"):
         required(package)  # here: a worker that dies of it could not say so
     missing = [number for number, clip in enumerate(clips) if not (partial / clip.path).is_file()]
-    todo = iter(missing)
+    idle: SimpleQueue[Worker] = SimpleQueue()
+
+    def render_apart(number: int) -> None:
+        worker = idle.get()
+        try:
+            worker.render(number)
+        finally:
+            idle.put(worker)
+
     with counting(progress) as counts:
         advance = counts.add("embedded corpus", "clips", len(clips), len(clips) - len(missing))
         if workers == 0:
-            for number in todo:
+            for number in missing:
                 render(clips[number], partial)
                 advance()
             return
-        taking = threading.Lock()
-        crew: list[Worker] = []
-
-        def keep_busy(worker: Worker) -> None:
-            while True:
-                with taking:
-                    number = next(todo, None)
-                if number is None:
-                    return
-                worker.render(number)
-                advance()
-
         try:
-            with ThreadPoolExecutor(max(1, workers)) as threads:
-                try:
-                    for _ in range(min(workers, len(missing))):
-                        crew.append(Worker(settings, partial))
-                    for future in as_completed([threads.submit(keep_busy, worker) for worker in crew]):
-                        future.result()
-                finally:
-                    with taking:
-                        todo = iter(())
-                    for worker in crew:
-                        worker.close()
+            with ThreadPoolExecutor(workers) as threads, ExitStack() as crew:  # the processes end first
+                for _ in range(min(workers, len(missing))):
+                    idle.put(crew.enter_context(closing(Worker(settings, partial))))
+                for _ in threads.map(render_apart, missing):
+                    advance()
         except RuntimeError as error:
             raise UserError(
                 f"a process that generates the embedded corpus died ({error}): out of memory? Run again to go on where "
@@ -207,23 +181,23 @@ def _write_manifest(clips: list[Clip], partial: Path) -> None:
     soundfile = required("soundfile")
     for leftover in partial.rglob("*" + UNFINISHED):
         leftover.unlink(missing_ok=True)
-    unfinished = partial / ("manifest.csv" + UNFINISHED)
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, MANIFEST_COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for clip in clips:
-            seconds = soundfile.info(partial / clip.path).frames / SAMPLE_RATE_HZ
-            row = {"path": clip.path, "seconds": f"{seconds:.3f}", "licence": LICENCE, **clip.describe()}
-            if isinstance(clip, RoomClip):
-                response, _ = soundfile.read(partial / clip.path)
-                row["t60_seconds"] = f"{measured_t60_seconds(response):.3f}"
-            writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, partial / "manifest.csv")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, MANIFEST_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for clip in clips:
+        seconds = soundfile.info(partial / clip.path).frames / SAMPLE_RATE_HZ
+        row = {"path": clip.path, "seconds": f"{seconds:.3f}", "licence": LICENCE, **clip.describe()}
+        if isinstance(clip, RoomClip):
+            row["t60_seconds"] = f"{measured_t60_seconds(soundfile.read(partial / clip.path)[0]):.3f}"
+        writer.writerow(row)
+    _write_text(partial / "manifest.csv", table.getvalue())
 
 
 def _write_text(path: Path, text: str) -> None:
+    """Writes a file in one step; an OSError is left to `build`, which says where else the corpus can go."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_text(text, encoding="utf-8")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)

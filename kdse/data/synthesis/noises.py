@@ -1,7 +1,7 @@
-"""Procedural noises of clearly different kinds, each a pure function of a random generator and a duration.
+"""Procedural noises of different kinds, each a pure function of a random generator and a duration.
 
 Splits share no kind (`KINDS`): a model tested on wind, rain and dishes has heard none of them in training.
-Every recipe is our choice; none imitates a particular recording. Add a kind by writing one function and listing it.
+Every recipe is our choice. Add a kind by writing one function and listing it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.data.synthesis.sentences import LANGUAGES, sentences_of
 from kdse.data.synthesis.sound import (
     SAMPLE_RATE_HZ,
     add_at,
@@ -50,8 +51,6 @@ def engine(rng: Rng, seconds: float) -> NDArray:
 
 def babble(rng: Rng, seconds: float) -> NDArray:
     """Many people at once: 6 to 14 synthetic talkers of the training voices, near and far."""
-    from kdse.data.synthesis.sentences import LANGUAGES, sentences_of
-
     length = round(seconds * SAMPLE_RATE_HZ)
     mixture = np.zeros(length)
     for _ in range(int(rng.integers(6, 15))):
@@ -224,14 +223,14 @@ def dishes(rng: Rng, seconds: float) -> NDArray:
     return sound
 
 
-#: The kinds of each split; no kind is in two of them.
+#: The recipes of each split by name; no kind is in two of them.
 KINDS: dict[str, dict[str, Callable[[Rng, float], NDArray]]] = {
-    "train": {
-        recipe.__name__: recipe
-        for recipe in (colored, engine, babble, keyboard, siren, crackle, traffic, music, insects)
-    },
-    "valid": {recipe.__name__: recipe for recipe in (fan, alarm)},
-    "test": {recipe.__name__: recipe for recipe in (wind, rain, dishes)},
+    split: {recipe.__name__: recipe for recipe in recipes}
+    for split, recipes in {
+        "train": (colored, engine, babble, keyboard, siren, crackle, traffic, music, insects),
+        "valid": (fan, alarm),
+        "test": (wind, rain, dishes),
+    }.items()
 }
 
 
@@ -243,8 +242,7 @@ def noise(kind: str, seed: int, seconds: float) -> NDArray[np.float32]:
     Raises:
         ValueError: ``kind`` is not among `KINDS`.
     """
-    recipes = {name: recipe for of_split in KINDS.values() for name, recipe in of_split.items()}
+    recipes = KINDS["train"] | KINDS["valid"] | KINDS["test"]
     if kind not in recipes:
         raise UserError(f"unknown noise kind {kind!r}; there are {', '.join(sorted(recipes))}")
-    wave = recipes[kind](np.random.default_rng(seed), seconds)
-    return at_level(envelope(wave, 0.01), -26.0)
+    return at_level(envelope(recipes[kind](np.random.default_rng(seed), seconds), 0.01), -26.0)

@@ -1,4 +1,4 @@
-"""What an embedded corpus consists of: a list of clips decided from one seed, each a pure function of its entry."""
+"""The plan of an embedded corpus: a list of clips drawn from one seed, each a pure function of its entry."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ RESPONSES_PER_ROOM = 2
 class Settings:
     """The size and seed of an embedded corpus.
 
-    Args:
-        minutes: training speech. Training noise is 0.6 times as long, speech and noise of valid and of test
-            0.1 times each; every kind of noise gets at least one clip and every split at least two speakers.
-        seed: another seed gives other sentences, speakers, noises and rooms of the same kinds.
+    minutes: of training speech. Training noise is 0.6 times as long, speech and noise of valid and of test 0.1 times
+    each; every kind of noise gets at least one clip and every split at least two speakers.
+    seed: another seed gives other sentences, speakers, noises and rooms of the same kinds.
     """
 
     minutes: float = 20.0
@@ -63,16 +62,9 @@ class SpeechClip:
 
     def describe(self) -> dict[str, str]:
         """What the manifest says about it besides path and length."""
-        return {
-            "kind": "speech",
-            "split": self.split,
-            "speaker": self.speaker.name,
-            "type": "synthetic speech",
-            "gender": self.speaker.gender,
-            "language": self.speaker.language,
-            "voice": self.speaker.variant,
-            "text": " ".join(self.texts),
-        }
+        about = {"kind": "speech", "split": self.split, "type": "synthetic speech", "text": " ".join(self.texts)}
+        who = self.speaker
+        return {**about, "speaker": who.name, "gender": who.gender, "language": who.language, "voice": who.variant}
 
 
 @dataclass(frozen=True)
@@ -106,12 +98,7 @@ class RoomClip:
         return impulse_response(self.room, self.seed)
 
     def describe(self) -> dict[str, str]:
-        return {
-            "kind": "rir",
-            "split": self.split,
-            "type": "simulated room",
-            "room": self.name,
-        }
+        return {"kind": "rir", "split": self.split, "type": "simulated room", "room": self.name}
 
 
 Clip = SpeechClip | NoiseClip | RoomClip
@@ -134,22 +121,20 @@ def _plan_speech(split: str, minutes: float, rng: np.random.Generator) -> list[S
     """Clips of about 8 s until the split is full, speakers in turn; 60 percent speak English, as the sentences do."""
     speakers = []
     for variant in rng.permutation(VARIANTS[split]):
-        english = rng.random() < 0.6
-        language = rng.choice(["en-us", "en"]) if english else rng.choice(LANGUAGES[2:])
+        language = rng.choice(LANGUAGES[:2] if rng.random() < 0.6 else LANGUAGES[2:])
         speakers.append(random_speaker(str(variant), str(language), rng))
     clips: list[SpeechClip] = []
     total = 0.0
     while total < 60 * minutes or len(clips) < 2:
-        speaker = speakers[len(clips) % len(speakers)]
-        texts: list[str] = []
-        seconds = 0.0
-        for text in rng.permutation(sentences_of(speaker.language, split)):
-            texts.append(str(text))
-            seconds += 0.4 + expected_seconds(texts[-1], speaker)
+        take, who = divmod(len(clips), len(speakers))
+        speaker, texts, seconds = speakers[who], [], 0.0
+        for text in map(str, rng.permutation(sentences_of(speakers[who].language, split))):
+            texts.append(text)
+            seconds += 0.4 + expected_seconds(text, speaker)
             if seconds > SPEECH_CLIP_SECONDS - 1.5:
                 break
         total += seconds
-        path = f"speech/{split}/{speaker.name}_{len(clips) // len(speakers):03d}.flac"
+        path = f"speech/{split}/{speaker.name}_{take:03d}.flac"
         clips.append(SpeechClip(path, split, speaker, tuple(texts), _draw(rng)))
     return clips
 
@@ -157,12 +142,11 @@ def _plan_speech(split: str, minutes: float, rng: np.random.Generator) -> list[S
 def _plan_noise(split: str, minutes: float, rng: np.random.Generator) -> list[NoiseClip]:
     kinds = list(KINDS[split])
     seconds = min(NOISE_CLIP_SECONDS[split], max(5.0, 60 * minutes / len(kinds)))
-    count = max(len(kinds), round(60 * minutes / seconds))
     clips = []
-    for i in range(count):
-        kind = kinds[i % len(kinds)]
-        path = f"noise/{split}/{kind}_{i // len(kinds):03d}.flac"
-        clips.append(NoiseClip(path, split, kind, round(seconds, 3), _draw(rng)))
+    for i in range(max(len(kinds), round(60 * minutes / seconds))):
+        take, kind = divmod(i, len(kinds))
+        path = f"noise/{split}/{kinds[kind]}_{take:03d}.flac"
+        clips.append(NoiseClip(path, split, kinds[kind], round(seconds, 3), _draw(rng)))
     return clips
 
 

@@ -1,4 +1,4 @@
-"""Simulated rooms: shoebox impulse responses by the image source method (pyroomacoustics)."""
+"""Simulated rooms: impulse responses of shoeboxes by the image source method (pyroomacoustics)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.machine.packages import required
 
-SAMPLE_RATE_HZ = 16000
 SPEED_OF_SOUND = 343.0
 T60_RANGE_SECONDS = (0.15, 0.7)
 #: Waves along the floor of a flat shoebox outlive what Eyring assumes of a diffuse field: image-source responses of
@@ -94,17 +94,15 @@ def _place(size: NDArray, rng: np.random.Generator) -> tuple[NDArray, int, NDArr
             return microphone, delay, direction
 
 
-def _volume_and_surface(size: tuple[float, float, float]) -> tuple[float, float]:
-    x, y, z = size
-    return x * y * z, 2 * (x * y + y * z + x * z)
-
-
 def _eyring_absorption(size: tuple[float, float, float], t60_seconds: float) -> float:
     """Energy absorption of all walls: T60 = 24 ln(10) V / (-c S ln(1 - a)) (Eyring 1930)."""
-    volume, surface = _volume_and_surface(size)
+    x, y, z = size
+    volume, surface = x * y * z, 2 * (x * y + y * z + x * z)
     return float(1 - np.exp(-24 * np.log(10) * volume / (SPEED_OF_SOUND * surface * t60_seconds)))
 
 
 def _eyring_t60(size: tuple[float, float, float], absorption: float) -> float:
-    volume, surface = _volume_and_surface(size)
+    """The same formula solved for T60 in seconds."""
+    x, y, z = size
+    volume, surface = x * y * z, 2 * (x * y + y * z + x * z)
     return float(-24 * np.log(10) * volume / (SPEED_OF_SOUND * surface * np.log(1 - absorption)))

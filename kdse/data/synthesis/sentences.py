@@ -1,200 +1,31 @@
-"""The sentences of the embedded corpus by espeak language ("en" is British), all written for kdse.
-
-Every fifth sentence of a language belongs to valid, the next one to test, the other three to train
-(`sentences_of`), so that no sentence is heard in two splits.
-"""
+"""The sentences of the embedded corpus by espeak language ("en" is British), all written for kdse (sentences.txt)."""
 
 from __future__ import annotations
 
-_ENGLISH = (
-    "The bakery on the corner opens before the first tram leaves the depot.",
-    "Could you tell me which platform the evening train departs from?",
-    "She folded the map twice and put it back into her coat pocket.",
-    "Seven engineers argued about a screw that nobody had ever seen.",
-    "Please leave a short message and I will call you back after lunch.",
-    "The lake was so still that the mountains seemed to hang upside down.",
-    "He measured the hallway again, because the numbers did not add up.",
-    "My grandmother keeps dried apples in a blue tin under the stairs.",
-    "What would you do if the power went out for a whole week?",
-    "A thin layer of ice covered every branch in the orchard.",
-    "They moved the piano upstairs with two ropes and a great deal of shouting.",
-    "The meeting has been shifted to Thursday at a quarter past nine.",
-    "Nobody remembered who had brought the enormous yellow umbrella.",
-    "Turn left at the old fire station and follow the river for a mile.",
-    "The children built a harbour out of pebbles and orange peel.",
-    "I would rather walk for an hour than wait for that bus again.",
-    "Fresh paint and sawdust filled the workshop with a pleasant smell.",
-    "How many jars of honey did the beekeeper sell this morning?",
-    "The satellite passes over our valley shortly before midnight.",
-    "Their dog refuses to cross the bridge unless somebody sings.",
-    "An unexpected letter arrived from a town I have never visited.",
-    "We should repair the roof before the autumn storms begin.",
-    "The librarian whispered that the archive would close in ten minutes.",
-    "Put the heavy boxes at the bottom and the glasses on top.",
-    "A violin was playing somewhere behind the garden wall.",
-    "Last winter the ferry was cancelled eleven times in a single month.",
-    "Do you still have the recipe for that thick bean soup?",
-    "The surgeon washed her hands and asked for more light.",
-    "Jack bought three pounds of cherries and gave most of them away.",
-    "The clock in the kitchen runs a little faster every year.",
-    "Thousands of starlings turned above the marsh like smoke.",
-    "You can borrow my bicycle, but the brakes need some care.",
-    "The museum shows tools made of bone, bronze and volcanic glass.",
-    "Why does the radio crackle whenever the lift starts moving?",
-    "Our neighbour grows pumpkins larger than her wheelbarrow.",
-    "He read the contract slowly and underlined every second word.",
-    "The harvest was poor, yet the festival lasted until dawn.",
-    "Check the voltage before you connect the second battery.",
-    "A grey heron stood in the shallow water and watched the boats.",
-    "I forgot my gloves on the counter of the hardware store.",
-    "The judge asked both sides to speak more plainly.",
-    "Five hundred people queued in the rain to hear the choir.",
-    "There is a small theatre above the market hall.",
-    "Would anyone mind if I opened a window for a moment?",
-    "The pilot announced a delay caused by thick fog over the coast.",
-    "She paints ships from memory and always starts with the sky.",
-    "Every Friday the village square turns into a flea market.",
-    "The old tunnel is open to cyclists from March to October.",
-    "Our teacher drew a perfect circle without looking at the board.",
-    "He sharpened the pencil until there was nothing left of it.",
-    "Two kettles boiled at once and the windows steamed up.",
-    "The new bridge shortens the way to the hospital considerably.",
-    "Have you ever tasted bread baked over a beech wood fire?",
-    "The goats escaped through a gap that looked far too narrow.",
-    "It takes patience to teach a parrot a complete sentence.",
-    "A cold wind blew papers across the empty parking lot.",
-    "The chess club meets in the back room of the pharmacy.",
-    "Give the plants some water, but only in the early morning.",
-    "His voice carried across the valley without any effort.",
-    "The committee voted twice and reached the same result.",
-    "We found a box of photographs behind the wardrobe.",
-    "Which of these keys belongs to the cellar door?",
-    "The river rose overnight and flooded the football field.",
-    "A good joke needs silence just before the last word.",
-    "They are testing a quieter engine for the city buses.",
-    "My cousin repairs accordions in a shed beside the railway.",
-    "The price of copper fell for the third week in a row.",
-    "Bring a torch, because the path through the forest is dark.",
-    "She whistled a tune that nobody else could remember.",
-    "The elevator stopped between floors and began to hum.",
-    "Do not shake the bottle before you take off the lid.",
-    "An owl has been nesting in the church tower since spring.",
-    "The young judge of the contest gave every cake nine points.",
-    "From up here the highway looks like a string of beads.",
-    "He apologised for the noise and promised to move the drums.",
-    "The cargo consisted of rubber boots, lamps and frozen fish.",
-    "I usually finish the crossword before the coffee gets cold.",
-    "A rainbow appeared over the quarry for less than a minute.",
-    "Please speak clearly and keep the microphone at a distance.",
-    "The last page of the diary had been torn out long ago.",
-)
+from importlib.resources import files
 
-_BY_LANGUAGE: dict[str, tuple[str, ...]] = {
-    "en-us": _ENGLISH,
-    "en": _ENGLISH,
-    "de": (
-        "Der Bäcker öffnet seinen Laden, bevor die erste Straßenbahn fährt.",
-        "Können Sie mir sagen, auf welchem Gleis der Abendzug abfährt?",
-        "Im Keller steht noch eine Kiste mit alten Schallplatten.",
-        "Wir haben das Dach gerade rechtzeitig vor dem Sturm repariert.",
-        "Meine Nachbarin züchtet Kürbisse, die größer sind als ihr Hund.",
-        "Der Schlüssel zum Gartenhaus hängt hinter der Küchentür.",
-        "Am Freitag wird der Marktplatz zu einem bunten Flohmarkt.",
-        "Zwei Kinder bauten am Ufer einen Hafen aus Kieselsteinen.",
-        "Warum knistert das Radio, sobald der Aufzug losfährt?",
-        "Nach dem Regen roch der ganze Wald nach Harz und Erde.",
-    ),
-    "fr": (
-        "La boulangerie du coin ouvre avant le départ du premier tramway.",
-        "Pourriez-vous me dire de quel quai part le train du soir ?",
-        "Elle a plié la carte en deux et l'a rangée dans sa poche.",
-        "Le chien du voisin refuse de traverser le pont tout seul.",
-        "Nous avons trouvé une boîte de photos derrière l'armoire.",
-        "Chaque vendredi, la place du village devient un marché animé.",
-        "Il faut arroser les plantes très tôt le matin.",
-        "Un violon jouait quelque part derrière le mur du jardin.",
-        "Pourquoi la lumière tremble-t-elle quand la machine démarre ?",
-        "Le brouillard a retardé tous les bateaux de la côte.",
-    ),
-    "es": (
-        "La panadería de la esquina abre antes de que salga el primer tranvía.",
-        "¿Podría decirme de qué andén sale el tren de la noche?",
-        "Mi abuela guarda manzanas secas en una lata azul.",
-        "El perro no quiere cruzar el puente si nadie canta.",
-        "Encontramos una caja de fotografías detrás del armario.",
-        "Los niños construyeron un puerto con piedras y cáscaras de naranja.",
-        "El ascensor se detuvo entre dos pisos y empezó a zumbar.",
-        "Prefiero caminar una hora que esperar otra vez el autobús.",
-        "¿Cuántos tarros de miel vendió hoy la apicultora?",
-        "Una luz débil brillaba al otro lado del valle.",
-    ),
-    "it": (
-        "Il fornaio all'angolo apre prima che parta il primo tram.",
-        "Mi saprebbe dire da quale binario parte il treno della sera?",
-        "La nonna conserva le mele secche in una scatola azzurra.",
-        "Abbiamo riparato il tetto appena prima del temporale.",
-        "Il cane del vicino non vuole attraversare il ponte.",
-        "Dietro il muro del giardino qualcuno suonava il violino.",
-        "Ogni venerdì la piazza si riempie di bancarelle.",
-        "Perché la radio gracchia quando parte l'ascensore?",
-        "Due bollitori fischiavano insieme nella cucina piccola.",
-        "La nebbia ha fermato tutte le barche del porto.",
-    ),
-    "pt": (
-        "A padaria da esquina abre antes de sair o primeiro elétrico.",
-        "Pode dizer-me de que linha parte o comboio da noite?",
-        "A minha avó guarda maçãs secas numa lata azul.",
-        "Encontrámos uma caixa de fotografias atrás do armário.",
-        "O vizinho cultiva abóboras maiores do que o carrinho de mão.",
-        "Um violino tocava algures atrás do muro do jardim.",
-        "Todas as sextas a praça enche-se de bancas coloridas.",
-        "Porque é que a luz treme quando a máquina arranca?",
-        "O nevoeiro atrasou todos os barcos da costa.",
-        "As crianças fizeram um porto com pedras e conchas.",
-    ),
-    "nl": (
-        "De bakker op de hoek opent voordat de eerste tram vertrekt.",
-        "Kunt u mij zeggen van welk spoor de avondtrein vertrekt?",
-        "Mijn oma bewaart gedroogde appels in een blauw blik.",
-        "We hebben het dak net voor de storm gerepareerd.",
-        "De hond van de buren wil de brug niet oversteken.",
-        "Achter de tuinmuur speelde iemand zachtjes viool.",
-        "Elke vrijdag verandert het plein in een drukke markt.",
-        "Waarom kraakt de radio als de lift begint te bewegen?",
-        "Door de dichte mist bleven alle boten in de haven.",
-        "De kinderen bouwden een kasteel van kiezels en takken.",
-    ),
-    "sv": (
-        "Bagaren på hörnet öppnar innan den första spårvagnen går.",
-        "Kan du säga mig från vilket spår kvällståget avgår?",
-        "Min mormor förvarar torkade äpplen i en blå burk.",
-        "Vi lagade taket strax innan stormen kom.",
-        "Grannens hund vägrar att gå över bron på egen hand.",
-        "Någon spelade fiol bakom den gamla trädgårdsmuren.",
-        "Varje fredag blir torget en livlig marknad.",
-        "Varför knastrar radion när hissen börjar röra sig?",
-        "Dimman stoppade alla båtar längs kusten.",
-        "Barnen byggde en hamn av stenar och kvistar.",
-    ),
-    "pl": (
-        "Piekarnia na rogu otwiera się przed odjazdem pierwszego tramwaju.",
-        "Z którego peronu odjeżdża wieczorny pociąg?",
-        "Babcia trzyma suszone jabłka w niebieskiej puszce.",
-        "Naprawiliśmy dach tuż przed burzą.",
-        "Pies sąsiada nie chce sam przejść przez most.",
-        "Za murem ogrodu ktoś grał na skrzypcach.",
-        "W każdy piątek rynek zamienia się w targ.",
-        "Dlaczego radio trzeszczy, kiedy rusza winda?",
-        "Gęsta mgła zatrzymała wszystkie łodzie w porcie.",
-        "Dzieci zbudowały przystań z kamieni i gałęzi.",
-    ),
-}
-
-LANGUAGES = tuple(_BY_LANGUAGE)
 _SPLIT_OF_POSITION = ("train", "train", "train", "valid", "test")
 
 
+def _read() -> dict[str, list[str]]:
+    """Sections ``[en-us en]`` of one sentence a line: those below belong to all languages named."""
+    found: dict[str, list[str]] = {}
+    for line in files(__package__).joinpath("sentences.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            texts: list[str] = []
+            found |= dict.fromkeys(line.strip("[]").split(), texts)
+        elif line:
+            texts.append(line)
+    return found
+
+
+_BY_LANGUAGE = _read()
+LANGUAGES = tuple(_BY_LANGUAGE)
+
+
 def sentences_of(language: str, split: str) -> tuple[str, ...]:
-    """The sentences of one language that belong to one split ("train", "valid" or "test")."""
-    texts = _BY_LANGUAGE[language]
-    return tuple(text for i, text in enumerate(texts) if _SPLIT_OF_POSITION[i % len(_SPLIT_OF_POSITION)] == split)
+    """The sentences of one language that belong to one split ("train", "valid" or "test").
+
+    Of every five sentences three are for train, one for valid and one for test: none is heard in two splits.
+    """
+    return tuple(text for i, text in enumerate(_BY_LANGUAGE[language]) if _SPLIT_OF_POSITION[i % 5] == split)

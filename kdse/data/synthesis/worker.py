@@ -1,10 +1,10 @@
-"""One process that renders clips of the embedded corpus: ``python -m kdse.data.synthesis.worker``.
+"""A process that renders clips of the embedded corpus: ``python -m kdse.data.synthesis.worker``.
 
-It reads one line of JSON with the settings and the folder, then clip numbers, one a line, and answers each with a
-line of JSON once the file is in place. It ends when its input ends, so it never outlives the process that started it.
+It reads a line of JSON with the settings and the folder, then clip numbers, one a line, and answers each with a line
+of JSON once the file is in place. It ends with its input, so it never outlives the process that started it.
 
-A plain subprocess, not multiprocessing: spawned processes import the user's script again, which goes wrong for
-scripts without a ``__main__`` guard, for notebooks and for code from standard input.
+A plain subprocess, not multiprocessing: spawned processes import the user's script again, which goes wrong without a
+``__main__`` guard, in notebooks and for code from standard input.
 """
 
 from __future__ import annotations
@@ -18,18 +18,14 @@ import sys
 from pathlib import Path
 
 from kdse.data.synthesis.plan import Clip, Settings, plan
+from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.machine.packages import required
 
-SAMPLE_RATE_HZ = 16000
 UNFINISHED = ".unfinished"
 
 
 def render(clip: Clip, folder: Path) -> None:
-    """Writes one clip below ``folder`` as 16-bit FLAC: whole or, if interrupted, not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Writes one clip below ``folder`` as 16-bit FLAC, whole or not at all; an OSError if it cannot be written."""
     soundfile = required("soundfile")
     target = folder / clip.path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +53,8 @@ class Worker:
             text=True,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._orders, self._answers = self._process.stdin, self._process.stdout
         self._send({"minutes": settings.minutes, "seed": settings.seed, "folder": str(folder.resolve())})
 
     def render(self, number: int) -> None:
@@ -67,12 +65,10 @@ class Worker:
             RuntimeError: the process died.
         """
         self._send(number)
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
+        answer = self._answers.readline()
         if not answer:
             raise RuntimeError(f"exit code {self._process.wait()}")
-        problem = json.loads(answer)
-        if problem is not None:
+        if (problem := json.loads(answer)) is not None:
             raise OSError(None, problem)
 
     def close(self) -> None:
@@ -81,16 +77,15 @@ class Worker:
         self._process.communicate()
 
     def _send(self, message: object) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+            self._orders.write(json.dumps(message) + "\n")
+            self._orders.flush()
         except BrokenPipeError:
             raise RuntimeError(f"exit code {self._process.wait()}") from None
 
 
 def main() -> int:
-    """The worker process itself."""
+    """The worker process itself; returns its exit code."""
     # Ctrl-C reaches the whole process group; stopping is the parent's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nothing a library prints may be taken for an answer.
@@ -99,9 +94,9 @@ def main() -> int:
     order = json.loads(sys.stdin.readline())
     clips = plan(Settings(minutes=order["minutes"], seed=order["seed"]))
     for line in sys.stdin:
+        problem = None
         try:
             render(clips[json.loads(line)], Path(order["folder"]))
-            problem = None
         except OSError as error:
             problem = error.strerror or str(error)
         try:
