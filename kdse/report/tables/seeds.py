@@ -12,7 +12,7 @@ from kdse.report.tables.ranking import Items, Scored, verdicts
 from kdse.report.tables.scores import scored_block
 from kdse.report.tables.table import MARK, Cell, Column, Table, metric_column, shown, variants
 
-Groups = Mapping[str, Mapping[int | str, str]]
+Groups = Mapping[str, Mapping[int, str]]
 
 
 def seed_table(
