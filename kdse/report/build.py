@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import kdse
 from kdse.errors import UserError
 from kdse.evaluation.costs import training_cost
 from kdse.metrics.registry import METRICS
-from kdse.metrics.table import NOISY, Row
+from kdse.metrics.table import NOISY
 from kdse.metrics.uncertainty import Interval
 from kdse.report.collect import ScoredSet, by_label, common_metrics, conditions, seed_groups, unfinished
 from kdse.report.contents import Figure, ListeningFile, Report, file_name
@@ -68,14 +68,12 @@ def build_report(
         runs: label to run folder. Curves, cost of training, seeds and similarity are theirs; scores are the sets', of
             systems of the same label or checkpoint.
         sets: evaluations, with at least one metric in common, at one sample rate.
-        options: what to show.
-        say: told what is being done.
+        options, say: what to show, and what is told the parts that are being made.
 
     Raises:
         UserError: for sets that cannot be compared, and an option that names what there is not.
     """
-    builder = _Builder(by_label(runs, sets), sets, options)
-    builder.check()
+    builder = _Builder(runs, sets, options)
     builder.remark()
     chosen = builder.chosen()
     say("tables")
@@ -102,47 +100,36 @@ def build_report(
     )
 
 
-@dataclass
 class _Builder:
-    """What all parts of a report need; what is missing or wrong on the way is said in it, not hidden."""
+    """What all parts of a report need; what is missing or wrong on the way is said in notes and warnings, not hidden.
 
-    runs: Mapping[str, Path]
-    sets: Sequence[ScoredSet]
-    options: Options
-    metrics: tuple[str, ...] = ()
-    rows: list[Row] = field(default_factory=list)
-    systems: list[str] = field(default_factory=list)
-    teachers: list[str] = field(default_factory=list)
-    reference: str = ""
-    seeds: dict[str, dict[int, str]] = field(default_factory=dict)
-    later_seeds: set[str] = field(default_factory=set)  # all but the first of each group
-    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    A mistake in runs, sets or options is found here, before any work is done.
+    """
 
-    def check(self) -> None:
-        """Fills in what follows from runs, sets and options; a mistake in them is found before any work is done."""
-        self.metrics = common_metrics(self.sets)
-        self.warnings += conditions(self.sets, self.metrics)
-        self.rows = [row for scored in self.sets for row in scored.rows]
+    def __init__(self, runs: Mapping[str, Path], sets: Sequence[ScoredSet], options: Options) -> None:
+        self.runs, self.sets, self.options = by_label(runs, sets), sets, options
+        self.metrics = common_metrics(sets)
+        self.notes: list[str] = []
+        self.warnings = conditions(sets, self.metrics)
+        self.rows = [row for one in sets for row in one.rows]
         self.systems = list(dict.fromkeys(row.system for row in self.rows))
-        self.teachers = teachers_of(self.runs, self.sets)
-        self.reference = self.options.reference or self._reference()
+        self.teachers = teachers_of(self.runs, sets)
+        self.reference = options.reference or self._reference()
         if self.reference not in self.systems:
             raise UserError(f"--reference {self.reference}: no such system; there are {', '.join(self.systems)}")
-        if self.options.listen_by and self.options.listen_by not in self.metrics:
-            raise UserError(
-                f"--listen-by {self.options.listen_by}: was not scored; there are {', '.join(self.metrics)}"
-            )
-        for name, group in seed_groups(self.runs, self.options.seeds).items():
+        if options.listen_by and options.listen_by not in self.metrics:
+            raise UserError(f"--listen-by {options.listen_by}: was not scored; there are {', '.join(self.metrics)}")
+        self.seeds: dict[str, dict[int, str]] = {}
+        self.later_seeds: set[str] = set()  # all but the first of each group
+        for name, group in seed_groups(self.runs, options.seeds).items():
             if scored := {seed: label for seed, label in group.items() if label in self.systems}:
                 self.seeds[name] = scored
                 self.later_seeds |= {*list(scored.values())[1:]}
-        for one in self.sets:
-            for label, about in one.record["systems"].items():
-                if label not in self.costs and about.get("kind") in ("checkpoint", "onnx"):
-                    trained = training_cost(self.runs[label]) if label in self.runs else {}
-                    self.costs[label] = {"parameters": about.get("parameters"), **(about.get("cost") or {}), **trained}
+        self.costs: dict[str, dict[str, Any]] = {}
+        for label, about in ((label, about) for one in sets for label, about in one.record["systems"].items()):
+            if label not in self.costs and about.get("kind") in ("checkpoint", "onnx"):
+                trained = training_cost(self.runs[label]) if label in self.runs else {}
+                self.costs[label] = {"parameters": about.get("parameters"), **(about.get("cost") or {}), **trained}
 
     def _reference(self) -> str:
         """A run that was not distilled and is no teacher: a supervised student. Else the first system."""

@@ -84,18 +84,15 @@ def systems_of(
 def listening_files(
     scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System]
 ) -> tuple[list[ListeningFile], dict[str, str]]:
-    """The chosen files of a set with the audio and scores of every system, in the order of the choice.
+    """The chosen files of a set with the audio and scores of every system; and label to reason of systems left out.
 
     The audio is made again, and scored again by one quick metric: what is heard is what the table counts. A system
     whose audio is not is left out of all files.
 
     Args:
         scored: the evaluation.
-        chosen: (group, name) of the files, groups as in ``scored.rows``.
+        chosen: (group, name) of the files in their order, groups as in ``scored.rows``.
         systems: from `systems_of`.
-
-    Returns:
-        The files, and label to reason of systems that were left out.
 
     Raises:
         UserError: if the test set is not what it was.

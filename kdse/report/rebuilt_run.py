@@ -35,15 +35,14 @@ class Pair(NamedTuple):
 
 
 def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None, trust_code: bool = False) -> Pair:
-    """Both networks of a run, the student with the initial weights that `kdse fit` gave it.
+    """Both networks of a run of `kdse fit`, the student with the initial weights that it had.
 
     Built from config.yaml by the same code on the same random stream, so weights are bit-identical. The global random
     streams are as before afterwards.
 
     Args:
-        run_folder: of `kdse fit`.
+        run_folder: paths in its config start at the current folder, as they did for `kdse fit`.
         teacher_checkpoint: the teacher, if not the one that the config names (a run without a teacher names none).
-            Relative paths in the config start at the current folder, as they did for `kdse fit`.
         trust_code: allow the config to name classes that kdse does not ship.
 
     Raises:

@@ -62,15 +62,11 @@ class Similarity:
 
 
 def linear_cka(x: Any, y: Any) -> float:
-    """Linear centred kernel alignment of two sets of features of the same samples (Kornblith et al. 2019, section 3).
+    """Linear centred kernel alignment of features ``[n, p]`` and ``[n, q]`` (Kornblith et al. 2019, section 3).
 
     ``||Yc' Xc||^2 / (||Xc' Xc|| ||Yc' Yc||)`` with Frobenius norms and columns centred, in float64. 1 for features that
     are equal up to rotation, scale and offset; for unrelated ones it is near 0 only if samples far outnumber features.
     Features that do not change over the samples (silence) have no similarity: NaN.
-
-    Args:
-        x: features ``[n, p]``, array or tensor.
-        y: features ``[n, q]`` of the same n samples.
 
     Raises:
         ValueError: if these are not two matrices with as many rows.
@@ -92,9 +88,8 @@ def block_similarity(
     """Linear CKA of every student tap with every teacher tap on the same noisy audio.
 
     Args:
-        teacher, student: networks; left as they are.
+        teacher, student: networks; left as they are. Their own taps are compared, if no others are given.
         batches: noisy audio, each ``[B, N]``; lengths may differ between batches.
-        teacher_taps, student_taps: what to compare, if not the networks' own taps.
         frames: samples (item, frame) at most. Where there are more, frames are taken at even spacing from every item.
 
     Raises:
@@ -110,23 +105,19 @@ def similarity_of_run(
     batches: Batches,
     trust_code: bool = False,
     teacher_checkpoint: str | Path | None = None,
-    frames: int = FRAMES,
 ) -> dict[str, Similarity]:
     """Similarity of a run's student to its teacher ``before`` training, ``at the switch`` (if kept) and ``after``.
 
-    Args:
-        run_folder: of `kdse fit`.
-        batches, frames: as in `block_similarity`.
-        trust_code, teacher_checkpoint: as in `kdse.report.rebuilt_run.rebuild`.
+    Arguments are those of `block_similarity` and `kdse.report.rebuilt_run.rebuild`.
 
     Raises:
-        UserError: as `kdse.report.rebuilt_run.rebuild` and `block_similarity`, and if the run has no last.ckpt.
+        UserError: as these two, and if the run has no last.ckpt.
     """
     folder = Path(run_folder)
     pair = rebuild(folder, teacher_checkpoint, trust_code)
     teacher_taps = _taps(pair.teacher, pair.teacher_taps, "teacher")
     student_taps = _taps(pair.student, pair.student_taps, "student")
-    counts = _frames_an_item(pair.student, student_taps, batches, frames)
+    counts = _frames_an_item(pair.student, student_taps, batches, FRAMES)
     expected = _grams(pair.teacher, teacher_taps, batches, counts)
     found = {"before": _compare(expected, _grams(pair.student, student_taps, batches, counts))}
     last = last_checkpoint(folder)

@@ -29,25 +29,15 @@ STRIDE = 1_000_000
 
 
 def log_report(report: Report, folder: Path, mode: Literal["online", "offline"], project: str, name: str) -> str:
-    """Logs a report to W&B, after it was written to disk; what is on disk stays whatever happens here.
+    """Logs a report to W&B, after it was written to ``folder``; returns the run's address.
 
     The run's id follows from the project and the folder's path, so a report that is built again updates its run.
-    Offline, each building leaves one more folder of that run in ``folder/wandb`` (WANDB_DIR, where that is set), and
-    `wandb sync` sends them to it. ``mode`` wins over WANDB_MODE; WANDB_ENTITY and the like count. A W&B run that is
-    open in this process is left alone.
-
-    Args:
-        report: what to log.
-        folder: where the report is.
-        mode: "online" or "offline".
-        project: W&B project.
-        name: of the run, for people.
-
-    Returns:
-        The run's address, or the offline folder and the command that sends it.
+    Offline, each building leaves one more folder of that run in ``folder/wandb`` (WANDB_DIR, where that is set), which
+    is returned with the `wandb sync` command that sends it. ``mode`` wins over WANDB_MODE; WANDB_ENTITY and the like
+    count. A W&B run that is open in this process is left alone.
 
     Raises:
-        UserError: if the package wandb is missing, or W&B cannot be reached or refuses.
+        UserError: if the package wandb is missing, or W&B cannot be reached or refuses; the folder stays as it is.
     """
     if mode not in ("online", "offline"):
         raise UserError(f"--wandb {mode}: use online or offline")
@@ -72,7 +62,15 @@ def log_report(report: Report, folder: Path, mode: Literal["online", "offline"],
             after_earlier_starts(run)
             with staged(run):
                 run.log(_content(report, Path(scratch)))
-            run.config.update({"report": _settings(report)}, allow_val_change=True)
+            about = {
+                "title": report.title,
+                "notes": list(report.notes),
+                "metrics": list(report.metrics),
+                "sample_rate_hz": report.sample_rate_hz,
+                "facts": {label.replace(".", " "): fact for label, fact in report.facts.items()},  # keys split at "."
+                "tables": {table.key: {"title": table.title, "caption": table.caption} for table in report.tables},
+            }
+            run.config.update({"report": about}, allow_val_change=True)
             run.summary["warnings"] = list(report.warnings)
             run.summary["warning_count"] = len(report.warnings)
         except BaseException:
@@ -180,17 +178,6 @@ def _content(report: Report, scratch: Path) -> dict[str, Any]:
         rows = [row for file in report.listening for row in _listening_rows(file, report, scratch)]
         content["listening"] = table_of([*columns, "gain_db", "trouble"], rows)
     return content
-
-
-def _settings(report: Report) -> dict[str, Any]:
-    return {
-        "title": report.title,
-        "notes": list(report.notes),
-        "metrics": list(report.metrics),
-        "sample_rate_hz": report.sample_rate_hz,
-        "facts": {label.replace(".", " "): text for label, text in report.facts.items()},  # W&B splits keys at periods
-        "tables": {table.key: {"title": table.title, "caption": table.caption} for table in report.tables},
-    }
 
 
 def _table(table: Table) -> wandb.Table:

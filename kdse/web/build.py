@@ -49,10 +49,9 @@ def build_page(
     Args:
         model: step graph with the STFT inside, of `kdse export`.
         runtime: folder of the unpacked npm package onnxruntime-web.
-        out: the folder; its parents are made.
+        out: the folder; a folder there that is not such a page is never replaced, a page only by ``overwrite``.
         title: heading of the page.
         example: a recording that the page offers to try; taken along as it is.
-        overwrite: replace an earlier page at ``out``. A folder that is not such a page is never replaced.
 
     Raises:
         UserError: naming what is missing, does not fit or cannot be written.

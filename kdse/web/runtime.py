@@ -27,13 +27,10 @@ INSTALL = f"npm install --prefix build --no-save --ignore-scripts onnxruntime-we
 
 
 def runtime_files(package: Path) -> dict[str, bytes]:
-    """Name to content of the runtime's files in the page, its licence included.
-
-    Args:
-        package: folder of the unpacked npm package.
+    """Name to content of the runtime's files in the page, from the folder of the unpacked npm package.
 
     Raises:
-        ValueError: with the command that brings it, if it is not there, incomplete or of another version.
+        UserError: with the command that brings it, if it is not there, incomplete or of another version.
     """
     try:
         version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from kdse.metrics.table import NOISY, Row, once, snr_buckets
+from kdse.metrics.table import NOISY, Block, Row, blocks, once
+from kdse.metrics.uncertainty import Interval, mean_interval
 from kdse.report.contents import Figure, file_name
 from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, looks, means, plain, to_png
+from kdse.report.tables.ranking import items
 from kdse.report.tables.table import shown
 
-if TYPE_CHECKING:
-    from kdse.metrics.uncertainty import Interval
-
+#: (metric, system, SNR) to mean improvement in raw units.
+Gains = dict[tuple[str, str, float], Interval]
 #: Panels side by side.
 ACROSS = 3
 #: With more systems than this, intervals would hide the lines: they are left out and the alt text says so.
@@ -29,37 +29,34 @@ def improvement_by_snr(
     metrics without values, are left out.
 
     Args:
-        rows: scored items, the noisy input among them.
-        metrics: what to draw.
+        rows, metrics: scored items, the noisy input among them, and what to draw of them.
         systems: all systems of the report, which decides colours and order; None means those of ``rows``.
     """
     order = list(systems or dict.fromkeys(row.system for row in rows))
     figures = []
+    compared = blocks(once(rows))
     for group in dict.fromkeys(row.group for row in rows):
-        gains = _gains([row for row in rows if row.group == group], metrics)
+        gains = _gains([block for block in compared if block.group == group], metrics)
         if len({snr for _, _, snr in gains}) > 1:
             figures.append(_draw(group, gains, [m for m in metrics if any(k[0] == m for k in gains)], order))
     return figures
 
 
-def _gains(rows: Sequence[Row], metrics: Sequence[str]) -> dict[tuple[str, str, float], Interval]:
-    """(metric, system, SNR) to mean improvement in raw units."""
-    from kdse.metrics.uncertainty import mean_interval
-
-    kept = once(rows)
-    noisy = {row.name: row for row in kept if row.system == NOISY}
-    values: dict[tuple[str, str, float], list[float]] = {}
-    for row, snr in zip(kept, snr_buckets([row.snr_db for row in kept]), strict=True):
-        if row.system == NOISY or math.isnan(snr) or row.name not in noisy:
+def _gains(compared: Sequence[Block], metrics: Sequence[str]) -> Gains:
+    found: Gains = {}
+    for _, snr, systems in compared:
+        if isinstance(snr, str):  # "all"
             continue
         for metric in metrics:
-            gain = row.values.get(metric, math.nan) - noisy[row.name].values.get(metric, math.nan)
-            if not math.isnan(gain):
-                values.setdefault((metric, row.system, snr), []).append(gain)
-    return {key: mean_interval(gains) for key, gains in values.items()}
+            noisy = items(systems.get(NOISY, []), metric)
+            for system, rows in systems.items():
+                gains = [value - noisy[name] for name, value in items(rows, metric).items() if name in noisy]
+                if gains and system != NOISY:
+                    found[metric, system, snr] = mean_interval(gains)
+    return found
 
 
-def _draw(group: str, gains: dict[tuple[str, str, float], Interval], metrics: list[str], order: list[str]) -> Figure:
+def _draw(group: str, gains: Gains, metrics: list[str], order: list[str]) -> Figure:
     names = [name for name in order if any(system == name for _, system, _ in gains)]
     down, across = math.ceil(len(metrics) / ACROSS), min(ACROSS, len(metrics))
     look = looks(order)
@@ -96,7 +93,7 @@ def _draw(group: str, gains: dict[tuple[str, str, float], Interval], metrics: li
     )
 
 
-def _alt(gains: dict[tuple[str, str, float], Interval], metrics: list[str], names: list[str], snrs: list[float]) -> str:
+def _alt(gains: Gains, metrics: list[str], names: list[str], snrs: list[float]) -> str:
     parts = []
     for metric in metrics:
         each = []

@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 def training_curves(
     runs: Mapping[str, str | Path], metric: str = "si_sdr", systems: Sequence[str] | None = None
 ) -> Figure | None:
-    """A validation metric against optimizer steps, one line a run, a dashed line where a run's phase changed.
+    """A validation metric, or "loss", against optimizer steps; dashed lines where a run's phase changed.
 
     Runs without values in their log are left out and named in the alt text; None if none has two.
 
     Args:
         runs: system to run folder.
-        metric: name of a metric, or ``loss``; the log's column is ``val/<metric>``.
+        metric: the log's column is ``val/<metric>``.
         systems: all systems of the report, which decides colours; None means those of ``runs``.
     """
-    metric = metric.removeprefix("val/")
     column, about = f"val/{metric}", shown(metric)
     if metric == "loss":
         about = about._replace(higher_is_better=False)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kdse.metrics.table import NOISY
+from kdse.metrics.uncertainty import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
-
-    from kdse.metrics.uncertainty import Interval
 
 #: Width of every figure in inches, and its pixels an inch: sharp at 700 px on screens of double density.
 WIDTH = 7.0

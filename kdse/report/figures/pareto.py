@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY
+from kdse.metrics.uncertainty import Interval
 from kdse.report.contents import Figure
 from kdse.report.figures.drawing import GREY, INK, canvas, looks, means, plain, to_png
 from kdse.report.figures.labels import Box, place_names
@@ -15,8 +16,6 @@ from kdse.report.tables.table import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from kdse.metrics.uncertainty import Interval
 
 #: Systems whose costs differ by less than this factor are drawn side by side, so far apart (share of the axis).
 SAME_COST = 1.03
@@ -56,9 +55,7 @@ def pareto(points: Sequence[Point], metric: str, cost: str, systems: Sequence[st
     text, those of one size drawn side by side. None if fewer than two sizes remain.
 
     Args:
-        points: the systems.
-        metric: what their quality is measured in.
-        cost: which of their costs.
+        points, metric, cost: the systems, what their quality is measured in, and which of their costs counts.
         systems: all systems of the report, which decides colours; None means those of ``points``.
     """
     title, about = cost.replace("_", " "), shown(metric)

@@ -21,9 +21,7 @@ MOMENTS = {"before": Look(GREY, "o"), "at the switch": Look("#7a5195", "s"), "af
 def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figure | None:
     """Heat maps of teacher-student CKA on one colour scale, and below them the diagonal of each, block by block.
 
-    Args:
-        similarities: label ("before", "after", or names of systems) to similarity; None is returned for none.
-        system: whose similarities these are, for the title.
+    None without similarities; their labels are "before", "after", or names of systems. ``system`` is for the title.
     """
     if not similarities:
         return None

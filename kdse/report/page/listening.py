@@ -46,10 +46,9 @@ def signals_of(file: ListeningFile) -> Signals:
 
 
 def listening_data(files: Sequence[ListeningFile], sample_rate_hz: int, metrics: Sequence[str]) -> str:
-    """Script elements that do not run: the catalogue of files for the page's script, and their sound and pictures.
+    """Script elements that do not run: the catalogue of files, and their sound and pictures; empty without files.
 
-    The catalogue is the element ``catalogue``; its files name blocks such as ``3-0``, which are the elements
-    ``audio-3-0`` and ``picture-3-0``. Empty without files.
+    The catalogue names blocks such as ``3-0``, which are the elements ``audio-3-0`` and ``picture-3-0``.
 
     Raises:
         UserError: naming the file, if its waves differ in length or are not mono; or naming a rate below 1.
@@ -63,7 +62,10 @@ def listening_data(files: Sequence[ListeningFile], sample_rate_hz: int, metrics:
         "rate": sample_rate_hz,
         "floorDb": spectrogram.FLOOR_DB,
         "bins": spectrogram.BINS,
-        "metrics": [_metric(name) for name in metrics],
+        "metrics": [
+            {"key": m, "title": s.title, "factor": s.factor, "decimals": s.decimals, "higher": s.higher_is_better}
+            for m, s in zip(metrics, map(shown, metrics), strict=True)
+        ],
         "systems": list(dict.fromkeys(system for file in files for system in file.waves)),
         "files": entries,
         "megabytes": round(sum(map(len, blocks)) / 1e6, 1),
@@ -121,12 +123,6 @@ def _file(
 
 def _block(key: str, data: bytes) -> str:
     return f'<script type="text/plain" id="{key}">{base64.b64encode(data).decode("ascii")}</script>\n'
-
-
-def _metric(name: str) -> dict[str, Any]:
-    look = shown(name)
-    about = {"factor": look.factor, "decimals": look.decimals, "higher": look.higher_is_better}
-    return {"key": name, "title": look.title, **about}
 
 
 def _finite(value: float) -> float | None:

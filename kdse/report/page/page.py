@@ -26,13 +26,11 @@ SCRIPTS = ("tables.js", "player.js", "files.js", "spectrograms.js", "listening.j
 def write_page(report: Report, path: str | Path) -> Path:
     """Writes the report to one HTML file; returns its path. Nobody sees half of it, and it asks no server for anything.
 
-    Sound is FLAC (16 bit, as many samples as the waves), all signals of a file with one gain; a signal that is empty
-    or holds NaN or infinite samples is named on the page and left out. The time and size are those of the sound:
-    about 0.4 MB for ten seconds of one system at 16 kHz.
+    Sound is FLAC (16 bit, as many samples as the waves), all signals of a file with one gain; a signal that is empty or
+    holds NaN or infinite samples is named on the page and left out. Ten seconds of one system at 16 kHz are 0.4 MB.
 
     Raises:
-        ValueError: naming the file whose waves differ in length, the figure that is not a PNG, or the page, if it
-            cannot be written.
+        ValueError: naming the file whose waves differ in length, the figure that is no PNG, or the page not writable.
     """
     style = _asset("style.css")
     script = "(() => {\n'use strict';\n" + "\n".join(map(_asset, SCRIPTS)) + "})();\n"

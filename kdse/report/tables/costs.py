@@ -55,9 +55,8 @@ EXPLAINED = {
 def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
     """What every system costs. Columns that no system has a value for are left out.
 
-    Args:
-        costs: system to cost by key: those of `COSTS`, and ``threads``, on which the real-time factors (seconds of
-            computation per second of audio) were measured. A missing key is an empty cell, None is "n/a".
+    ``costs`` is system to cost by key: those of `COSTS`, and ``threads``, on which real-time factors (seconds of
+    computation per second of audio) were measured. A missing key is an empty cell, None is "n/a".
     """
     known = {key for about in costs.values() for key, value in about.items() if value is not None}
     timed = [about for about in costs.values() if any(about.get(key) is not None for key in MEASURED)]
@@ -78,11 +77,7 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def failure_table(failures: Iterable[Sequence[str]]) -> Table:
-    """Every failed score.
-
-    Args:
-        failures: (set, system, item, metric, reason), as in `kdse.metrics.table.Summary`.
-    """
+    """Every failed score: (set, system, item, metric, reason), as in `kdse.metrics.table.Summary`."""
     titles = {"set": "set", "system": "system", "name": "item", "metric": "metric", "reason": "reason"}
     columns = tuple(Column(key, title) for key, title in titles.items())
     rows = tuple(tuple(map(Cell.of, failure)) for failure in failures)

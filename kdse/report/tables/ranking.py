@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from kdse.metrics.table import NOISY, Block, Row, snr_buckets, snrs_listed
 from kdse.metrics.uncertainty import clear, holm, paired_differences
+from kdse.report.tables.table import shown
 
 Items = Mapping[str, float]
 
@@ -17,8 +18,7 @@ STRATUM_ITEMS = 10
 
 
 class Verdict(NamedTuple):
-    """best: None if less than two systems compete. unclear: not clearly different from the best. no_gain: not clearly
-    different from the noisy input."""
+    """The best system, None if less than two compete, and those not clearly different from it or from noisy."""
 
     best: str | None
     unclear: frozenset[str]
@@ -32,13 +32,19 @@ class Scored(NamedTuple):
     higher_is_better: bool
     strata: dict[str, float] | None = None
 
+    @classmethod
+    def of(cls, block: Block, metric: str) -> Scored:
+        """A metric of a block."""
+        systems: dict[str, Items] = {system: items(rows, metric) for system, rows in block.systems.items()}
+        return cls(systems, shown(metric).higher_is_better, _snr_strata(block))
+
 
 def items(rows: Sequence[Row], metric: str) -> dict[str, float]:
     """Item to value, without those that failed."""
     return {row.name: v for row in rows if not math.isnan(v := row.values.get(metric, math.nan))}
 
 
-def snr_strata(block: Block) -> dict[str, float] | None:
+def _snr_strata(block: Block) -> dict[str, float] | None:
     """Each item's SNR where a test set fixes them: a list of SNRs, with at least 10 items at each.
 
     Our choice: other files at these SNRs would leave the SNRs as they are, so intervals must not include their spread.
@@ -55,13 +61,9 @@ def snr_strata(block: Block) -> dict[str, float] | None:
 def verdicts(columns: Sequence[Scored], exclude_from_best: Collection[str] = ()) -> list[Verdict]:
     """Judges every metric of every block by paired tests on the same items.
 
-    P values are adjusted (Holm) for the systems of one column and block; that the best one was picked by the same
-    items is not allowed for (our choice, as is usual), so a narrow lead over many systems deserves a second test set.
-
-    Args:
-        columns: what is judged, each by itself.
-        exclude_from_best: systems that do not compete, such as the teacher; the noisy input never does. They are still
-            marked if they are not clearly different from the best.
+    P values are adjusted (Holm) for the systems of one column and block; that the best one was picked by the same items
+    is not allowed for (our choice, as is usual), so a narrow lead over many systems deserves a second test set. Systems
+    that do not compete for the best, such as the teacher, are still compared with it; noisy never competes.
     """
     winners = [_best(column, {*exclude_from_best, NOISY}) for column in columns]
     families: dict[tuple[int, str], list[str]] = {}  # column and what its systems are compared with

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kdse.errors import UserError
 from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, summarize
 from kdse.metrics.uncertainty import Interval, clear, holm, mean_intervals, paired_differences
-from kdse.report.tables.ranking import Items, Scored, Verdict, items, snr_strata, verdicts
+from kdse.report.tables.ranking import Scored, Verdict, verdicts
 from kdse.report.tables.table import MARK, Cell, Column, Table, metric_column, shown, variants
 
 COVERS = "Intervals and tests cover the choice of files, not training seeds, and take files as independent."
@@ -58,7 +58,7 @@ def score_cells(
     """
     kept = once(rows)
     compared = blocks(kept)
-    columns = {(number, m): scored_block(block, m) for number, block in enumerate(compared) for m in metrics}
+    columns = {(number, m): Scored.of(block, m) for number, block in enumerate(compared) for m in metrics}
     judged = dict(zip(columns, verdicts(list(columns.values()), exclude_from_best), strict=True))
     values = {(*key, system): found for key, column in columns.items() for system, found in column.systems.items()}
     strata: list[list[float] | None] = []
@@ -78,34 +78,21 @@ def score_cells(
     return scores
 
 
-def scored_block(block: Block, metric: str) -> Scored:
-    """One metric of a block, to be judged."""
-    systems: dict[str, Items] = {system: items(members, metric) for system, members in block.systems.items()}
-    return Scored(systems, shown(metric).higher_is_better, snr_strata(block))
-
-
 def _cell(line: Line, metric: str, verdict: Verdict, interval: Interval, with_interval: bool) -> Cell:
     system, look = line.system, shown(metric)
     gain = math.nan if system == NOISY else line.improvements[metric]
-    return Cell.of_number(
-        line.values[metric],
+    return Cell.of_mean(
+        interval._replace(mean=line.values[metric]),
         look.number(line.values[metric]),
         look.gain(gain, system in verdict.no_gain),
-        look.interval(interval.low, interval.high, fewer=1) if with_interval else "",
+        look.interval(interval, fewer=1) if with_interval else "",
         noise=system in verdict.unclear,
         best=system == verdict.best,
-        low=interval.low,
-        high=interval.high,
     )
 
 
 def difference_table(rows: Sequence[Row], metrics: Sequence[str], reference: str) -> Table:
     """Every system minus the reference on the same items of each set, with 95 % intervals and p values.
-
-    Args:
-        rows: scored items of all systems.
-        metrics: two columns each: difference and p value.
-        reference: the system that others are compared with.
 
     Raises:
         UserError: if no row is from the reference.
@@ -146,20 +133,18 @@ def _difference_cells(
     block: Block, metric: str, reference: str, common: dict[str, int]
 ) -> dict[str, tuple[Cell, Cell]]:
     """System to its difference and p value."""
-    column, look = scored_block(block, metric), shown(metric)
+    column, look = Scored.of(block, metric), shown(metric)
     pairs = [(column.systems[system], column.systems[reference]) for system in common]
     found = paired_differences(pairs, strata=[column.strata] * len(pairs))
     adjusted = holm([difference.p_value for difference in found])
     cells = {}
     for (system, count), difference, p_value in zip(common.items(), found, adjusted, strict=True):
-        difference_cell = Cell.of_number(
-            difference.mean,
+        difference_cell = Cell.of_mean(
+            difference,
             look.number(difference.mean, sign=True),
-            look.interval(difference.low, difference.high, sign=True),
+            look.interval(difference, sign=True),
             f"n={difference.items}" if difference.items < count else "",  # some failed
             noise=not clear(difference, p_value),
-            low=difference.low,
-            high=difference.high,
         )
         p_text = "n/a" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
         cells[system] = (difference_cell, Cell(p_text, None if math.isnan(p_value) else p_value))
@@ -169,14 +154,7 @@ def _difference_cells(
 def scores_caption(
     cells: Iterable[Mapping[str, Cell]], metrics: Sequence[str], intervals: bool = True, left_out: Sequence[str] = ()
 ) -> str:
-    """How to read the cells of `score_cells`.
-
-    Args:
-        cells: what is shown.
-        metrics: in the order of columns.
-        intervals: whether some cells show theirs.
-        left_out: systems that do not compete for the best.
-    """
+    """How to read the cells of `score_cells`; ``left_out`` are systems that do not compete for the best."""
     lower = [shown(metric).title for metric in metrics if not shown(metric).higher_is_better]
     negative = f" ({', '.join(lower)}: lower is better, so an improvement is negative)" if lower else ""
     parts = [f"In round brackets the improvement over noisy, with {MARK} where it is not clear{negative}."]

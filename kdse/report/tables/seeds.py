@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 
 from kdse.errors import UserError
 from kdse.metrics.table import NOISY, Block, Row, blocks, once
 from kdse.metrics.uncertainty import ALPHA, OverSeeds, holm, over_seeds, seeds_p_value
 from kdse.report.tables.ranking import Items, Scored, verdicts
-from kdse.report.tables.scores import scored_block
 from kdse.report.tables.table import MARK, Cell, Column, Table, metric_column, shown, variants
 
 Groups = Mapping[str, Mapping[int, str]]
@@ -25,10 +25,8 @@ def seed_table(
     therefore always marked: nothing is known of its spread.
 
     Args:
-        rows: scored items of all systems.
-        metrics: in the order of columns.
+        rows, metrics, exclude_from_best: as in `score_table`, for methods.
         groups: method to seed to the label of that run in ``rows``. The noisy input is added by itself.
-        exclude_from_best: methods that do not compete for the best.
 
     Raises:
         UserError: for a label that no row has.
@@ -59,9 +57,9 @@ def seed_table(
 def _cells(
     block: Block, metric: str, methods: Mapping[str, list[str]], exclude_from_best: Collection[str]
 ) -> dict[str, Cell]:
-    column, look = scored_block(block, metric), shown(metric)
+    column, look = Scored.of(block, metric), shown(metric)
     runs = {method: [column.systems[system] for system in systems] for method, systems in methods.items()}
-    means = {method: [_mean(list(values.values())) for values in found] for method, found in runs.items()}
+    means = {method: [_mean(values.values()) for values in found] for method, found in runs.items()}
     spread = {method: over_seeds(values) for method, values in means.items()}
     per_item = {method: _over_runs(found) for method, found in runs.items()}
     verdict = verdicts([Scored(per_item, column.higher_is_better, column.strata)], exclude_from_best)[0]
@@ -71,14 +69,13 @@ def _cells(
     for method, over in spread.items():
         # each run against noisy on the files that both have, as in the other tables
         gains = [_mean([values[name] - noisy[name] for name in values if name in noisy]) for values in runs[method]]
-        cells[method] = Cell.of_number(
-            over.mean,
+        cells[method] = Cell.of_mean(
+            over,
             look.number(over.mean),
             "" if math.isnan(over.deviation) else f"± {look.number(over.deviation)}",
             "" if method == NOISY else look.gain(over_seeds(gains).mean, method in verdict.no_gain),
             noise=method in unclear,
             best=method == verdict.best,
-            deviation=over.deviation,
         )
     return cells
 
@@ -96,8 +93,8 @@ def _over_runs(runs: Sequence[Items]) -> Items:
     return {name: _mean([values[name] for values in runs]) for name in common}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _mean(values: Collection[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def _caption(metrics: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kdse.metrics.registry import METRICS
+from kdse.metrics.uncertainty import Difference, Interval, OverSeeds
 
 #: Follows a number that is not clearly different from what it is compared with.
 MARK = "≈"
@@ -51,21 +52,15 @@ class Cell:
         return cls(str(value), value)
 
     @classmethod
-    def of_number(
-        cls,
-        value: float,
-        *parts: str,
-        best: bool = False,
-        noise: bool = False,
-        low: float = math.nan,
-        high: float = math.nan,
-        deviation: float = math.nan,
+    def of_mean(
+        cls, mean: Interval | Difference | OverSeeds, *parts: str, best: bool = False, noise: bool = False
     ) -> Cell:
-        """A number; its text is the parts that say something, and the mark. NaN is shown as missing."""
-        if math.isnan(value):
+        """A mean; its text is the parts that say something, and the mark. NaN is shown as missing."""
+        if math.isnan(mean.mean):
             return cls("n/a")
         text = " ".join(part for part in (*parts, MARK if noise else "") if part)
-        return cls(text, rounded(value), best, noise, rounded(low), rounded(high), rounded(deviation))
+        about = {name: _rounded(getattr(mean, name, math.nan)) for name in ("low", "high", "deviation")}
+        return cls(text, _rounded(mean.mean), best, noise, **about)
 
     @property
     def mark(self) -> str:
@@ -137,9 +132,11 @@ class Shown(NamedTuple):
         # adding zero turns the -0.00 of a small negative number into 0.00
         return f"{round(value * self.factor, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"
 
-    def interval(self, low: float, high: float, sign: bool = False, fewer: int = 0) -> str:
+    def interval(self, of: Interval | Difference, sign: bool = False, fewer: int = 0) -> str:
         """``[9.12, 9.81]``; empty without bounds."""
-        return "" if math.isnan(low) else f"[{self.number(low, sign, fewer)}, {self.number(high, sign, fewer)}]"
+        return (
+            "" if math.isnan(of.low) else f"[{self.number(of.low, sign, fewer)}, {self.number(of.high, sign, fewer)}]"
+        )
 
     def gain(self, value: float, unclear: bool) -> str:
         """``(+1.25)``: an improvement over noisy, marked if it is not clear; empty for NaN."""
@@ -163,7 +160,7 @@ def metric_column(metric: str) -> Column:
     return Column(metric, look.title, "higher" if look.higher_is_better else "lower")
 
 
-def rounded(value: float) -> float | None:
+def _rounded(value: float) -> float | None:
     """For files: twelve significant digits, which are the same on every machine; None for NaN."""
     return None if math.isnan(value) else float(f"{value:.12g}")
 
