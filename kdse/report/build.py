@@ -57,10 +57,7 @@ class Options:
 
 
 def build_report(
-    runs: Mapping[str, Path],
-    sets: Sequence[ScoredSet],
-    options: Options,
-    say: Callable[[str], None] = lambda text: None,
+    runs: Mapping[str, Path], sets: Sequence[ScoredSet], options: Options, say: Callable[[str], None] = lambda _: None
 ) -> Report:
     """The report of some runs on some test sets.
 

@@ -18,31 +18,22 @@ from kdse.web.model import facts, read_step_graph
 from kdse.web.runtime import SCRIPT, VERSION, WASM, runtime_files
 
 TITLE = "Take the noise out of speech"
-
 #: Longest sound that the page takes (our choice): decoded at 48 kHz in stereo it needs 230 MB, which phones have.
 MAX_SECONDS = 600
-
 #: Enhanced sound that waits before the headphones get it, beyond two hops (our choice): room for the worker's delays.
 HOLD_SECONDS = 0.02
-
 #: Scripts and style may come from the page's own folder only, and nothing from anywhere else; "wasm-unsafe-eval" lets
 #: WebAssembly be compiled, "blob:" lets the worker inherit this policy and lengths of chosen files be read.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self'; "
     "style-src 'self'; img-src data:; media-src blob:; base-uri 'none'; form-action 'none'"
 )
-
 #: In index.html, by which a page of this command is known.
 _MARK = '<meta name="generator" content="kdse web">'
 
 
 def build_page(
-    model: Path,
-    runtime: Path,
-    out: Path,
-    title: str = TITLE,
-    example: Path | None = None,
-    overwrite: bool = False,
+    model: Path, runtime: Path, out: Path, title: str = TITLE, example: Path | None = None, overwrite: bool = False
 ) -> Path:
     """Writes the page's folder; returns its path. The folder appears once it is complete.
 

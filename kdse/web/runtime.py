@@ -10,7 +10,6 @@ from kdse.errors import UserError
 
 #: The one version that the page is tested with.
 VERSION = "1.30.0"
-
 #: The smallest build that runs on one thread, without the headers (COOP, COEP) that threads ask of a host: the WASM
 #: execution provider only, its loader bundled. Name in the package to name in the page; .mjs becomes .js because some
 #: hosts do not know .mjs to be JavaScript and browsers then refuse it.

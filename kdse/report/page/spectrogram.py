@@ -8,21 +8,14 @@ import numpy as np
 
 from kdse.web.embedding import COLOURS, palette
 
-#: Points of the STFT (Hann window).
-POINTS = 512
-
-#: Rows of a picture: bins from 0 Hz (lowest) to half the sampling rate.
-BINS = POINTS // 2 + 1
-
+#: Points of the STFT (Hann window), and rows of a picture: bins from 0 Hz (lowest) to half the sampling rate.
+POINTS, BINS = 512, 257
 #: Most columns of a picture; the frames of a longer file are pooled (our choice: about what a screen shows).
 MAX_COLUMNS = 640
-
 #: Samples a column of a short file, and most samples between two frames (our choice: 75 % and 50 % overlap).
 COLUMN_SAMPLES, MAX_HOP_SAMPLES = POINTS // 4, POINTS // 2
-
 #: Lowest level drawn, in dB below the reference (as in `LogExamples`).
 FLOOR_DB = -80.0
-
 #: Frames transformed at once: keeps long files in some ten MB of memory.
 _FRAMES_AT_ONCE = 4096
 
