@@ -109,13 +109,11 @@ class Table:
 
     def without_empty(self, *keys: str) -> Table:
         """The table without those of the named columns that hold no value."""
-        kept = [
-            index
-            for index, column in enumerate(self.columns)
-            if column.key not in keys or any(row[index].value not in (None, "") for row in self.rows)
-        ]
-        columns = tuple(self.columns[index] for index in kept)
-        return replace(self, columns=columns, rows=tuple(tuple(row[index] for index in kept) for row in self.rows))
+        cells = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
+        filled = [any(cell.value not in (None, "") for cell in column) for column in cells]
+        kept = [full or column.key not in keys for full, column in zip(filled, self.columns, strict=True)]
+        rows = tuple(tuple(itertools.compress(row, kept)) for row in self.rows)
+        return replace(self, columns=tuple(itertools.compress(self.columns, kept)), rows=rows)
 
 
 class Shown(NamedTuple):

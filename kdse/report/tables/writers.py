@@ -71,11 +71,13 @@ def fields(table: Table) -> dict[str, list[Any]]:
 
 # --- LaTeX ---
 
-LATEX = {
+#: Characters in LaTeX; NUL stands for a minus.
+LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "×": r"$\times$", "µ": r"$\mu$",
-}  # fmt: skip
+    "\0": "$-$", MARK: r"$\approx$",
+})  # fmt: skip
 #: A minus, which a hyphen before a number means. Not the hyphen of "two-step" or "2-3".
 MINUS = re.compile(r"(?<![\w+-])-(?=\d)")
 
@@ -116,9 +118,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _latex(text: str) -> str:
-    text = MINUS.sub("\0", " ".join(text.split()))
-    text = "".join(LATEX.get(character, character) for character in text).replace("\0", "$-$")
-    return text.replace(MARK, r"$\approx$")
+    return MINUS.sub("\0", " ".join(text.split())).translate(LATEX)
 
 
 # --- terminal ---
