@@ -128,8 +128,7 @@ def write_report(report: Report, out: Path) -> list[str]:
     Tables and figures of an earlier report in the folder, and nothing else, are removed.
     """
     from kdse.report.page.page import write_page
-    from kdse.report.tables.latex import to_latex
-    from kdse.report.tables.writers import to_csv, to_markdown
+    from kdse.report.tables.writers import to_csv, to_latex, to_markdown
 
     written = []
     for table in report.tables:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import kdse
 from kdse.errors import UserError
 from kdse.evaluation.costs import training_cost
 from kdse.metrics.registry import METRICS
-from kdse.metrics.table import NOISY, Row
+from kdse.metrics.table import NOISY
 from kdse.metrics.uncertainty import Interval
 from kdse.report.collect import ScoredSet, by_label, common_metrics, conditions, seed_groups, unfinished
 from kdse.report.contents import Figure, ListeningFile, Report, file_name
@@ -57,292 +56,286 @@ class Options:
     command: str = ""
 
 
-@dataclass
-class _Builder:
-    """What all parts of a report need; what is missing or wrong on the way is said in it, not hidden."""
-
-    runs: Mapping[str, Path]
-    sets: Sequence[ScoredSet]
-    options: Options
-    metrics: tuple[str, ...] = ()
-    rows: list[Row] = field(default_factory=list)
-    systems: list[str] = field(default_factory=list)
-    teachers: list[str] = field(default_factory=list)
-    reference: str = ""
-    seeds: dict[str, dict[int | str, str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
 def build_report(
-    runs: Mapping[str, Path],
-    sets: Sequence[ScoredSet],
-    options: Options,
-    say: Callable[[str], None] = lambda text: None,
+    runs: Mapping[str, Path], sets: Sequence[ScoredSet], options: Options, say: Callable[[str], None] = lambda _: None
 ) -> Report:
     """The report of some runs on some test sets.
 
     Args:
         runs: label to run folder, for curves, cost, seeds, similarity; scores are the sets', by label or checkpoint.
         sets: evaluations, with at least one metric in common, at one sample rate.
-        options: what to show.
-        say: told what is being done.
+        options, say: what to show, and what is told the parts that are being made.
 
     Raises:
-        ValueError: for sets that cannot be compared, and an option that names what there is not.
+        UserError: for sets that cannot be compared, and an option that names what there is not.
     """
-    builder = _Builder(by_label(runs, sets), sets, options)
-    _check(builder)
-    _remarks(builder)
-    chosen = _chosen(builder)
+    builder = _Builder(runs, sets, options)
+    builder.remark()
+    chosen = builder.chosen()
     say("tables")
-    tables = _tables(builder)
+    tables = builder.tables()
     say("figures")
-    figures = _figures(builder)
+    figures = builder.figures()
     if options.similarity_items:
         say("similarity of teacher and students")
-        figures += _similarity(builder)
+        figures += builder.similarity()
     listening: list[ListeningFile] = []
     if chosen:
         say("audio")
-        listening = _listening(builder, chosen)
+        listening = builder.listening(chosen)
     return Report(
         title=options.title,
-        notes=[*_about(builder), *builder.notes],
+        notes=[*builder.about(), *builder.notes],
         warnings=builder.warnings,
         tables=tables,
         figures=figures,
         listening=listening,
         sample_rate_hz=int(sets[0].record["settings"]["sample_rate_hz"]),
         metrics=builder.metrics,
-        facts=_facts(builder),
+        facts=builder.facts(),
     )
 
 
-def _check(b: _Builder) -> None:
-    """Fills in what follows from runs, sets and options; a mistake in them is found before any work is done."""
-    b.metrics = common_metrics(b.sets)
-    b.warnings += conditions(b.sets, b.metrics)
-    b.rows = [row for scored in b.sets for row in scored.rows]
-    b.systems = list(dict.fromkeys(row.system for row in b.rows))
-    b.teachers = teachers_of(b.runs, b.sets)
-    b.reference = b.options.reference
-    if not b.reference:
-        b.reference, chosen = _reference(b)
-        if not chosen and len(b.systems) > 2:
-            b.notes.append(f"The others are compared with {b.reference}, the first of them: --reference chooses.")
-    if b.reference not in b.systems:
-        raise UserError(f"--reference {b.reference}: no such system; there are {', '.join(b.systems)}")
-    if b.options.listen_by and b.options.listen_by not in b.metrics:
-        raise UserError(f"--listen-by {b.options.listen_by}: was not scored; there are {', '.join(b.metrics)}")
-    groups = seed_groups(b.runs, b.options.seeds)
-    for name, group in groups.items():
-        scored: dict[int | str, str] = {seed: label for seed, label in group.items() if label in b.systems}
-        if scored:
-            b.seeds[name] = scored
+class _Builder:
+    """What all parts of a report need; what is missing or wrong on the way is said in notes and warnings, not hidden.
 
+    A mistake in runs, sets or options is found here, before any work is done.
+    """
 
-def _remarks(b: _Builder) -> None:
-    """What a reader must know of runs and sets."""
-    for scored in b.sets:
-        b.warnings += scored.record.get("warnings", [])
-        b.notes += [f"{text}." for text in scored.record.get("known_set", [])]
-        dropped = [metric for metric in scored.metrics if metric not in b.metrics]
-        if dropped:
-            b.notes.append(f"{scored.name} also has {', '.join(dropped)}, which the other sets have not.")
-        systems = list(dict.fromkeys(row.system for row in scored.rows))
-        if set(systems) != set(b.systems):
-            b.notes.append(f"On {scored.name} there are {', '.join(s for s in systems if s != NOISY)} only.")
-        if b.reference not in systems:
-            b.warnings.append(f"no differences on {scored.name}: {b.reference} was not scored on it")
-    for label, run in b.runs.items():
-        if state := unfinished(run):
-            b.warnings.append(f"{label} is unfinished: {state}")
-        if label not in b.systems:
-            b.warnings.append(f"{label} ({run}) is not among the scored systems: it has no row in the tables")
-        teacher = teacher_of(run)
-        if teacher is not None and not teacher.is_file() and not b.teachers:
-            b.warnings.append(f"the teacher of {label}, {teacher}, is not there: it is not in the tables")
+    def __init__(self, runs: Mapping[str, Path], sets: Sequence[ScoredSet], options: Options) -> None:
+        self.runs, self.sets, self.options = by_label(runs, sets), sets, options
+        self.metrics = common_metrics(sets)
+        self.notes: list[str] = []
+        self.warnings = conditions(sets, self.metrics)
+        self.rows = [row for one in sets for row in one.rows]
+        self.systems = list(dict.fromkeys(row.system for row in self.rows))
+        self.teachers = teachers_of(self.runs, sets)
+        self.reference = options.reference or self._reference()
+        if self.reference not in self.systems:
+            raise UserError(f"--reference {self.reference}: no such system; there are {', '.join(self.systems)}")
+        if options.listen_by and options.listen_by not in self.metrics:
+            raise UserError(f"--listen-by {options.listen_by}: was not scored; there are {', '.join(self.metrics)}")
+        self.seeds: dict[str, dict[int, str]] = {}
+        self.later_seeds: set[str] = set()  # all but the first of each group
+        for name, group in seed_groups(self.runs, options.seeds).items():
+            if scored := {seed: label for seed, label in group.items() if label in self.systems}:
+                self.seeds[name] = scored
+                self.later_seeds |= {*list(scored.values())[1:]}
+        self.costs: dict[str, dict[str, Any]] = {}
+        for label, about in ((label, about) for one in sets for label, about in one.record["systems"].items()):
+            if label not in self.costs and about.get("kind") in ("checkpoint", "onnx"):
+                trained = training_cost(self.runs[label]) if label in self.runs else {}
+                self.costs[label] = {"parameters": about.get("parameters"), **(about.get("cost") or {}), **trained}
 
+    def _reference(self) -> str:
+        """A run that was not distilled and is no teacher: a supervised student. Else the first system."""
+        students = [system for system in self.systems if system not in self.teachers]
+        for label, run in self.runs.items():
+            if label in students and (teacher_of(run) is None or not config_of(run).get("objectives")):
+                return label
+        first = next((system for system in students if system != NOISY), self.systems[0])
+        if len(self.systems) > 2:
+            self.notes.append(f"The others are compared with {first}, the first of them: --reference chooses.")
+        return first
 
-def _tables(b: _Builder) -> list[Table]:
-    tables = [score_table(b.rows, b.metrics, exclude_from_best=b.teachers)]
-    if len(b.systems) > 2:
-        tables.append(difference_table(b.rows, b.metrics, b.reference))
-    if any(len(group) > 1 for group in b.seeds.values()):
-        tables.append(seed_table(b.rows, b.metrics, b.seeds, exclude_from_best=b.teachers))
-    costs = _costs(b)
-    if costs:
-        tables.append(cost_table(costs))
-    failures = [
-        (row.group, row.system, row.name, metric, why) for row in b.rows for metric, why in row.failures.items()
-    ]
-    return [*tables, failure_table(failures)] if failures else tables
+    def remark(self) -> None:
+        """Says what a reader must know of runs and sets."""
+        for scored in self.sets:
+            self.warnings += scored.record.get("warnings", [])
+            self.notes += [f"{text}." for text in scored.record.get("known_set", [])]
+            if dropped := [metric for metric in scored.metrics if metric not in self.metrics]:
+                self.notes.append(f"{scored.name} also has {', '.join(dropped)}, which the other sets have not.")
+            systems = dict.fromkeys(row.system for row in scored.rows)
+            if set(systems) != set(self.systems):
+                self.notes.append(f"On {scored.name} there are {', '.join(s for s in systems if s != NOISY)} only.")
+            if self.reference not in systems:
+                self.warnings.append(f"no differences on {scored.name}: {self.reference} was not scored on it")
+        for label, run in self.runs.items():
+            if state := unfinished(run):
+                self.warnings.append(f"{label} is unfinished: {state}")
+            if label not in self.systems:
+                self.warnings.append(f"{label} ({run}) is not among the scored systems: it has no row in the tables")
+            teacher = teacher_of(run)
+            if teacher is not None and not teacher.is_file() and not self.teachers:
+                self.warnings.append(f"the teacher of {label}, {teacher}, is not there: it is not in the tables")
 
+    def tables(self) -> list[Table]:
+        tables = [score_table(self.rows, self.metrics, self.teachers)]
+        if len(self.systems) > 2:
+            tables.append(difference_table(self.rows, self.metrics, self.reference))
+        if self.later_seeds:
+            tables.append(seed_table(self.rows, self.metrics, self.seeds, self.teachers))
+        if self.costs:
+            tables.append(cost_table(self.costs))
+        failures = [(r.group, r.system, r.name, metric, why) for r in self.rows for metric, why in r.failures.items()]
+        return [*tables, failure_table(failures)] if failures else tables
 
-def _costs(b: _Builder) -> dict[str, dict[str, Any]]:
-    costs: dict[str, dict[str, Any]] = {}
-    for scored in b.sets:
-        for label, about in scored.record["systems"].items():
-            if label not in costs and about.get("kind") in ("checkpoint", "onnx"):
-                known = {"parameters": about.get("parameters"), **(about.get("cost") or {})}
-                costs[label] = known | (training_cost(b.runs[label]) if label in b.runs else {})
-    return costs
+    def figures(self) -> list[Figure]:
+        everyone = list(dict.fromkeys([*self.systems, *self.runs]))
+        if self.later_seeds:
+            self.notes.append("Figures show the first seed of each method only.")
+        shown = self._few([system for system in self.systems if system not in self.later_seeds])
+        figures = improvement_by_snr([row for row in self.rows if row.system in shown], self.metrics, everyone)
+        if not figures:
+            self.notes.append("No figure by SNR: no set has items of two known SNRs or more.")
+        sizes = self._sizes(everyone)
+        if not sizes:
+            self.notes.append("No figure of quality against size: fewer than two systems differ in known size.")
+        first = {label: run for label, run in self.runs.items() if label not in self.later_seeds}
+        curves = training_curves(first, systems=everyone)
+        if self.runs and curves is None:
+            self.notes.append("No training curves: no run has two validations or more.")
+        return [*figures, *sizes, *([curves] if curves is not None else [])]
 
-
-def _figures(b: _Builder) -> list[Figure]:
-    everyone = list(dict.fromkeys([*b.systems, *b.runs]))
-    more = {label for group in b.seeds.values() for label in list(group.values())[1:]}
-    if more:
-        b.notes.append("Figures show the first seed of each method only.")
-    shown = [system for system in b.systems if system not in more]
-    if len([system for system in shown if system != NOISY]) > MANY:
-        shown = _few(b, shown)
-        b.notes.append(
-            f"The figures by SNR show {len(shown) - 1} of {len(b.systems) - 1} systems: the reference, teachers, and "
-            f"the best in {METRICS[b.metrics[0]].title}."
+    def _few(self, systems: list[str]) -> list[str]:
+        """The systems that the figures by SNR show: of many the reference, the teachers and the best."""
+        if len({*systems} - {NOISY}) <= MANY:
+            return systems
+        metric = self.metrics[0]
+        sign = 1 if METRICS[metric].higher_is_better else -1
+        values: dict[str, list[float]] = {system: [] for system in systems}
+        for row in self.rows:
+            if row.system in values and metric not in row.failures:
+                values[row.system].append(sign * row.values[metric])
+        means = {system: sum(found) / len(found) for system, found in values.items() if found}
+        ranked = sorted(means, key=lambda system: -means[system])
+        wanted = dict.fromkeys([self.reference, *self.teachers, *ranked])
+        few = [NOISY, *[system for system in wanted if system != NOISY][:MANY]]
+        shown = [system for system in systems if system in few]
+        self.notes.append(
+            f"The figures by SNR show {len(shown) - 1} of {len(self.systems) - 1} systems: the reference, teachers, "
+            f"and the best in {METRICS[metric].title}."
         )
-    figures = improvement_by_snr([row for row in b.rows if row.system in shown], b.metrics, everyone)
-    if not figures:
-        b.notes.append("No figure by SNR: no set has items of two known SNRs or more.")
-    sizes = [figure for scored in b.sets for figure in _sizes(b, scored, everyone, more)]
-    if not sizes:
-        b.notes.append("No figure of quality against size: fewer than two systems differ in known size.")
-    first = {label: run for label, run in b.runs.items() if label not in more}
-    curves = training_curves(first, systems=everyone) if first else None
-    if b.runs and curves is None:
-        b.notes.append("No training curves: no run has two validations or more.")
-    return [*figures, *sizes, *([curves] if curves is not None else [])]
+        return shown
 
+    def _sizes(self, everyone: list[str]) -> list[Figure]:
+        """Quality against parameters on every group, in the first two metrics, with the table's own numbers."""
+        figures = []
+        groups = list(dict.fromkeys(row.group for row in self.rows))
+        for group in groups:
+            found = score_cells([r for r in self.rows if r.group == group], self.metrics[:2], self.teachers)
+            whole = [s for s in found if s.line.snr_db == "all" and s.line.system not in self.later_seeds]
+            for metric in self.metrics[:2]:
+                points = []
+                for line, _, cells in whole:
+                    cell = cells[metric]
+                    mean, low, high = (math.nan if v is None else float(v) for v in (cell.value, cell.low, cell.high))
+                    interval = Interval(mean, low, high, line.items)
+                    points.append(Point(line.system, interval, self.costs.get(line.system, {})))
+                figure = pareto(points, metric, "parameters", everyone)
+                if figure is not None and len(groups) > 1:
+                    name = group or "fixed SNRs"
+                    key, title, alt = f"{figure.key}_{name}", f"{figure.title}, {name}", f"{name}: {figure.alt}"
+                    figure = replace(figure, key=file_name(key), title=title, alt=alt)
+                figures += [] if figure is None else [figure]
+        return figures
 
-def _sizes(b: _Builder, scored: ScoredSet, everyone: list[str], left_out: set[str]) -> list[Figure]:
-    """Quality against parameters on every group of a set, in the first two metrics, with the table's own numbers."""
-    costs = _costs(b)
-    figures = []
-    groups = list(dict.fromkeys(row.group for row in scored.rows))
-    for group in groups:
-        cells = score_cells([row for row in scored.rows if row.group == group], b.metrics[:2], b.teachers)
-        whole = [found for found in cells if found.line.snr_db == "all" and found.line.system not in left_out]
-        for metric in b.metrics[:2]:
-            points = []
-            for found in whole:
-                cell = found.cells[metric]
-                value, low, high = (float("nan") if v is None else float(v) for v in (cell.value, cell.low, cell.high))
-                interval = Interval(value, low, high, found.line.items)
-                points.append(Point(found.line.system, interval, costs.get(found.line.system, {})))
-            figure = pareto(points, metric, "parameters", everyone)
-            if figure is not None and (len(b.sets) > 1 or len(groups) > 1):
-                name = group or "fixed SNRs"
-                figure = replace(
-                    figure,
-                    key=file_name(f"{figure.key}_{name}"),
-                    title=f"{figure.title}, {name}",
-                    alt=f"{name}: {figure.alt}",
-                )
+    def similarity(self) -> list[Figure]:
+        """One figure for every run with a teacher, and for the reference run beside the first teacher."""
+        taught = [label for label, run in self.runs.items() if label not in self.later_seeds and teacher_of(run)]
+        if not taught:
+            return []
+        beside: dict[str, Path | None] = dict.fromkeys(taught)  # None: its own, which is checked to be the same file
+        if self.reference in self.runs and self.reference not in taught:
+            beside = {self.reference: teacher_of(self.runs[taught[0]]), **beside}
+        scored, count = self.sets[0], self.options.similarity_items
+        try:
+            # one a batch: their lengths may differ
+            batches = [item.noisy[None] for _, item in zip(range(count), held_out(scored), strict=False)]
+        except ValueError as error:
+            self.warnings.append(f"no similarity of blocks: {error}")
+            return []
+        figures = []
+        failed: dict[str, list[str]] = {}
+        for label, teacher in beside.items():
+            try:
+                moments = similarity_of_run(self.runs[label], batches, self.options.trust_code, teacher)
+            except ValueError as error:
+                failed.setdefault(str(error).replace(str(self.runs[label]), "RUN"), []).append(label)
+                continue
+            figure = similarity_figure(moments, label)
+            if figure is not None and teacher is not None:
+                title = f"Similarity of {label} and a teacher that did not teach it, block by block"
+                figure = replace(figure, title=title)
             figures += [] if figure is None else [figure]
-    return figures
+        for reason, labels in failed.items():
+            self.warnings.append(f"no similarity of blocks for {', '.join(labels)}: {reason}")
+        if figures:
+            where = f"the first {len(batches)} items of {scored.name or 'the test set'}"
+            self.notes.append(f"Similarity of blocks is linear CKA over frames of {where}.")
+        return figures
 
-
-def _few(b: _Builder, systems: list[str]) -> list[str]:
-    """The reference, the teachers and the best in the first metric (mean over all files)."""
-    metric = b.metrics[0]
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    values: dict[str, list[float]] = {system: [] for system in systems}
-    for row in b.rows:
-        if row.system in values and metric not in row.failures:
-            values[row.system].append(sign * row.values[metric])
-    scored = [system for system in systems if system != NOISY and values[system]]
-    ranked = sorted(scored, key=lambda system: -sum(values[system]) / len(values[system]))
-    wanted = dict.fromkeys([b.reference, *b.teachers, *ranked])
-    few = [NOISY, *[system for system in wanted if system != NOISY][:MANY]]
-    return [system for system in systems if system in few]
-
-
-def _similarity(b: _Builder) -> list[Figure]:
-    """One figure for every run with a teacher, and for the reference run beside the first teacher."""
-    more = {label for group in b.seeds.values() for label in list(group.values())[1:]}
-    runs = {label: run for label, run in b.runs.items() if label not in more}
-    own = {label: teacher for label, run in runs.items() if (teacher := teacher_of(run)) is not None}
-    if not own:
-        return []
-    beside: dict[str, Path | None] = dict.fromkeys(own)  # None: the run's own, which is checked to be the same file
-    if b.reference in b.runs and b.reference not in own:
-        beside = {b.reference: next(iter(own.values())), **beside}
-    try:
-        batches = _batches(b.sets[0], b.options.similarity_items)
-    except ValueError as error:
-        b.warnings.append(f"no similarity of blocks: {error}")
-        return []
-    figures = []
-    failed: dict[str, list[str]] = {}
-    for label, teacher in beside.items():
-        try:
-            moments = similarity_of_run(b.runs[label], batches, b.options.trust_code, teacher)
-        except ValueError as error:
-            failed.setdefault(str(error).replace(str(b.runs[label]), "RUN"), []).append(label)
-            continue
-        figure = similarity_figure(moments, label)
-        if figure is not None and teacher is not None:
-            title = f"Similarity of {label} and a teacher that did not teach it, block by block"
-            figure = replace(figure, title=title)
-        figures += [] if figure is None else [figure]
-    for reason, labels in failed.items():
-        b.warnings.append(f"no similarity of blocks for {', '.join(labels)}: {reason}")
-    if figures:
-        name = b.sets[0].name or "the test set"
-        b.notes.append(f"Similarity of blocks is linear CKA over frames of the first {len(batches)} items of {name}.")
-    return figures
-
-
-def _batches(scored: ScoredSet, items: int) -> list[torch.Tensor]:
-    """Noisy audio of the first items, one a batch: their lengths may differ."""
-    batches: list[torch.Tensor] = []
-    for item in held_out(scored):
-        batches.append(item.noisy[None])
-        if len(batches) == items:
-            break
-    return batches
-
-
-def _chosen(b: _Builder) -> list[tuple[str, str]]:
-    """The (group, name) of files to hear."""
-    keys = list(dict.fromkeys((row.group, row.name) for row in b.rows))
-    if b.options.files:
-        chosen = []
-        for name in b.options.files:
-            matching = [key for key in keys if name in (key[1], key[1].rsplit("/", 1)[-1])]
-            if not matching:
-                raise UserError(f"--files {name}: was not scored; names are in per_file.csv")
-            chosen += matching
+    def chosen(self) -> list[tuple[str, str]]:
+        """The (group, name) of files to hear."""
+        keys = list(dict.fromkeys((row.group, row.name) for row in self.rows))
+        if self.options.files:
+            chosen = []
+            for name in self.options.files:
+                matching = [key for key in keys if name in (key[1], key[1].rsplit("/", 1)[-1])]
+                if not matching:
+                    raise UserError(f"--files {name}: was not scored; names are in per_file.csv")
+                chosen += matching
+            return chosen
+        judged = [system for system in self.systems if system != NOISY and system not in self.teachers]
+        by = self.options.listen_by or self.metrics[0]
+        chosen = choose(self.rows, judged, by, self.options.listen)
+        if 0 < len(chosen) < len(keys):
+            without = " (without the teacher)" if self.teachers and judged else ""
+            self.notes.append(
+                f"To hear: {len(chosen)} of {len(keys)} files. Half are those that the systems{without} improved least "
+                f"in {METRICS[by].title}, the others lie evenly over the rest."
+            )
         return chosen
-    judged = [system for system in b.systems if system != NOISY and system not in b.teachers]
-    by = b.options.listen_by or b.metrics[0]
-    chosen = choose(b.rows, judged, by, b.options.listen)
-    if 0 < len(chosen) < len(keys):
-        without = " (without the teacher)" if b.teachers and judged else ""
-        b.notes.append(
-            f"To hear: {len(chosen)} of {len(keys)} files. Half are those that the systems{without} improved least in "
-            f"{METRICS[by].title}, the others lie evenly over the rest."
+
+    def listening(self, chosen: list[tuple[str, str]]) -> list[ListeningFile]:
+        """The chosen files with their audio."""
+        files: list[ListeningFile] = []
+        for scored in self.sets:
+            own = [key for key in chosen if key[0] in {row.group for row in scored.rows}]
+            if not own:
+                continue
+            try:
+                systems, gone = systems_of(scored, self.runs, self.options.trust_code)
+                heard, changed = listening_files(scored, own, systems)
+            except ValueError as error:
+                self.warnings.append(f"no audio: {error}")
+                continue
+            files += heard
+            self.warnings += [f"no audio of {label}: {why}" for label, why in {**gone, **changed}.items()]
+        return files
+
+    def about(self) -> list[str]:
+        """The first notes."""
+        files = len({(row.group, row.name) for row in self.rows})
+        count = len(self.systems) - (NOISY in self.systems)
+        seeds = (
+            "The table over seeds shows how much a seed moves a result."
+            if self.later_seeds
+            else "There is one seed of each run: another may move a result by as much as the differences shown."
         )
-    return chosen
+        sets = "one test set" if len(self.sets) == 1 else f"{len(self.sets)} test sets"
+        return [
+            f"{count} {'system' if count == 1 else 'systems'} and the noisy input on {files} files of {sets}.",
+            "Intervals are over the choice of files, not over seeds, and take files for independent, which mixtures of "
+            f"one speaker or noise are not quite. {seeds}",
+        ]
 
-
-def _listening(b: _Builder, chosen: list[tuple[str, str]]) -> list[ListeningFile]:
-    files: list[ListeningFile] = []
-    for scored in b.sets:
-        groups = {row.group for row in scored.rows}
-        own = [key for key in chosen if key[0] in groups]
-        if not own:
-            continue
-        try:
-            systems, gone = systems_of(scored, b.runs, b.options.trust_code)
-            heard, changed = listening_files(scored, own, systems)
-        except ValueError as error:
-            b.warnings.append(f"no audio: {error}")
-            continue
-        files += heard
-        b.warnings += [f"no audio of {label}: {why}" for label, why in {**gone, **changed}.items()]
-    return files
+    def facts(self) -> dict[str, str]:
+        facts = {"made by": self.options.command} if self.options.command else {}
+        for scored in self.sets:
+            settings = {key: value for key, value in scored.record["settings"].items() if value is not None}
+            settings.pop("data", None)  # a whole config
+            facts[scored.name or "test set"] = ", ".join(f"{key} {json.dumps(v)}" for key, v in settings.items())
+        for metric in self.metrics:
+            about = self.sets[0].record["metrics"][metric]
+            shown = "shown in per cent" if METRICS[metric].factor == 100 else about["unit"]
+            facts[METRICS[metric].title] = f"{about['variant']}; {shown}"
+        for scored in self.sets:
+            versions = ", ".join(f"{name} {version}" for name, version in scored.record.get("versions", {}).items())
+            if versions and versions not in facts.values():
+                facts["scored with" if "scored with" not in facts else f"{scored.name} scored with"] = versions
+        facts["report"] = f"kdse {kdse.__version__}, Python {platform.python_version()}"
+        return facts
 
 
 def teachers_of(runs: Mapping[str, Path], sets: Sequence[ScoredSet]) -> list[str]:
@@ -354,47 +347,3 @@ def teachers_of(runs: Mapping[str, Path], sets: Sequence[ScoredSet]) -> list[str
             if label == "teacher" or ("path" in about and Path(about["path"]).resolve() in paths):
                 known.add(label)
     return sorted(known)
-
-
-def _reference(b: _Builder) -> tuple[str, bool]:
-    """A run that was not distilled and is no teacher: a supervised student. Else the first system, and False."""
-    plain = [label for label, run in b.runs.items() if teacher_of(run) is None or not config_of(run).get("objectives")]
-    for label in plain:
-        if label in b.systems and label not in b.teachers:
-            return label, True
-    others = [label for label in b.systems if label != NOISY and label not in b.teachers]
-    return next(iter([*others, *b.systems])), False
-
-
-def _about(b: _Builder) -> list[str]:
-    files = len({(row.group, row.name) for row in b.rows})
-    count = len(b.systems) - (NOISY in b.systems)
-    seeds = (
-        "The table over seeds shows how much a seed moves a result."
-        if any(len(group) > 1 for group in b.seeds.values())
-        else "There is one seed of each run: another may move a result by as much as the differences shown."
-    )
-    sets = "one test set" if len(b.sets) == 1 else f"{len(b.sets)} test sets"
-    return [
-        f"{count} {'system' if count == 1 else 'systems'} and the noisy input on {files} files of {sets}.",
-        "Intervals are over the choice of files, not over seeds, and take files for independent, which mixtures of one "
-        f"speaker or noise are not quite. {seeds}",
-    ]
-
-
-def _facts(b: _Builder) -> dict[str, str]:
-    facts = {"made by": b.options.command} if b.options.command else {}
-    for scored in b.sets:
-        settings = {key: value for key, value in scored.record["settings"].items() if value is not None}
-        settings.pop("data", None)  # a whole config
-        facts[scored.name or "test set"] = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings.items())
-    for metric in b.metrics:
-        about = b.sets[0].record["metrics"][metric]
-        shown = "shown in per cent" if METRICS[metric].factor == 100 else about["unit"]
-        facts[METRICS[metric].title] = f"{about['variant']}; {shown}"
-    for scored in b.sets:
-        versions = ", ".join(f"{name} {version}" for name, version in scored.record.get("versions", {}).items())
-        if versions and versions not in facts.values():
-            facts["scored with" if "scored with" not in facts else f"{scored.name} scored with"] = versions
-    facts["report"] = f"kdse {kdse.__version__}, Python {platform.python_version()}"
-    return facts

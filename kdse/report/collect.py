@@ -34,7 +34,7 @@ def find_runs(texts: Sequence[str]) -> dict[str, Path]:
     """Label to run folder from ``label=folder`` or ``folder``; a folder that holds run folders stands for all of them.
 
     Raises:
-        ValueError: for a folder without a run, a run without a checkpoint, and a label given twice.
+        UserError: for a folder without a run, a run without a checkpoint, and a label given twice.
     """
     found: dict[str, Path] = {}
     for text in texts:
@@ -51,26 +51,22 @@ def find_runs(texts: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"RUN {text}: {folder} holds {len(runs)} runs, which cannot all be called {label!r}")
         for run in runs:
             name = label or Path(os.path.abspath(run)).name  # (a link's own name)
-            if name in found and found[name].resolve() != run.resolve():
+            if found.setdefault(name, run).resolve() != run.resolve():
                 raise UserError(f"RUN {text}: two runs are called {name!r}; write LABEL={run}")
             if name == NOISY:
                 raise UserError(
                     f"RUN {text}: a run cannot be called {NOISY!r}, the unprocessed input; write LABEL={run}"
                 )
-            found[name] = run
     return found
 
 
 def without_checkpoint(texts: Sequence[str]) -> list[str]:
     """Runs in these folders that have not saved a checkpoint yet."""
     folders = [Path(text.partition("=")[2] or text) for text in texts]
-    return [
-        str(path)
-        for folder in folders
-        if folder.is_dir() and not _is_run(folder)
-        for path in sorted(folder.iterdir())
-        if (path / "config.yaml").is_file() and not _is_run(path)
+    inside = [
+        path for folder in folders if folder.is_dir() and not _is_run(folder) for path in sorted(folder.iterdir())
     ]
+    return [str(path) for path in inside if (path / "config.yaml").is_file() and not _is_run(path)]
 
 
 def unfinished(run: Path) -> str:
@@ -85,33 +81,32 @@ def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
     """The evaluations in these folders (name, folder); names are needed to tell several apart.
 
     Raises:
-        ValueError: for a folder without an evaluation, or sets that cannot be told apart.
+        UserError: for a folder without an evaluation, or sets that cannot be told apart.
     """
-    sets: list[ScoredSet] = []
+    sets: dict[str, ScoredSet] = {}
     for given, folder in folders:
         try:
             record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             rows = read_rows(folder / "per_file.csv")
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
             raise UserError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({reason})") from None
         name = given or (Path(os.path.abspath(folder)).name if len(folders) > 1 else "")
-        if any(name == other.name for other in sets):
+        if name in sets:
             raise UserError(f"--scores {folder}: two test sets are called {name!r}; write NAME={folder}")
         rows = [dataclasses.replace(row, group=f"{name} {row.group}".strip()) for row in rows]
-        sets.append(ScoredSet(name, folder, rows, tuple(record["metrics"]), record))
-    return sets
+        sets[name] = ScoredSet(name, folder, rows, tuple(record["metrics"]), record)
+    return list(sets.values())
 
 
 def by_label(runs: Mapping[str, Path], sets: Sequence[ScoredSet]) -> dict[str, Path]:
     """The runs under the labels that they were scored by: a run that was scored under another name takes that."""
+    systems = [(label, about) for one in sets for label, about in one.record["systems"].items()]
+    scored = {label for label, _ in systems}
     labels: dict[Path, str] = {}
-    scored: set[str] = set()
-    for one in sets:
-        for label, about in one.record["systems"].items():
-            scored.add(label)
-            if "path" in about:
-                labels.setdefault(Path(about["path"]).resolve(), label)
+    for label, about in systems:
+        if "path" in about:
+            labels.setdefault(Path(about["path"]).resolve(), label)
     found = {label: run for label, run in runs.items() if label in scored}
     for label, run in runs.items():
         if label not in scored:
@@ -123,9 +118,10 @@ def conditions(sets: Sequence[ScoredSet], metrics: Sequence[str]) -> list[str]:
     """Checks that sets can stand in one table; returns what a reader must be warned of.
 
     Raises:
-        ValueError: if a metric is another variant in another set, or sample rates differ.
+        UserError: if a metric is another variant in another set, or sample rates differ.
     """
     first = sets[0]
+    was = {metric: first.record["metrics"][metric].get("variant") for metric in metrics}
     for other in sets[1:]:
         rates = [int(one.record["settings"]["sample_rate_hz"]) for one in (first, other)]
         if rates[0] != rates[1]:
@@ -133,25 +129,24 @@ def conditions(sets: Sequence[ScoredSet], metrics: Sequence[str]) -> list[str]:
                 f"--scores: {first.name} is at {rates[0]} Hz and {other.name} at {rates[1]} Hz; report apart"
             )
         for metric in metrics:
-            ours, theirs = (one.record["metrics"][metric].get("variant") for one in (first, other))
-            if ours != theirs:
+            theirs = other.record["metrics"][metric].get("variant")
+            if was[metric] != theirs:
                 raise UserError(
-                    f"--scores: {metric} of {first.name} is {ours!r} and of {other.name} {theirs!r}: not one metric; "
-                    "evaluate one of them again"
+                    f"--scores: {metric} of {first.name} is {was[metric]!r} and of {other.name} {theirs!r}: not one "
+                    "metric; evaluate one of them again"
                 )
-    warnings = []
-    for metric in metrics:
-        was = first.record["metrics"][metric].get("variant")
-        if metric not in METRICS or was != METRICS[metric].variant:
-            warnings.append(f"{metric} was scored as {was!r}, which is not what this kdse means by it; evaluate again")
-    return warnings
+    return [
+        f"{metric} was scored as {variant!r}, which is not what this kdse means by it; evaluate again"
+        for metric, variant in was.items()
+        if variant != METRICS[metric].variant
+    ]
 
 
 def common_metrics(sets: Sequence[ScoredSet]) -> tuple[str, ...]:
     """The metrics that all sets have, in the order of the first.
 
     Raises:
-        ValueError: if there are none.
+        UserError: if there are none.
     """
     metrics = tuple(m for m in sets[0].metrics if m in METRICS and all(m in other.metrics for other in sets))
     if not metrics:
@@ -166,14 +161,13 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
     given as ``NAME=LABEL,LABEL``: then it is the giver who says that they are alike.
 
     Raises:
-        ValueError: for a given group of unknown runs, or of runs of equal or unknown seeds.
+        UserError: for a given group of unknown runs, or of runs of equal or unknown seeds.
     """
     groups: dict[str, dict[int, str]] = {}
-    taken: set[str] = set()
     for text in given:
-        name, equals, labels = text.partition("=")
+        name, _, labels = text.partition("=")
         members = [label for label in labels.split(",") if label]
-        if not equals or not name or len(members) < 2:
+        if not name or len(members) < 2:
             raise UserError(f"--seeds {text}: write NAME=LABEL,LABEL with two runs or more")
         seeds: dict[int, str] = {}
         for label in members:
@@ -186,16 +180,14 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
                 )
             seeds[seed] = label
         groups[name] = seeds
-        taken |= set(members)
+    taken = {label for seeds in groups.values() for label in seeds.values()}
     alike: dict[str, dict[int, str]] = {}
     for label, run in runs.items():
         seed = seed_of(run)
         if label not in taken and seed is not None:
             alike.setdefault(without_seed(config_of(run)), {}).setdefault(seed, label)
-    for members_by_seed in alike.values():
-        if len(members_by_seed) > 1:
-            groups[members_by_seed[min(members_by_seed)]] = members_by_seed
-    return groups
+    found = {members[min(members)]: members for members in alike.values() if len(members) > 1}
+    return groups | found
 
 
 def _is_run(folder: Path) -> bool:

@@ -50,10 +50,9 @@ class ListeningFile:
 class Report:
     """A whole report.
 
-    title: of the page. notes: sentences that say what was compared and what it does not show. warnings: what is wrong
-    with the data, loudest first. tables, figures: in the order of the page. listening: files, as scored.
-    sample_rate_hz: of the audio. metrics: names in the order of columns. facts: label to text: commands, versions,
-    settings, machine.
+    title: of the page. notes: what was compared and what it does not show. warnings: what is wrong with the data.
+    tables, figures: in the order of the page. listening: files, as scored. sample_rate_hz: of the audio.
+    metrics: names in the order of columns. facts: label to text: commands, versions, settings.
     """
 
     title: str

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from kdse.errors import UserError
 from kdse.evaluation.held_out import HeldOut
@@ -68,7 +67,11 @@ def systems_of(
             elif about["kind"] == "enhanced folder":
                 systems[label] = folder_system(Path(about["folder"]), rate)
             else:
-                path = _checkpoint(Path(about["path"]), runs.get(label))
+                path = Path(about["path"])
+                if not path.is_file():
+                    if label not in runs or not last_checkpoint(runs[label]).is_file():
+                        raise UserError(f"its checkpoint {path} is gone")
+                    path = last_checkpoint(runs[label])
                 system = model_system(path, rate, "cpu", trust_code, cost=False)
                 if about.get("weights_sha256", system.about["weights_sha256"]) != system.about["weights_sha256"]:
                     raise UserError(f"{path} has other weights than were scored; evaluate again")
@@ -81,70 +84,66 @@ def systems_of(
 def listening_files(
     scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System]
 ) -> tuple[list[ListeningFile], dict[str, str]]:
-    """The chosen files of a set with the audio and scores of every system, in the order of the choice.
+    """The chosen files of a set with the audio and scores of every system; and label to reason of systems left out.
 
     The audio is made again, and scored again by one quick metric: what is heard is what the table counts. A system
     whose audio is not is left out of all files.
 
     Args:
         scored: the evaluation.
-        chosen: (group, name) of the files, groups as in ``scored.rows``.
+        chosen: (group, name) of the files in their order, groups as in ``scored.rows``.
         systems: from `systems_of`.
 
-    Returns:
-        The files, and label to reason of systems that were left out.
-
     Raises:
-        ValueError: if the test set is not what it was.
+        UserError: if the test set is not what it was.
     """
     rows = {(row.group, row.name, row.system): row for row in scored.rows}
-    metric = next((name for name in QUICK if name in scored.metrics), "")
-    wanted, found = set(chosen), {}
+    found: dict[tuple[str, str], ListeningFile] = {}
     changed: dict[str, str] = {}
     for item in held_out(scored):
         key = (f"{scored.name} {item.group}".strip(), item.name)
-        if key not in wanted:
+        if key not in chosen:
             continue
-        waves = {NOISY: _numpy(item.noisy), "clean": _numpy(item.clean)}
-        scores: dict[str, dict[str, float]] = {}
+        given = {NOISY: _numpy(item.noisy), "clean": _numpy(item.clean)}
+        file = ListeningFile(item.name, key[0], item.snr_db, waves=given, scores={})
         for label, system in systems.items():
             row = rows.get((*key, label))
             if row is None or label in changed:
                 continue
-            scores[label] = dict(row.values)
+            file.scores[label] = dict(row.values)
             try:
                 wave = _numpy(system.enhance(item))
             except ValueError:
                 continue  # (its failure is in the table)
-            difference = _difference(wave, waves["clean"], row, metric, scored)
-            if difference and label == NOISY:
-                raise UserError(f"--scores {scored.folder}: its test items have changed since ({difference})")
-            if difference:
+            if difference := _difference(wave, file.waves["clean"], row, scored):
+                if label == NOISY:
+                    raise UserError(f"--scores {scored.folder}: its test items have changed since ({difference})")
                 changed[label] = f"{difference}; evaluate again"
-                continue
-            waves[label] = wave
-        found[key] = ListeningFile(item.name, key[0], item.snr_db, waves, scores)
-    missing = [key for key in chosen if key not in found]
-    if missing:
-        raise UserError(f"--scores {scored.folder}: {missing[0][1]} is no longer in its test set; evaluate again")
-    files = [found[key] for key in chosen]
-    return [replace(file, waves={k: w for k, w in file.waves.items() if k not in changed}) for file in files], changed
+            file.waves[label] = wave
+        found[key] = file
+    for key in chosen:
+        if key not in found:
+            raise UserError(f"--scores {scored.folder}: {key[1]} is no longer in its test set; evaluate again")
+        for label in changed:
+            found[key].waves.pop(label, None)
+    return [found[key] for key in chosen], changed
 
 
 def held_out(scored: ScoredSet) -> HeldOut:
     """The test set of an evaluation.
 
     Raises:
-        ValueError: if the evaluation does not say what its items were, or they are gone.
+        UserError: if the evaluation does not say what its items were, or they are gone.
     """
-    record: dict[str, Any] | None = scored.record.get("items")
+    record = scored.record.get("items")
     if record is None:
         raise UserError(f"--scores {scored.folder}: was written by an older kdse, which did not note its test items")
     return held_out_of(record)
 
 
-def _difference(wave: np.ndarray, clean: np.ndarray, row: Row, metric: str, scored: ScoredSet) -> str:
+def _difference(wave: np.ndarray, clean: np.ndarray, row: Row, scored: ScoredSet) -> str:
     """How audio that was made again differs from what was scored; empty if it does not, or no metric can tell."""
+    metric = next((name for name in QUICK if name in scored.metrics), "")
     was = row.values.get(metric, math.nan)
     if math.isnan(was):
         return ""
@@ -154,13 +153,5 @@ def _difference(wave: np.ndarray, clean: np.ndarray, row: Row, metric: str, scor
     return f"{row.system} now scores {now:.3f} {metric} on {row.name}, not {was:.3f}"
 
 
-def _checkpoint(path: Path, run: Path | None) -> Path:
-    if path.is_file():
-        return path
-    if run is not None and last_checkpoint(run).is_file():
-        return last_checkpoint(run)
-    raise UserError(f"its checkpoint {path} is gone")
-
-
-def _numpy(wave: Any) -> np.ndarray:
+def _numpy(wave: Tensor) -> np.ndarray:
     return np.asarray(wave, dtype=np.float32)

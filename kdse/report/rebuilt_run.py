@@ -19,10 +19,10 @@ from kdse.run.folder import config_of, last_checkpoint
 from kdse.taps import resolve_taps
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
-NOT_NEEDED = (
+NOT_NEEDED = {
     "loss", "optimizer", "lr_scheduler", "metrics", "metric_workers", "teacher_autocast", "compile_teacher",
     "balance_gradients", "balance_every",
-)  # fmt: skip
+}  # fmt: skip
 
 
 class Pair(NamedTuple):
@@ -35,24 +35,22 @@ class Pair(NamedTuple):
 
 
 def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None, trust_code: bool = False) -> Pair:
-    """Both networks of a run, the student with the initial weights that `kdse fit` gave it.
+    """Both networks of a run of `kdse fit`, the student with the initial weights that it had.
 
     Built from config.yaml by the same code on the same random stream, so weights are bit-identical. The global random
     streams are as before afterwards.
 
     Args:
-        run_folder: of `kdse fit`.
+        run_folder: paths in its config start at the current folder, as they did for `kdse fit`.
         teacher_checkpoint: the teacher, if not the one that the config names (a run without a teacher names none).
-            Relative paths in the config start at the current folder, as they did for `kdse fit`.
         trust_code: allow the config to name classes that kdse does not ship.
 
     Raises:
-        ValueError: naming file and fix, if the config is missing or of another kind, a file it names is missing, the
+        UserError: naming file and fix, if the config is missing or of another kind, a file it names is missing, the
             run had no seed, or the teacher is not the one that the run was trained under.
     """
     folder = Path(run_folder)
-    config = config_of(folder)
-    source = str(folder / "config.yaml")
+    config, source = config_of(folder), str(folder / "config.yaml")
     section = config.get("model")
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
         raise UserError(f"{source}: missing, or not the config of a run; give a run folder of kdse fit")
@@ -60,14 +58,24 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
     if type(seed) is not int:
         raise UserError(f"{source}: seed_everything is {seed!r}, so initial weights are unknown; train with a seed")
     init_args = dict(section.get("init_args") or {})
+    ours = section["class_path"].startswith("kdse.")
     if not trust_code:
-        _check_classes(section["class_path"], init_args, source)
-    if section["class_path"].startswith("kdse."):  # (one of the user's may need them all)
+        if not ours:
+            raise UserError(
+                f"{source}: names the class {section['class_path']!r}, which kdse does not ship; {TRUST} allows it"
+            )
+        _check_classes([init_args.get(name) for name in ("model", "student", "teacher")], source)
+    if ours:  # (one of the user's may need them all)
         init_args = {name: value for name, value in init_args.items() if name not in NOT_NEEDED}
     if "teacher_checkpoint" in init_args:
         if teacher_checkpoint is not None:
             init_args["teacher_checkpoint"] = os.fspath(teacher_checkpoint)
-        _check_file(init_args["teacher_checkpoint"], source)
+        path = init_args["teacher_checkpoint"]
+        if isinstance(path, str) and not located(path).is_file():
+            raise UserError(
+                f"{source}: its teacher {path} is not there; run in the folder that it was trained from, or name the "
+                "teacher's checkpoint"
+            )
         init_args["trust_code"] = trust_code
     module = _instantiate({"class_path": section["class_path"], "init_args": init_args}, seed, source)
     if isinstance(module, Distiller):
@@ -86,33 +94,20 @@ def _instantiate(section: dict[str, Any], seed: int, source: str) -> Enhancer:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            module = parser.instantiate_classes(parser.parse_object({"model": section})).model
+            module: Enhancer = parser.instantiate_classes(parser.parse_object({"model": section})).model
         except ValueError as error:
             raise UserError(f"{source}: its model cannot be rebuilt: {' '.join(str(error).split())[:400]}") from error
-    assert isinstance(module, Enhancer)
     return module
 
 
-def _check_classes(class_path: str, init_args: dict[str, Any], source: str) -> None:
-    if not class_path.startswith("kdse."):
-        raise UserError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
-    waiting: list[Any] = [init_args.get(name) for name in ("model", "student", "teacher")]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if "class_path" in value:
-                resolve_class(str(value["class_path"]), trust_code=False, source=source)
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-
-
-def _check_file(path: Any, source: str) -> None:
-    if isinstance(path, str) and not located(path).is_file():
-        raise UserError(
-            f"{source}: its teacher {path} is not there; run in the folder that it was trained from, or name the "
-            "teacher's checkpoint"
-        )
+def _check_classes(value: Any, source: str) -> None:
+    """Refuses a config that names a class, at any depth, that kdse does not ship."""
+    if isinstance(value, dict):
+        if "class_path" in value:
+            resolve_class(str(value["class_path"]), trust_code=False, source=source)
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else ():
+        _check_classes(inner, source)
 
 
 def _check_teacher(teacher: SpeechModel, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How alike teacher and student see: linear CKA between their blocks, before and after training.
+"""Similarity of teacher and student: linear CKA between their blocks, before and after training.
 
 The measure of the two-step paper's figure 2 (arXiv 2309.08144). It does not say what a sample and what a feature is.
 Our choice: every frame of every item is a sample, and channels and frequencies of the block at that frame, flattened,
@@ -21,8 +21,7 @@ from kdse.models.base import SpeechModel, Tap
 from kdse.models.checkpoint import load_weights, read_checkpoint
 from kdse.models.probing import undisturbed
 from kdse.report.rebuilt_run import rebuild
-from kdse.run.folder import SWITCH as SWITCH_FILE
-from kdse.run.folder import last_checkpoint
+from kdse.run.folder import SWITCH, last_checkpoint
 from kdse.run.switches import switch_steps
 from kdse.taps import probe, record, resolve_taps
 
@@ -30,6 +29,9 @@ from kdse.taps import probe, record, resolve_taps
 FRAMES = 2000
 #: Features whose energy around their mean is below this share of their energy count as constant.
 CONSTANT = 1e-20
+
+Batches = Sequence[Tensor]
+Taps = Mapping[str, Tap]
 
 
 @dataclass(frozen=True)
@@ -60,47 +62,38 @@ class Similarity:
 
 
 def linear_cka(x: Any, y: Any) -> float:
-    """Linear centred kernel alignment of two sets of features of the same samples (Kornblith et al. 2019, section 3).
+    """Linear centred kernel alignment of features ``[n, p]`` and ``[n, q]`` (Kornblith et al. 2019, section 3).
 
     ``||Yc' Xc||^2 / (||Xc' Xc|| ||Yc' Yc||)`` with Frobenius norms and columns centred, in float64. 1 for features that
     are equal up to rotation, scale and offset; for unrelated ones it is near 0 only if samples far outnumber features.
     Features that do not change over the samples (silence) have no similarity: NaN.
-
-    Args:
-        x: features ``[n, p]``, array or tensor.
-        y: features ``[n, q]`` of the same n samples.
 
     Raises:
         ValueError: if these are not two matrices with as many rows.
     """
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise UserError(f"linear_cka: needs [n, p] and [n, q], not {[*x.shape]} and {[*y.shape]}")
-    x, y = _centred(x), _centred(y)
-    if len(x) < max(x.shape[1], y.shape[1]):
-        return _alignment(x @ x.T, y @ y.T)
-    norms = torch.linalg.norm(x.T @ x) * torch.linalg.norm(y.T @ y)
-    return float((y.T @ x).square().sum() / norms)
+        raise ValueError(f"linear_cka: needs [n, p] and [n, q], not {[*x.shape]} and {[*y.shape]}")
+    return _alignment(_gram(x), _gram(y))
 
 
 def block_similarity(
     teacher: SpeechModel,
     student: SpeechModel,
-    batches: Sequence[Tensor],
-    teacher_taps: Mapping[str, Tap] | None = None,
-    student_taps: Mapping[str, Tap] | None = None,
+    batches: Batches,
+    teacher_taps: Taps | None = None,
+    student_taps: Taps | None = None,
     frames: int = FRAMES,
 ) -> Similarity:
     """Linear CKA of every student tap with every teacher tap on the same noisy audio.
 
     Args:
-        teacher, student: networks; left as they are.
+        teacher, student: networks; left as they are. Their own taps are compared, if no others are given.
         batches: noisy audio, each ``[B, N]``; lengths may differ between batches.
-        teacher_taps, student_taps: what to compare, if not the networks' own taps.
         frames: samples (item, frame) at most. Where there are more, frames are taken at even spacing from every item.
 
     Raises:
-        ValueError: if a network has no taps or there is no audio.
+        UserError: if a network has no taps or there is no audio.
     """
     taps = _taps(teacher, teacher_taps, "teacher"), _taps(student, student_taps, "student")
     counts = _frames_an_item(student, taps[1], batches, frames)
@@ -109,79 +102,63 @@ def block_similarity(
 
 def similarity_of_run(
     run_folder: str | Path,
-    batches: Sequence[Tensor],
+    batches: Batches,
     trust_code: bool = False,
     teacher_checkpoint: str | Path | None = None,
-    frames: int = FRAMES,
 ) -> dict[str, Similarity]:
-    """Similarity of a run's student to its teacher at several moments.
+    """Similarity of a run's student to its teacher ``before`` training, ``at the switch`` (if kept) and ``after``.
 
-    "before" is the student with its initial weights, "at the switch" the end of the first phase (where the run kept
-    it), "after" the last checkpoint. The teacher runs as it is, without its autocast.
-
-    Args:
-        run_folder: of `kdse fit`.
-        batches: noisy audio, each ``[B, N]``, at the run's sample rate.
-        trust_code: allow the config to name classes that kdse does not ship.
-        teacher_checkpoint: the teacher, if not the run's own; needed for a run that had none.
-        frames: as for `block_similarity`.
+    Arguments are those of `block_similarity` and `kdse.report.rebuilt_run.rebuild`.
 
     Raises:
-        ValueError: as `kdse.report.rebuilt_run.rebuild` and `block_similarity`, and if the run has no last.ckpt.
+        UserError: as these two, and if the run has no last.ckpt.
     """
     folder = Path(run_folder)
     pair = rebuild(folder, teacher_checkpoint, trust_code)
     teacher_taps = _taps(pair.teacher, pair.teacher_taps, "teacher")
     student_taps = _taps(pair.student, pair.student_taps, "student")
-    counts = _frames_an_item(pair.student, student_taps, batches, frames)
+    counts = _frames_an_item(pair.student, student_taps, batches, FRAMES)
     expected = _grams(pair.teacher, teacher_taps, batches, counts)
-    found: dict[str, Similarity] = {}
+    found = {"before": _compare(expected, _grams(pair.student, student_taps, batches, counts))}
     last = last_checkpoint(folder)
-    moments: dict[str, Path | None] = {"before": None, "at the switch": last.with_name(SWITCH_FILE), "after": last}
-    for moment, path in moments.items():
-        if path is not None:
-            if path != last and not path.is_file():
-                continue
-            content = read_checkpoint(path)
-            if path != last and content.get("global_step") not in switch_steps(folder):
-                continue  # of an older run in this folder
-            load_weights(pair.student, content["state_dict"], source=str(path))
+    for moment, path in {"at the switch": last.with_name(SWITCH), "after": last}.items():
+        if moment == "at the switch" and not path.is_file():
+            continue
+        content = read_checkpoint(path)
+        if moment == "at the switch" and content.get("global_step") not in switch_steps(folder):
+            continue  # of an older run in this folder
+        load_weights(pair.student, content["state_dict"], source=str(path))
         found[moment] = _compare(expected, _grams(pair.student, student_taps, batches, counts))
     return found
 
 
 def _compare(teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Similarity:
     matrix = np.array([[_alignment(k, expected) for expected in teacher.values()] for k in student.values()])
-    names = tuple(student), tuple(teacher)
-    if set(names[0]) <= set(names[1]):
-        places = [names[1].index(name) for name in names[0]]
+    ours, theirs = tuple(student), tuple(teacher)
+    if set(ours) <= set(theirs):
+        diagonal = [float(row[theirs.index(name)]) for name, row in zip(ours, matrix, strict=True)]
+    elif len(ours) == len(theirs):
+        diagonal = np.diag(matrix).tolist()
     else:
-        places = list(range(len(names[0]))) if len(names[0]) == len(names[1]) else []
-    diagonal = tuple(float(matrix[i, j]) for i, j in enumerate(places)) or (float("nan"),) * len(names[0])
-    return Similarity(matrix, *names, diagonal, samples=len(next(iter(student.values()))))
+        diagonal = [float("nan")] * len(ours)
+    return Similarity(matrix, ours, theirs, tuple(diagonal), samples=len(next(iter(student.values()))))
 
 
-def _grams(
-    model: SpeechModel, taps: Mapping[str, Tap], batches: Sequence[Tensor], counts: Sequence[int]
-) -> dict[str, Tensor]:
+def _grams(model: SpeechModel, taps: Taps, batches: Batches, counts: Sequence[int]) -> dict[str, Tensor]:
     """By tap: inner products ``[n, n]`` of the centred features of n samples; any number of features fits."""
     parts: dict[str, list[Tensor]] = {name: [] for name in taps}
     for noisy, count in zip(batches, counts, strict=True):
         with undisturbed(model):
             activations = record(model, taps, noisy.to(model.device))[1]
         for name, activation in activations.items():
-            b, c, t, f = activation.shape
+            t = activation.shape[2]
             nearest = ((torch.arange(count, device=activation.device) + 0.5) * (t / count)).long().clamp_max(t - 1)
             frames = activation[:, :, nearest].permute(0, 2, 1, 3)
-            parts[name].append(frames.reshape(b * count, c * f).float().cpu())
-    grams = {}
-    for name in taps:
-        features = _centred(torch.cat(parts.pop(name)))
-        grams[name] = features @ features.T
-    return grams
+            parts[name].append(frames.flatten(2).flatten(0, 1).float().cpu())
+    return {name: _gram(torch.cat(parts.pop(name))) for name in taps}
 
 
-def _frames_an_item(student: SpeechModel, taps: Mapping[str, Tap], batches: Sequence[Tensor], frames: int) -> list[int]:
+def _frames_an_item(student: SpeechModel, taps: Taps, batches: Batches, frames: int) -> list[int]:
     """By batch: frames to take of each item, the student's finest tap having as many at most."""
     if not batches:
         raise UserError("similarity: no audio to compare the networks on; give at least one batch")
@@ -192,7 +169,7 @@ def _frames_an_item(student: SpeechModel, taps: Mapping[str, Tap], batches: Sequ
     return [max(1, int(share * finest[noisy.shape[-1]])) for noisy in batches]
 
 
-def _taps(model: SpeechModel, given: Mapping[str, Tap] | None, role: str) -> Mapping[str, Tap]:
+def _taps(model: SpeechModel, given: Taps | None, role: str) -> Taps:
     taps = resolve_taps(model) if given is None else given
     if not taps:
         raise UserError(
@@ -202,12 +179,14 @@ def _taps(model: SpeechModel, given: Mapping[str, Tap] | None, role: str) -> Map
     return taps
 
 
-def _centred(x: Tensor) -> Tensor:
-    """Columns without their mean, in float64; NaN if nothing but rounding is left."""
-    x = x.to(torch.float64)
+def _gram(features: Tensor) -> Tensor:
+    """Inner products of centred samples in float64; NaN if nothing but rounding is left of them."""
+    x = features.to(torch.float64)
     energy = x.square().sum()
     x = x - x.mean(dim=0)
-    return x if x.square().sum() > CONSTANT * energy else torch.full_like(x, torch.nan)
+    if x.square().sum() <= CONSTANT * energy:
+        x = torch.full_like(x, torch.nan)
+    return x @ x.T
 
 
 def _alignment(gram_x: Tensor, gram_y: Tensor) -> float:

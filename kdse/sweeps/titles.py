@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from kdse.report.tables.number_format import shown
+from kdse.report.tables.table import shown
 from kdse.sweeps.progress import written
 
 TITLES = {

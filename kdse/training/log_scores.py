@@ -86,7 +86,7 @@ class LogScores(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(f"{stage}/scores", to_markdown(score_table(rows, metrics)), step)
             elif isinstance(logger, WandbLogger):
-                from kdse.report.wandb_run import table_of
+                from kdse.report.wandb_log import table_of
 
                 content: Any = table_of(list(table[0]), [list(record.values()) for record in table])
                 logger.log_metrics({f"{stage}/scores": content}, step=step)

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.internals.lightning import leave_anonymous_out
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import read_checkpoint
-from kdse.report.wandb_run import after_earlier_starts, check_installed, plain_errors, staged
+from kdse.report.wandb_log import after_earlier_starts, check_installed, plain_errors, staged
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,14 @@ from kdse.models.exported import parse
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-#: Types of states as the metadata and as onnxruntime name them; the page's script has arrays for these.
-_DTYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
-
-_FIX = "make it with `kdse export CKPT --format onnx --streaming`"
+FIX = "make it with `kdse export CKPT --format onnx --streaming`"
 
 
 def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     """A step graph's bytes and its metadata.
 
     Raises:
-        ValueError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
+        UserError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
     """
     ort = required("onnxruntime")
     try:
@@ -40,51 +37,43 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise UserError(f"{path}: not an ONNX file that runs on its own ({reason})") from None
     text = session.get_modelmeta().custom_metadata_map.get("kdse")
     if text is None:
-        raise UserError(f"{path}: not exported by kdse (no metadata of its own); {_FIX}")
+        raise UserError(f"{path}: not exported by kdse (no metadata of its own); {FIX}")
     about = parse(text, str(path))
     if (about["kind"], about["stft"]) != ("step", "inside"):
         form = f"{about['kind']} graph with the STFT {about['stft']}"
-        raise UserError(f"{path}: a {form}; the page needs a step graph with it inside, {_FIX}")
-    _check_fit(path, session, about)
+        raise UserError(f"{path}: a {form}; the page needs a step graph with it inside, {FIX}")
+    if not _fits(session, about):
+        raise UserError(f"{path}: its inputs and outputs are not those that its metadata name; {FIX}")
     return content, about
 
 
-def _check_fit(path: Path, session: InferenceSession, about: dict[str, Any]) -> None:
-    inputs = {"audio": ([1, about["hop_samples"]], _DTYPES["float32"])}
-    for state in about["states"]:
-        inputs[f"state.{state['name']}"] = (state["shape"], _DTYPES[state["dtype"]])
-    outputs = {name.replace("state.", "next.", 1).replace("audio", "enhanced"): form for name, form in inputs.items()}
-    latency = about["latency_samples"]
-    good = latency is not None and latency >= about["hop_samples"]
-    if not good or not (_fits(session.get_inputs(), inputs) and _fits(session.get_outputs(), outputs)):
-        raise UserError(f"{path}: its inputs and outputs are not those that its metadata name; {_FIX}")
+def _fits(session: InferenceSession, about: dict[str, Any]) -> bool:
+    """Whether the graph takes and gives what its metadata name: names, types and shapes."""
+    import numpy as np
 
-
-def _fits(nodes: Any, expected: dict[str, tuple[list[int], str]]) -> bool:
-    """Whether names, types and shapes agree; a dynamic axis (the batch) fits any length."""
-    if {node.name for node in nodes} != set(expected):
+    hop = np.zeros((1, about["hop_samples"]), np.float32)
+    states = {state["name"]: np.zeros(state["shape"], state["dtype"]) for state in about["states"]}
+    try:
+        outputs = session.run(None, {"audio": hop, **{f"state.{name}": state for name, state in states.items()}})
+    except Exception:  # onnxruntime's own exceptions have no common base
         return False
-    for node in nodes:
-        shape, dtype = expected[node.name]
-        lengths = zip(node.shape, shape, strict=False)
-        if node.type != dtype or len(node.shape) != len(shape):
-            return False
-        if any(isinstance(have, int) and have != want for have, want in lengths):
-            return False
-    return True
+    found = {node.name: (x.shape, x.dtype) for node, x in zip(session.get_outputs(), outputs, strict=True)}
+    expected = {"enhanced": hop, **{f"next.{name}": state for name, state in states.items()}}
+    bounded = about["latency_samples"] is not None and about["latency_samples"] >= about["hop_samples"]
+    return bounded and found == {name: (x.shape, x.dtype) for name, x in expected.items()}
 
 
 def facts(about: dict[str, Any], content: bytes) -> list[tuple[str, str]]:
     """What the page tells about the model: name and text."""
     latency_ms = 1000 * about["latency_samples"] / about["sample_rate_hz"]
-    rows = [
-        ("Model", str((about.get("model") or {}).get("class_path", "")).rpartition(".")[2]),
-        ("Parameters", f"{about['parameters']:,}" if about.get("parameters") else ""),
-        ("Weights", "int8" if about.get("quantized") else "float32"),
-        ("Model file", f"{len(content) / 1e6:.2f} MB"),
-        ("Sample rate", f"{about['sample_rate_hz'] / 1000:g} kHz"),
-        ("Latency", f"{latency_ms:g} ms ({about['latency_samples']} samples)"),
-        ("Made with", f"kdse {about['kdse_version']}" if about.get("kdse_version") else ""),
-        ("Fingerprint of the weights", str(about.get("weights_sha256") or "")[:12]),
-    ]
-    return [(name, text) for name, text in rows if text]
+    rows = {
+        "Model": str((about.get("model") or {}).get("class_path", "")).rpartition(".")[2],
+        "Parameters": f"{about['parameters']:,}" if about.get("parameters") else "",
+        "Weights": "int8" if about.get("quantized") else "float32",
+        "Model file": f"{len(content) / 1e6:.2f} MB",
+        "Sample rate": f"{about['sample_rate_hz'] / 1000:g} kHz",
+        "Latency": f"{latency_ms:g} ms ({about['latency_samples']} samples)",
+        "Made with": f"kdse {about['kdse_version']}" if about.get("kdse_version") else "",
+        "Fingerprint of the weights": str(about.get("weights_sha256") or "")[:12],
+    }
+    return [(name, text) for name, text in rows.items() if text]

@@ -10,7 +10,6 @@ from kdse.errors import UserError
 
 #: The one version that the page is tested with.
 VERSION = "1.30.0"
-
 #: The smallest build that runs on one thread, without the headers (COOP, COEP) that threads ask of a host: the WASM
 #: execution provider only, its loader bundled. Name in the package to name in the page; .mjs becomes .js because some
 #: hosts do not know .mjs to be JavaScript and browsers then refuse it.
@@ -27,13 +26,10 @@ INSTALL = f"npm install --prefix build --no-save --ignore-scripts onnxruntime-we
 
 
 def runtime_files(package: Path) -> dict[str, bytes]:
-    """Name to content of the runtime's files in the page, its licence included.
-
-    Args:
-        package: folder of the unpacked npm package.
+    """Name to content of the runtime's files in the page, from the folder of the unpacked npm package.
 
     Raises:
-        ValueError: with the command that brings it, if it is not there, incomplete or of another version.
+        UserError: with the command that brings it, if it is not there, incomplete or of another version.
     """
     try:
         version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]

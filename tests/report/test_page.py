@@ -16,8 +16,7 @@ import pytest
 import soundfile
 
 from kdse.report.contents import Figure, ListeningFile
-from kdse.report.page.page import write_page
-from kdse.report.page.tables import table_html
+from kdse.report.page.page import table_html, write_page
 from kdse.report.tables.table import Cell, Column, Table
 from tests.report.page_reports import HOSTILE, RATE, damaged_file, listening_file, report, table, tone
 

@@ -22,7 +22,7 @@ from kdse.metrics.uncertainty import mean_interval
 from kdse.report.contents import Figure
 from kdse.report.figures.by_snr import improvement_by_snr
 from kdse.report.figures.curves import training_curves
-from kdse.report.figures.drawing import colours, looks
+from kdse.report.figures.drawing import looks
 from kdse.report.figures.labels import Box, place_names
 from kdse.report.figures.pareto import Point, pareto, pareto_front
 from kdse.report.figures.similarity import similarity
@@ -31,6 +31,10 @@ from kdse.run.switches import switch_steps
 
 REPOSITORY = Path(__file__).parents[2]
 LOWER = next(name for name, metric in METRICS.items() if not metric.higher_is_better)
+
+
+def colours(systems: list[str]) -> dict[str, str]:
+    return {system: look.colour for system, look in looks(systems).items()}
 
 
 def check(figure: Figure) -> np.ndarray:

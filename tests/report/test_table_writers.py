@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kdse.report.tables.latex import to_latex
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.tables.writers import to_csv, to_markdown, to_rich
+from kdse.report.tables.writers import to_csv, to_latex, to_markdown, to_rich
 
 NASTY = r"a_b & 50 % #1 {x} ~^ \cmd | <i> $5 _it_ *it* `c` ± × 'q' \"d\""
 

@@ -23,8 +23,7 @@ from kdse.cli import main
 from kdse.models.checkpoint import describe
 from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.wandb_log import log_report, report_id
-from kdse.report.wandb_run import table_of
+from kdse.report.wandb_log import log_report, report_id, table_of
 from kdse.training.log_scores import LogScores
 from kdse.training.wandb_logger import RunLogger, last_step
 from tests.report.wandb_files import OfflineRun, starts
@@ -346,7 +345,7 @@ def test_without_the_package_wandb_its_flag_is_refused_in_one_line(tmp_path, mon
 def test_what_logs_to_wandb_can_be_imported_without_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     training = ("training.wandb_logger", "training.log_scores", "training.examples")
-    for name in ("report.wandb_run", "report.wandb_log", *training):
+    for name in ("report.wandb_log", *training):
         spec = importlib.util.find_spec(f"kdse.{name}")
         spec.loader.exec_module(importlib.util.module_from_spec(spec))  # anew, and not into sys.modules
         assert sys.modules["wandb"] is None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from kdse.metrics.table import NOISY, Row, snr_buckets
+from kdse.metrics.table import NOISY, Block, Row, blocks, once
+from kdse.metrics.uncertainty import Interval, mean_interval
 from kdse.report.contents import Figure, file_name
-from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, looks, plain, to_png
-from kdse.report.tables.number_format import shown
+from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, looks, means, plain, to_png
+from kdse.report.tables.ranking import items
+from kdse.report.tables.table import shown
 
-if TYPE_CHECKING:
-    from kdse.metrics.uncertainty import Interval
-
+#: (metric, system, SNR) to mean improvement in raw units.
+Gains = dict[tuple[str, str, float], Interval]
 #: Panels side by side.
 ACROSS = 3
 #: With more systems than this, intervals would hide the lines: they are left out and the alt text says so.
@@ -29,41 +29,35 @@ def improvement_by_snr(
     metrics without values, are left out.
 
     Args:
-        rows: scored items, the noisy input among them.
-        metrics: what to draw.
+        rows, metrics: scored items, the noisy input among them, and what to draw of them.
         systems: all systems of the report, which decides colours and order; None means those of ``rows``.
     """
     order = list(systems or dict.fromkeys(row.system for row in rows))
     figures = []
+    compared = blocks(once(rows))
     for group in dict.fromkeys(row.group for row in rows):
-        gains = _gains([row for row in rows if row.group == group], metrics)
-        names = [name for name in order if any(system == name for _, system, _ in gains)]
+        gains = _gains([block for block in compared if block.group == group], metrics)
         if len({snr for _, _, snr in gains}) > 1:
-            figures.append(_draw(group, gains, [m for m in metrics if any(k[0] == m for k in gains)], names, order))
+            figures.append(_draw(group, gains, [m for m in metrics if any(k[0] == m for k in gains)], order))
     return figures
 
 
-def _gains(rows: Sequence[Row], metrics: Sequence[str]) -> dict[tuple[str, str, float], Interval]:
-    """(metric, system, SNR) to mean improvement in raw units."""
-    from kdse.metrics.uncertainty import mean_interval
-
-    unique = {(row.system, row.name): row for row in reversed(rows)}  # repeats count once, the first one
-    kept = list(reversed(unique.values()))
-    noisy = {row.name: row for row in kept if row.system == NOISY}
-    values: dict[tuple[str, str, float], list[float]] = {}
-    for row, snr in zip(kept, snr_buckets([row.snr_db for row in kept]), strict=True):
-        if row.system == NOISY or math.isnan(snr) or row.name not in noisy:
+def _gains(compared: Sequence[Block], metrics: Sequence[str]) -> Gains:
+    found: Gains = {}
+    for _, snr, systems in compared:
+        if isinstance(snr, str):  # "all"
             continue
         for metric in metrics:
-            gain = row.values.get(metric, math.nan) - noisy[row.name].values.get(metric, math.nan)
-            if not math.isnan(gain):
-                values.setdefault((metric, row.system, snr), []).append(gain)
-    return {key: mean_interval(gains) for key, gains in values.items()}
+            noisy = items(systems.get(NOISY, []), metric)
+            for system, rows in systems.items():
+                gains = [value - noisy[name] for name, value in items(rows, metric).items() if name in noisy]
+                if gains and system != NOISY:
+                    found[metric, system, snr] = mean_interval(gains)
+    return found
 
 
-def _draw(
-    group: str, gains: dict[tuple[str, str, float], Interval], metrics: list[str], names: list[str], order: list[str]
-) -> Figure:
+def _draw(group: str, gains: Gains, metrics: list[str], order: list[str]) -> Figure:
+    names = [name for name in order if any(system == name for _, system, _ in gains)]
     down, across = math.ceil(len(metrics) / ACROSS), min(ACROSS, len(metrics))
     look = looks(order)
     snrs = sorted({snr for _, _, snr in gains})
@@ -73,35 +67,24 @@ def _draw(
     figure = canvas(height=0.35 + 0.2 * math.ceil(len(names) / 4) + 2.6 * down, width=WIDTH if across > 1 else 5.0)
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for panel, metric in zip(panels, metrics, strict=False):
-        factor = shown(metric).factor
         for place, name in enumerate(names):
             aside = spread * ((place + 0.5) / len(names) - 0.5)
-            points = [(snr, gains[metric, name, snr]) for snr in snrs if (metric, name, snr) in gains]
-            means = [interval.mean * factor for _, interval in points]
-            bars = [
-                [max(0.0, m - i.low * factor) for m, (_, i) in zip(means, points, strict=True)],
-                [max(0.0, i.high * factor - m) for m, (_, i) in zip(means, points, strict=True)],
-            ]
-            colour, marker = look[name]
-            panel.errorbar(
-                [snr + aside for snr, _ in points], means, yerr=bars if few else None, color=colour, marker=marker,
+            points = {snr + aside: gains[metric, name, snr] for snr in snrs if (metric, name, snr) in gains}
+            means(
+                panel, list(points), list(points.values()), shown(metric).factor, look[name], few,
                 markersize=4.5 if few else 4, linewidth=1.3 if few else 1, elinewidth=0.9, label=name,
             )  # fmt: skip
         panel.axhline(0.0, color=GREY, linewidth=1)
         panel.set_xticks(snrs, [f"{snr:g}" for snr in snrs])
         panel.set_xlabel("input SNR (dB)")
-        panel.set_title(shown(metric).title + ("" if shown(metric).higher_is_better else " (lower is better)"))
+        panel.set_title(shown(metric).axis_title)
         plain(panel, grid="y")
+    rising = all(shown(metric).higher_is_better for metric in metrics)
     for panel in panels[: len(metrics) : across]:
-        panel.set_ylabel(
-            "improvement over noisy"
-            if all(shown(metric).higher_is_better for metric in metrics)
-            else "change from noisy"
-        )
+        panel.set_ylabel("improvement over noisy" if rising else "change from noisy")
     for panel in panels[len(metrics) :]:
         panel.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend_below(figure, handles, labels)
+    legend_below(figure, panels[0])
     return Figure(
         key=file_name(f"improvement_by_snr_{group}"),
         title="Improvement over the noisy input by input SNR" + (f", {group}" if group else ""),
@@ -110,23 +93,18 @@ def _draw(
     )
 
 
-def _alt(gains: dict[tuple[str, str, float], Interval], metrics: list[str], names: list[str], snrs: list[float]) -> str:
-    ends = (snrs[0], snrs[-1])
+def _alt(gains: Gains, metrics: list[str], names: list[str], snrs: list[float]) -> str:
     parts = []
     for metric in metrics:
         each = []
         for name in names:
-            found = [
-                f"{shown(metric).number(gains[metric, name, snr].mean, sign=True)} at {snr:g} dB"
-                for snr in ends
-                if (metric, name, snr) in gains
-            ]
-            if found:
+            ends = {snr: gains[metric, name, snr].mean for snr in (snrs[0], snrs[-1]) if (metric, name, snr) in gains}
+            if ends:
+                found = (f"{shown(metric).number(gain, sign=True)} at {snr:g} dB" for snr, gain in ends.items())
                 each.append(f"{name} {' and '.join(found)}")
         parts.append(f"{shown(metric).title}: {', '.join(each)}")
     items = [interval.items for interval in gains.values()]
     count = f"{min(items)}" if min(items) == max(items) else f"{min(items)} to {max(items)}"
-    intervals = (
-        "with 95 % intervals" if len(names) <= MANY else f"without intervals ({len(names)} systems are too many),"
-    )
+    few = len(names) <= MANY
+    intervals = "with 95 % intervals" if few else f"without intervals ({len(names)} systems are too many),"
     return f"Mean improvement over the noisy input {intervals} over {count} files at each SNR. {'. '.join(parts)}."

@@ -1,4 +1,4 @@
-"""What all figures share: a colour and a marker for every system, axes, and the way to PNG.
+"""Looks of systems, axes, legend and PNG: what all figures share.
 
 Drawn with matplotlib's objects, not with pyplot, so that it works in threads and without a display.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kdse.metrics.table import NOISY
+from kdse.metrics.uncertainty import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,16 +36,11 @@ class Look(NamedTuple):
     marker: str
 
 
-def colours(systems: Sequence[str]) -> dict[str, str]:
-    """The colour of every system, by its place in the list; "noisy" is grey.
+def looks(systems: Sequence[str]) -> dict[str, Look]:
+    """Colour and marker of every system by its place in the list; "noisy" is grey, no two of the first 110 are alike.
 
     Give all figures of a report the same list, so that a system looks the same in every one of them.
     """
-    return {system: look.colour for system, look in looks(systems).items()}
-
-
-def looks(systems: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker of every system; no two of the first 110 share both."""
     named = [system for system in dict.fromkeys(systems) if system != NOISY]
     found = {s: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, s in enumerate(named)}
     return {s: Look(GREY, ".") if s == NOISY else found[s] for s in dict.fromkeys(systems)}
@@ -62,10 +58,8 @@ def canvas(height: float, width: float = WIDTH) -> Canvas:
 
 def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Small type, light grid, no frame on the top and right."""
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set(color=GREY, linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set(color=GREY, linewidth=0.8)
     axis.tick_params(labelsize=8, color=GREY, labelcolor=INK, length=3)
     axis.grid(axis=grid, color="#e4e4e4", linewidth=0.7)
     axis.set_axisbelow(True)
@@ -74,8 +68,19 @@ def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axis.title.set(fontsize=9.5, color=INK)
 
 
-def legend_below(figure: Canvas, handles: list[Any], labels: list[str]) -> None:
+def means(
+    axis: Axes, x: Sequence[float], intervals: Sequence[Interval], factor: float, look: Look, bars: bool, **style: Any
+) -> None:
+    """Draws means times a factor with their intervals as bars, or without."""
+    middle = [interval.mean * factor for interval in intervals]
+    down = [max(0.0, m - i.low * factor) for m, i in zip(middle, intervals, strict=True)]  # (0 for NaN)
+    up = [max(0.0, i.high * factor - m) for m, i in zip(middle, intervals, strict=True)]
+    axis.errorbar(x, middle, yerr=[down, up] if bars else None, color=look.colour, marker=look.marker, **style)
+
+
+def legend_below(figure: Canvas, axis: Axes) -> None:
     """One legend under all panels, in as many columns as its longest entry leaves room for."""
+    handles, labels = axis.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     columns = max(1, min(len(labels), int(figure.get_figwidth() * 14 / (longest + 6))))
     figure.legend(

@@ -42,17 +42,15 @@ def place_names(
     frame: Box,
     gap: float = 0.0,
 ) -> list[Box]:
-    """A box for every point's name, as near to the point as there is room.
+    """A box for every point's name, as near to the point as there is room, all in one unit, such as pixels.
 
     Points with many neighbours are served first. A name for which there is no room gets the place where it covers
-    least. All in one unit, such as pixels.
+    least.
 
     Args:
-        points: where the points are.
-        sizes: width and height of every name.
+        points, sizes: where the points are; width and height of their names.
         obstacles: what must not be covered, the points' markers among them.
-        frame: what names must stay in.
-        gap: room to keep between boxes.
+        frame, gap: what names must stay in, and room to keep between boxes.
     """
     taken = list(obstacles)
     placed: dict[int, Box] = {}

@@ -8,24 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdse.metrics.table import NOISY
+from kdse.metrics.uncertainty import Interval
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import GREY, INK, Look, canvas, looks, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, canvas, looks, means, plain, to_png
 from kdse.report.figures.labels import Box, place_names
-from kdse.report.tables.number_format import shown
+from kdse.report.tables.table import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kdse.metrics.uncertainty import Interval
-
-#: Axis titles of known costs.
-COSTS = {
-    "parameters": "parameters",
-    "macs_per_second": "MACs per second of audio",
-    "model_bytes": "bytes of the model",
-    "latency_ms": "latency (ms)",
-    "real_time_factor": "real-time factor",
-}
 #: Systems whose costs differ by less than this factor are drawn side by side, so far apart (share of the axis).
 SAME_COST = 1.03
 ASIDE = 0.024
@@ -64,40 +55,51 @@ def pareto(points: Sequence[Point], metric: str, cost: str, systems: Sequence[st
     text, those of one size drawn side by side. None if fewer than two sizes remain.
 
     Args:
-        points: the systems.
-        metric: what their quality is measured in.
-        cost: which of their costs.
+        points, metric, cost: the systems, what their quality is measured in, and which of their costs counts.
         systems: all systems of the report, which decides colours; None means those of ``points``.
     """
-    title = COSTS.get(cost, cost)
+    title, about = cost.replace("_", " "), shown(metric)
     candidates = [p for p in points if p.system != NOISY]
     drawn = [p for p in candidates if (p.costs.get(cost) or 0) > 0 and math.isfinite(p.quality.mean)]
     costs = [float(p.costs[cost] or 0) for p in drawn]
     if len(set(costs)) < 2:
         return None
-    front = pareto_front(costs, [p.quality.mean for p in drawn], shown(metric).higher_is_better)
+    front = pareto_front(costs, [p.quality.mean for p in drawn], about.higher_is_better)
     look = looks(systems or [p.system for p in points])
     figure = canvas(height=4.0)
     axis = figure.add_subplot()
     axis.set_xscale("log")
     axis.margins(x=0.14, y=0.14)
-    x = _side_by_side(costs)
-    _draw_points(axis, drawn, x, front, metric, look)
+    x, y = _side_by_side(costs), [p.quality.mean * about.factor for p in drawn]
+    axis.plot(
+        [x[i] for i in front], [y[i] for i in front], drawstyle="steps-post", color=GREY, linewidth=1, zorder=1,
+        linestyle=(0, (4, 2)),
+    )  # fmt: skip
+    for point, across in zip(drawn, x, strict=True):
+        style = {"markersize": 6, "linewidth": 1.1, "zorder": 3}
+        means(axis, [across], [point.quality], about.factor, look[point.system], bars=True, **style)
     axis.set_xlabel(f"{title} (log scale, equal sizes side by side; dashed: best at its size)")
-    axis.set_ylabel(f"{shown(metric).title}{'' if shown(metric).higher_is_better else ' (lower is better)'}")
+    axis.set_ylabel(about.axis_title)
     _ticks(axis)
     plain(axis)
-    noisy = next((p for p in points if p.system == NOISY and math.isfinite(p.quality.mean)), None)
+    noisy = next((p.quality.mean for p in points if p.system == NOISY and math.isfinite(p.quality.mean)), None)
     if noisy is not None:
-        _draw_noisy(axis, noisy.quality.mean * shown(metric).factor, shown(metric).number(noisy.quality.mean))
+        _draw_noisy(axis, noisy * about.factor, about.number(noisy))
     figure.canvas.draw()
     figure.set_layout_engine("none")  # positions are known from here on, and stay
-    _write_names(axis, drawn, x, [p.quality.mean * shown(metric).factor for p in drawn], front)
+    _write_names(axis, [p.system for p in drawn], x, y, front)
+
+    parts = []
+    for point, size in zip(drawn, costs, strict=True):
+        mean, low, high = (about.number(value) for value in point.quality[:3])
+        parts.append(f"{point.system} {mean} [{low}, {high}] at {f'{size:,.0f}' if size >= 1000 else f'{size:.3g}'}")
     missing = [p.system for p in candidates if p not in drawn]
+    left_out = f" Size or quality unknown: {', '.join(missing)}." if missing else ""
+    best = f"Best at their size: {', '.join(drawn[i].system for i in front)}."
     return Figure(
         key=f"{metric}_by_{cost}",
-        title=f"{shown(metric).title} against {title}",
-        alt=_alt(drawn, costs, front, metric, title, missing),
+        title=f"{about.title} against {title}",
+        alt=f"{about.title} with 95 % intervals against {title}: {'; '.join(parts)}. {best}{left_out}",
         png=to_png(figure),
     )
 
@@ -105,9 +107,8 @@ def pareto(points: Sequence[Point], metric: str, cost: str, systems: Sequence[st
 def _side_by_side(costs: Sequence[float]) -> list[float]:
     """Where points are drawn: at their cost, those that share one a little apart."""
     width = math.log(max(costs) / min(costs))
-    order = sorted(range(len(costs)), key=lambda i: costs[i])
     groups: list[list[int]] = []
-    for i in order:
+    for i in sorted(range(len(costs)), key=lambda i: costs[i]):
         if groups and costs[i] < SAME_COST * costs[groups[-1][0]]:
             groups[-1].append(i)
         else:
@@ -118,23 +119,6 @@ def _side_by_side(costs: Sequence[float]) -> list[float]:
         for place, i in enumerate(sorted(group)):
             x[i] = costs[i] * math.exp(step * (place - (len(group) - 1) / 2))
     return x
-
-
-def _draw_points(
-    axis: Axes, drawn: list[Point], x: list[float], front: list[int], metric: str, look: Mapping[str, Look]
-) -> None:
-    factor = shown(metric).factor
-    best = [drawn[i].quality.mean * factor for i in front]
-    axis.plot(
-        [x[i] for i in front], best, drawstyle="steps-post", color=GREY, linewidth=1, zorder=1, linestyle=(0, (4, 2))
-    )
-    for point, across in zip(drawn, x, strict=True):
-        mean, low, high = (value * factor for value in point.quality[:3])
-        bars = None if math.isnan(low) or math.isnan(high) else [[max(0.0, mean - low)], [max(0.0, high - mean)]]
-        axis.errorbar(
-            across, mean, yerr=bars, color=look[point.system].colour, marker=look[point.system].marker, markersize=6,
-            linewidth=1.1, zorder=3,
-        )  # fmt: skip
 
 
 def _draw_noisy(axis: Axes, level: float, text: str) -> None:
@@ -154,17 +138,18 @@ def _draw_noisy(axis: Axes, level: float, text: str) -> None:
     )  # fmt: skip
 
 
-def _write_names(axis: Axes, drawn: list[Point], x: list[float], y: list[float], front: list[int]) -> None:
+def _write_names(axis: Axes, names: list[str], x: list[float], y: list[float], front: list[int]) -> None:
     """Names beside points, away from markers, bars, the front and what is written already; far ones with a line."""
     pixel = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]  # (every axis is in a figure)
     to_pixels = axis.transData.transform
     centres = [(float(a), float(b)) for a, b in to_pixels(list(zip(x, y, strict=True)))]
-    texts = [axis.text(0, 0, p.system, fontsize=8, color=INK, transform=None, zorder=5) for p in drawn]
+    obstacles = [Box(*text.get_window_extent().extents) for text in axis.texts]
+    texts = [axis.text(0, 0, name, fontsize=8, color=INK, transform=None, zorder=5) for name in names]
     sizes = [(box.width, box.height) for box in (text.get_window_extent() for text in texts)]
     whole = Box(*axis.get_window_extent().extents)
     frame = Box(whole.left + 4 * pixel, whole.bottom + pixel, whole.right, whole.top)
     radius = 4 * pixel
-    obstacles = [Box(a - radius, b - radius, a + radius, b + radius) for a, b in centres]
+    obstacles += [Box(a - radius, b - radius, a + radius, b + radius) for a, b in centres]
     for container in axis.containers:
         for bar in container.lines[2]:  # type: ignore[attr-defined]  # (all are error bars)
             (ax, ay), (bx, by) = to_pixels(bar.get_paths()[0].vertices[[0, -1]])
@@ -173,7 +158,6 @@ def _write_names(axis: Axes, drawn: list[Point], x: list[float], y: list[float],
         (left, low), (right, high) = centres[a], centres[b]
         obstacles.append(Box(left, low - pixel, right, low + pixel))
         obstacles.append(Box(right - pixel, min(low, high), right + pixel, max(low, high)))
-    obstacles += [Box(*text.get_window_extent().extents) for text in axis.texts if text not in texts]
     places = place_names(centres, sizes, obstacles, frame, gap=2 * pixel)
     for text, place, centre, size in zip(texts, places, centres, sizes, strict=True):
         text.set_position((place.left, place.bottom))
@@ -194,13 +178,3 @@ def _ticks(axis: Axes) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(axis="x", which="minor", length=0)
-
-
-def _alt(drawn: list[Point], costs: list[float], front: list[int], metric: str, title: str, missing: list[str]) -> str:
-    parts = []
-    for point, cost in zip(drawn, costs, strict=True):
-        mean, low, high = (shown(metric).number(value) for value in point.quality[:3])
-        parts.append(f"{point.system} {mean} [{low}, {high}] at {f'{cost:,.0f}' if cost >= 1000 else f'{cost:.3g}'}")
-    best = f" Best at their size: {', '.join(drawn[i].system for i in front)}."
-    left_out = f" Size or quality unknown: {', '.join(missing)}." if missing else ""
-    return f"{shown(metric).title} with 95 % intervals against {title}: {'; '.join(parts)}.{best}{left_out}"

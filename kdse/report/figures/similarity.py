@@ -21,9 +21,7 @@ MOMENTS = {"before": Look(GREY, "o"), "at the switch": Look("#7a5195", "s"), "af
 def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figure | None:
     """Heat maps of teacher-student CKA on one colour scale, and below them the diagonal of each, block by block.
 
-    Args:
-        similarities: label ("before", "after", or names of systems) to similarity; None is returned for none.
-        system: whose similarities these are, for the title.
+    None without similarities; their labels are "before", "after", or names of systems. ``system`` is for the title.
     """
     if not similarities:
         return None
@@ -33,18 +31,19 @@ def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figu
     figure = canvas(height=0.85 * side + 0.75 + (2.35 if paired else 0))
     grid = figure.add_gridspec(2 if paired else 1, count, height_ratios=(side, 1.9) if paired else None)
     panels = [figure.add_subplot(grid[0, place]) for place in range(count)]
-    for place, (panel, (label, entry)) in enumerate(zip(panels, similarities.items(), strict=True)):
+    beside: tuple[str, ...] = ()
+    for panel, (label, entry) in zip(panels, similarities.items(), strict=True):
         image = panel.imshow(entry.matrix, origin="lower", vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
         panel.set_title(f"{label}\ndiagonal {_number(entry.mean_diagonal)}, all {_number(entry.mean_all)}")
         plain(panel)
         panel.grid(False)
         panel.set_xlabel("teacher block")
         panel.set_xticks(range(len(entry.teacher)), _short(entry.teacher), rotation=90)
-        same = place > 0 and entry.student == list(similarities.values())[place - 1].student
-        panel.set_yticks(range(len(entry.student)), [] if same else _short(entry.student))
-        panel.set_ylabel("" if same else "student block")
+        panel.set_yticks(range(len(entry.student)), [] if entry.student == beside else _short(entry.student))
+        panel.set_ylabel("" if entry.student == beside else "student block")
         panel.set_facecolor("#dddddd")  # what is NaN
         panel.tick_params(labelsize=7.5)
+        beside = entry.student
     bar = figure.colorbar(image, ax=panels, label="linear CKA", fraction=0.05, pad=0.015)
     bar.ax.tick_params(labelsize=8)
     bar.ax.yaxis.label.set(fontsize=9, color=INK)
@@ -52,12 +51,18 @@ def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figu
     if paired:
         lines = figure.add_subplot(grid[1, :])
         _draw_diagonals(lines, similarities)
-        legend_below(figure, *lines.get_legend_handles_labels())
-    whose = f" and {system}" if system else ""
+        legend_below(figure, lines)
+    parts = []
+    for label, entry in similarities.items():
+        blocks = ", ".join(f"{n} {_number(v)}" for n, v in zip(entry.student, entry.diagonal, strict=True))
+        averages = f"mean of same blocks {_number(entry.mean_diagonal)}, of all pairs {_number(entry.mean_all)}"
+        parts.append(f"{label}: {averages} ({blocks})")
     return Figure(
         key=file_name(f"similarity_{system}"),
-        title=f"Similarity of the teacher{whose}, block by block" if whose else "Similarity to the teacher by block",
-        alt=_alt(similarities),
+        title=f"Similarity of the teacher and {system}, block by block"
+        if system
+        else "Similarity to the teacher by block",
+        alt=f"Linear CKA of every student block with every teacher block, 0 to 1. {'; '.join(parts)}.",
         png=to_png(figure),
     )
 
@@ -78,20 +83,9 @@ def _draw_diagonals(axis: Axes, similarities: Mapping[str, Similarity]) -> None:
 
 def _short(names: tuple[str, ...]) -> list[str]:
     """Names that fit beside a small picture."""
-    short = {"encoder": "enc", "decoder": "dec", "bottleneck": "mid"}
-    for long, brief in short.items():
-        names = tuple(name.replace(long, brief) for name in names)
-    return [name[-10:] for name in names]
+    short = [n.replace("encoder", "enc").replace("decoder", "dec").replace("bottleneck", "mid") for n in names]
+    return [name[-10:] for name in short]
 
 
 def _number(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.2f}"
-
-
-def _alt(similarities: Mapping[str, Similarity]) -> str:
-    parts = []
-    for label, entry in similarities.items():
-        blocks = ", ".join(f"{n} {_number(v)}" for n, v in zip(entry.student, entry.diagonal, strict=True))
-        means = f"mean of same blocks {_number(entry.mean_diagonal)}, of all pairs {_number(entry.mean_all)}"
-        parts.append(f"{label}: {means} ({blocks})")
-    return f"Linear CKA of every student block with every teacher block, 0 to 1. {'; '.join(parts)}."

@@ -19,20 +19,18 @@ def trouble(wave: np.ndarray) -> str:
     """Why a wave ``[N]`` cannot be played or drawn, in words; empty if it can."""
     if len(wave) == 0:
         return "holds no samples"
-    if not np.isfinite(wave).all():
-        return "holds NaN or infinite samples"
-    return ""
+    return "" if np.isfinite(wave).all() else "holds NaN or infinite samples"
 
 
 def shared_gain(waves: Iterable[np.ndarray]) -> float:
     """The gain that brings the loudest peak of all waves to -1 dBFS; 1 where all are silent."""
-    peak = max((peak_of(wave) for wave in waves), default=0.0)
+    peak = max(map(peak_of, waves), default=0.0)
     return 10 ** (PEAK_DBFS / 20) / peak if peak > 0 else 1.0
 
 
 def peak_of(wave: np.ndarray) -> float:
     """Largest magnitude of a wave ``[N]``; 0 if empty."""
-    return float(np.abs(wave).max()) if len(wave) else 0.0
+    return float(np.abs(wave).max(initial=0.0))
 
 
 def level_db(wave: np.ndarray, reference: np.ndarray) -> float:
@@ -41,17 +39,20 @@ def level_db(wave: np.ndarray, reference: np.ndarray) -> float:
     return 10 * math.log10(ours / theirs) if ours > 0 and theirs > 0 else math.nan
 
 
+def int16(wave: np.ndarray, gain: float) -> np.ndarray:
+    """16-bit samples of ``gain * wave``, rounded to the nearest step, without dither."""
+    return np.rint(np.clip(wave * np.float64(gain), -1, 1 - 2**-15) * 2**15).astype(np.int16)
+
+
 def flac(wave: np.ndarray, gain: float, sample_rate_hz: int) -> bytes:
-    """A mono 16-bit FLAC file of ``gain * wave``, rounded to the nearest step, without dither.
+    """A mono FLAC file of `int16` samples.
 
     Raises:
-        ValueError: naming the rate, if FLAC cannot hold it (1 to 655350 Hz).
+        UserError: naming the rate, if FLAC cannot hold it (1 to 655350 Hz).
     """
-    soundfile = required("soundfile")
-    steps = np.rint(np.clip(wave * np.float64(gain), -1, 1 - 2**-15) * 2**15).astype(np.int16)
     out = io.BytesIO()
     try:
-        soundfile.write(out, steps, sample_rate_hz, format="FLAC", subtype="PCM_16")
+        required("soundfile").write(out, int16(wave, gain), sample_rate_hz, format="FLAC", subtype="PCM_16")
     except (RuntimeError, TypeError) as error:
         raise UserError(f"sample_rate_hz={sample_rate_hz}: not writable as FLAC ({error})") from None
     return out.getvalue()

@@ -7,30 +7,74 @@ view only.
 from __future__ import annotations
 
 import base64
-import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdse.errors import UserError
-from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY
 from kdse.report.contents import ListeningFile
-from kdse.report.page import audio as page_audio
-from kdse.report.page import spectrogram
-
-#: Decimals and direction of a metric that the registry does not know (our choice).
-_UNKNOWN = {"factor": 1, "decimals": 3, "higher": True}
+from kdse.report.page import audio, spectrogram
+from kdse.report.tables.table import shown
+from kdse.web.embedding import embedded_json
 
 
-def check(files: Sequence[ListeningFile], sample_rate_hz: int) -> None:
-    """Refuses what cannot be compared.
+class Signals(NamedTuple):
+    """How the signals of a file are played and drawn: with one gain, on one colour scale.
+
+    troubles: system to why it cannot be played or drawn, empty if it can. gain: of all signals. powers: system to
+    spectrogram with that gain, for those without trouble. reference: the power that is 0 dB: the loudest point of the
+    noisy signal's picture, or of all pictures where it has none or is silent.
+    """
+
+    troubles: dict[str, str]
+    gain: float
+    powers: dict[str, np.ndarray]
+    reference: float
+
+
+def signals_of(file: ListeningFile) -> Signals:
+    """How to play and draw a file."""
+    troubles = {system: audio.trouble(wave) for system, wave in file.waves.items()}
+    good = {system: wave for system, wave in file.waves.items() if not troubles[system]}
+    gain = audio.shared_gain(good.values())
+    powers = {system: spectrogram.power(wave * np.float64(gain)) for system, wave in good.items()}
+    loudest = max((float(power.max()) for power in powers.values()), default=0.0)
+    return Signals(troubles, gain, powers, (float(powers[NOISY].max()) if NOISY in powers else 0.0) or loudest)
+
+
+def listening_data(files: Sequence[ListeningFile], sample_rate_hz: int, metrics: Sequence[str]) -> str:
+    """Script elements that do not run: the catalogue of files, and their sound and pictures; empty without files.
+
+    The catalogue names blocks such as ``3-0``, which are the elements ``audio-3-0`` and ``picture-3-0``.
 
     Raises:
-        ValueError: naming the file, if its waves differ in length or are not mono; or naming a rate below 1.
+        UserError: naming the file, if its waves differ in length or are not mono; or naming a rate below 1.
     """
+    _check(files, sample_rate_hz)
+    if not files:
+        return ""
+    blocks: list[str] = []
+    entries = [_file(index, file, sample_rate_hz, metrics, blocks) for index, file in enumerate(files)]
+    catalogue = {
+        "rate": sample_rate_hz,
+        "floorDb": spectrogram.FLOOR_DB,
+        "bins": spectrogram.BINS,
+        "metrics": [
+            {"key": m, "title": s.title, "factor": s.factor, "decimals": s.decimals, "higher": s.higher_is_better}
+            for m, s in zip(metrics, map(shown, metrics), strict=True)
+        ],
+        "systems": list(dict.fromkeys(system for file in files for system in file.waves)),
+        "files": entries,
+        "megabytes": round(sum(map(len, blocks)) / 1e6, 1),
+    }
+    first = f'<script type="application/json" id="catalogue">{embedded_json(catalogue)}</script>\n'
+    return first + "".join(blocks)
+
+
+def _check(files: Sequence[ListeningFile], sample_rate_hz: int) -> None:
     if sample_rate_hz < 1:
         raise UserError(f"sample_rate_hz={sample_rate_hz}: give the rate of the audio, at least 1")
     for file in files:
@@ -43,85 +87,42 @@ def check(files: Sequence[ListeningFile], sample_rate_hz: int) -> None:
             raise UserError(f"{file.name}: waves differ in length ({text} samples); cut or pad them alike")
 
 
-def catalogue(files: Sequence[ListeningFile], sample_rate_hz: int, metrics: Sequence[str]) -> dict[str, Any]:
-    """What the page's script needs to know before it decodes anything, without the parts that `parts` adds a file."""
-    systems = dict.fromkeys(system for file in files for system in file.waves)
-    return {
-        "rate": sample_rate_hz,
-        "floorDb": spectrogram.FLOOR_DB,
-        "bins": spectrogram.BINS,
-        "metrics": [_about_metric(name) for name in metrics],
-        "systems": list(systems),
-        "files": [],
-    }
-
-
-def parts(
-    index: int, file: ListeningFile, sample_rate_hz: int, metrics: Sequence[str]
-) -> tuple[dict[str, Any], Iterator[str]]:
-    """A file's entry in the catalogue, and its blocks ``<script type="text/plain" id="audio-3-0">``, made when asked.
-
-    All signals have one gain and their pictures one colour scale: 0 dB is the loudest point of the noisy signal's
-    picture, or of all pictures where it has none or is silent.
-    """
-    good = {system: wave for system, wave in file.waves.items() if not page_audio.trouble(wave)}
-    gain = page_audio.shared_gain(good.values())
-    loudest = max(good, key=lambda system: page_audio.peak_of(good[system]), default="")
-    noisy = good.get(NOISY)
+def _file(
+    index: int, file: ListeningFile, sample_rate_hz: int, metrics: Sequence[str], blocks: list[str]
+) -> dict[str, Any]:
+    """A file's entry in the catalogue; its sound and pictures are added to the blocks."""
+    signals = signals_of(file)
+    noisy = file.waves[NOISY] if NOISY in signals.powers else None
     systems = []
     for number, (system, wave) in enumerate(file.waves.items()):
+        good, block = system in signals.powers, f"{index}-{number}"
+        if good:
+            blocks.append(_block(f"audio-{block}", audio.flac(wave, signals.gain, sample_rate_hz)))
+            picture = spectrogram.picture(signals.powers[system], signals.reference)
+            blocks.append(_block(f"picture-{block}", picture))
         scores = file.scores.get(system, {})
-        systems.append(
-            {
-                "name": system,
-                "block": f"{index}-{number}" if system in good else None,
-                "note": page_audio.trouble(wave) or ("silent" if not wave.any() else ""),
-                "levelDb": _finite(page_audio.level_db(wave, noisy)) if noisy is not None and system in good else None,
-                "scores": {metric: _finite(scores[metric]) for metric in metrics if metric in scores},
-            }
-        )
-    about = {
+        about = {
+            "name": system,
+            "block": block if good else None,
+            "note": signals.troubles[system] or ("silent" if not wave.any() else ""),
+            "levelDb": _finite(audio.level_db(wave, noisy)) if noisy is not None and good else None,
+            "scores": {metric: _finite(scores[metric]) for metric in metrics if metric in scores},
+        }
+        systems.append(about)
+    return {
         "name": file.name,
         "group": file.group,
         "snrDb": _finite(file.snr_db),
         "seconds": max((len(wave) for wave in file.waves.values()), default=0) / sample_rate_hz,
-        "gainDb": 20 * math.log10(gain),
-        "loudest": loudest,
+        "gainDb": 20 * math.log10(signals.gain),
+        "loudest": max(signals.powers, key=lambda system: audio.peak_of(file.waves[system]), default=""),
         "scale": NOISY if noisy is not None and noisy.any() else "all signals",
         "systems": systems,
     }
-    return about, _blocks(index, file, good, gain, sample_rate_hz)
-
-
-def to_json(data: Any) -> str:
-    """JSON that may stand inside a script element: no character in it can end the element or start a comment."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _blocks(
-    index: int, file: ListeningFile, good: dict[str, np.ndarray], gain: float, sample_rate_hz: int
-) -> Iterator[str]:
-    powers = {system: spectrogram.power(wave * np.float64(gain)) for system, wave in good.items()}
-    reference = float(powers[NOISY].max()) if NOISY in powers else 0.0
-    reference = reference or max((float(power.max()) for power in powers.values()), default=0.0)
-    for number, system in enumerate(file.waves):
-        if system in good:
-            sound = page_audio.flac(good[system], gain, sample_rate_hz)
-            yield _block(f"audio-{index}-{number}", sound)
-            yield _block(f"picture-{index}-{number}", spectrogram.picture(powers[system], reference))
 
 
 def _block(key: str, data: bytes) -> str:
     return f'<script type="text/plain" id="{key}">{base64.b64encode(data).decode("ascii")}</script>\n'
-
-
-def _about_metric(name: str) -> dict[str, Any]:
-    known = METRICS.get(name)
-    if known is None:
-        return {"key": name, "title": name, **_UNKNOWN}
-    about = {"factor": known.factor, "decimals": known.decimals, "higher": known.higher_is_better}
-    return {"key": name, "title": known.title, **about}
 
 
 def _finite(value: float) -> float | None:

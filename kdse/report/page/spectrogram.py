@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import io
 
 import numpy as np
 
-#: Points of the STFT (Hann window).
-POINTS = 512
+from kdse.web.embedding import COLOURS, palette
 
-#: Rows of a picture: bins from 0 Hz (lowest) to half the sampling rate.
-BINS = POINTS // 2 + 1
-
+#: Points of the STFT (Hann window), and rows of a picture: bins from 0 Hz (lowest) to half the sampling rate.
+POINTS, BINS = 512, 257
 #: Most columns of a picture; the frames of a longer file are pooled (our choice: about what a screen shows).
 MAX_COLUMNS = 640
-
 #: Samples a column of a short file, and most samples between two frames (our choice: 75 % and 50 % overlap).
 COLUMN_SAMPLES, MAX_HOP_SAMPLES = POINTS // 4, POINTS // 2
-
 #: Lowest level drawn, in dB below the reference (as in `LogExamples`).
 FLOOR_DB = -80.0
-
-#: Colours of a picture. 64 make steps of 1.3 dB, which the eye does not see, and pictures a quarter smaller than 256.
-COLOURS = 64
-
 #: Frames transformed at once: keeps long files in some ten MB of memory.
 _FRAMES_AT_ONCE = 4096
 
@@ -76,16 +67,7 @@ def _png(indices: np.ndarray) -> bytes:
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(indices)).convert("L")
-    image.putpalette(_palette())
+    image.putpalette(palette())
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
-
-
-@functools.cache
-def _palette() -> bytes:
-    """Magma, perceptually uniform (S. van der Walt and N. Smith, matplotlib), as RGB bytes."""
-    import matplotlib
-
-    colours = matplotlib.colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3]
-    return np.rint(255 * colours).astype(np.uint8).tobytes()

@@ -7,34 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from kdse.metrics.table import NOISY, Row
-from kdse.report.tables.number_format import metric_column, word
 from kdse.report.tables.scores import difference_table, score_cells, scores_caption
-from kdse.report.tables.table import Cell, Column, Table
+from kdse.report.tables.table import Cell, Column, Table, metric_column
+from kdse.run.folder import seed_of, steps_of
 from kdse.run.timing import step_cost
 
 #: Metrics that comparison.csv has as improvement over the noisy input; the others as they are.
 AS_IMPROVEMENT = ("si_sdr", "sdr")
+#: What is known of a run besides its scores, in the order of comparison.csv.
+COSTS = ("parameters", "seconds_per_step", "relative_cost", "training_seconds", "steps", "seed")
 
 
 def describe_run(name: str, folder: Path, state: str) -> dict[str, Any]:
     """What a run folder says of a run, whether it is finished or not: state, steps, seed and cost. Unknown is None."""
-    cost = step_cost(folder)
-    return {
-        "name": name,
-        "state": state,
-        "parameters": None,
-        "seconds_per_step": None if cost is None else cost.seconds_per_step,
-        "relative_cost": None,
-        "training_seconds": None if cost is None else cost.training_seconds,
-        "steps": _steps(folder) if state == "finished" else None,
-        "seed": _seed(folder),
-    }
+    row = {"name": name, "state": state, **dict.fromkeys(COSTS), "seed": seed_of(folder)}
+    if (cost := step_cost(folder)) is not None:
+        row |= {"seconds_per_step": cost.seconds_per_step, "training_seconds": cost.training_seconds}
+    if state == "finished":
+        row["steps"] = steps_of(folder)
+    return row
 
 
 def noisy_row() -> dict[str, Any]:
     """The row of the unprocessed input."""
-    unknown = ("parameters", "seconds_per_step", "relative_cost", "training_seconds", "steps", "seed")
-    return {"name": NOISY, "state": "", **dict.fromkeys(unknown)}
+    return {"name": NOISY, "state": "", **dict.fromkeys(COSTS)}
 
 
 def add_costs(rows: Sequence[dict[str, Any]], reference: str) -> None:
@@ -50,15 +46,12 @@ def add_scores(rows: Sequence[dict[str, Any]], report: dict[str, Any] | None, me
 
     Means are over all items of the first test set (`kdse evaluate --range` makes a second one).
     """
-    table = [] if report is None else [line for line in report["table"] if line["snr_db"] == "all"]
-    first = table[0]["set"] if table else ""
-    lines = {line["system"]: line for line in table if line["set"] == first}
+    table = [line for line in report["table"] if line["snr_db"] == "all"] if report else []
+    lines = {line["system"]: line for line in table if line["set"] == table[0]["set"]}
     for row in rows:
-        about = {} if report is None else report["systems"].get(row["name"], {})
-        row["parameters"] = about.get("parameters")
-        line = lines.get(row["name"], {})
+        row["parameters"] = report["systems"].get(row["name"], {}).get("parameters") if report else None
         for metric in metrics:
-            row[column(metric)] = line.get(column(metric))
+            row[column(metric)] = lines.get(row["name"], {}).get(column(metric))
 
 
 def add_differences(
@@ -68,22 +61,21 @@ def add_differences(
     (``_difference``, ``_difference_low``, ``_difference_high``, ``_p``), and ``_mark``: "best" or "inside noise"."""
     first = _first_set(scored)
     cells = _score_cells(first, metrics)
-    known = reference in {row.system for row in first}
-    table = difference_table(first, metrics, reference) if known else None
-    keys = [] if table is None else [column.key for column in table.columns]
-    lines = {} if table is None else {line[keys.index("system")].value: line for line in table.rows}
+    differences: dict[Any, dict[str, Cell]] = {}
+    if reference in {row.system for row in first}:
+        table = difference_table(first, metrics, reference)
+        for line in table.rows:
+            by_key = {column.key: cell for column, cell in zip(table.columns, line, strict=True)}
+            differences[by_key["system"].value] = by_key
     for row in rows:
         for metric in metrics:
-            cell = cells.get(row["name"], {}).get(metric)
-            row[f"{metric}_mark"] = (
-                "" if cell is None else "best" if cell.best else "inside noise" if cell.noise else ""
-            )
-            line = lines.get(row["name"])
-            difference = None if line is None else line[keys.index(f"{metric}_difference")]
-            row[f"{metric}_difference"] = None if difference is None else difference.value
-            row[f"{metric}_difference_low"] = None if difference is None else difference.low
-            row[f"{metric}_difference_high"] = None if difference is None else difference.high
-            row[f"{metric}_p"] = None if line is None else line[keys.index(f"{metric}_p")].value
+            own = differences.get(row["name"], {})
+            difference = own.get(f"{metric}_difference", Cell(""))
+            row[f"{metric}_mark"] = cells.get(row["name"], {}).get(metric, Cell("")).mark
+            row[f"{metric}_difference"] = difference.value
+            row[f"{metric}_difference_low"] = difference.low
+            row[f"{metric}_difference_high"] = difference.high
+            row[f"{metric}_p"] = own.get(f"{metric}_p", Cell("")).value
 
 
 def comparison_tables(
@@ -92,25 +84,25 @@ def comparison_tables(
     """What people read: scores and costs of every run; then, if the reference and another were scored, differences."""
     first = _first_set(scored)
     cells = _score_cells(first, metrics)
-    columns = [
+    columns = (
         Column("name", "name"),
         Column("parameters", "parameters", "lower"),
-        *(metric_column(metric) for metric in metrics),
+        *map(metric_column, metrics),
         Column("relative_cost", f"step cost ({reference} = 1)", "lower"),
         Column("training_seconds", "training s", "lower"),
         Column("steps", "steps"),
         Column("seed", "seed"),
-    ]
+    )
+    formats = {"relative_cost": ".2f", "training_seconds": ".0f", "steps": "d", "seed": "d"}
     body = []
     for row in rows:
         state = "" if row["state"] in ("", "finished") else f" ({row['state']})"
-        line = [word(row["name"] + state), _number(row, "parameters", ",d")]
-        line += [cells.get(row["name"], {}).get(metric, Cell("")) for metric in metrics]
-        line += [_number(row, "relative_cost", ".2f"), _number(row, "training_seconds", ".0f")]
-        body.append((*line, _number(row, "steps", "d"), _number(row, "seed", "d")))
+        scores = [cells.get(row["name"], {}).get(metric, Cell("")) for metric in metrics]
+        costs = [_number(row[key], form) for key, form in formats.items()]
+        body.append((Cell.of(row["name"] + state), _number(row["parameters"], ",d"), *scores, *costs))
     title = f"Runs over one base, {len({row.name for row in first})} items" if first else "Runs over one base"
     caption = scores_caption(cells.values(), metrics, intervals=False) if first else "No scores."
-    tables = [Table("comparison", title, caption, tuple(columns), tuple(body), (0,) * len(body))]
+    tables = [Table("comparison", title, caption, columns, tuple(body), (0,) * len(body))]
     if {reference} < {row.system for row in first if row.system != NOISY}:
         tables.append(difference_table(first, metrics, reference))
     return tables
@@ -126,28 +118,11 @@ def _first_set(scored: Sequence[Row]) -> list[Row]:
     return [row for row in scored if row.group == scored[0].group]
 
 
-def _score_cells(scored: Sequence[Row], metrics: Sequence[str]) -> dict[str, dict[str, Cell]]:
+def _score_cells(scored: Sequence[Row], metrics: Sequence[str]) -> dict[Any, dict[str, Cell]]:
     """System to metric to cell, over all SNRs."""
     found = score_cells(scored, metrics, intervals=False)
     return {scores.line.system: scores.cells for scores in found if scores.line.snr_db == "all"}
 
 
-def _number(row: dict[str, Any], key: str, form: str) -> Cell:
-    return Cell("" if row[key] is None else format(row[key], form), row[key])
-
-
-def _steps(folder: Path) -> int | None:
-    from kdse.models.checkpoint import read_checkpoint
-
-    steps = read_checkpoint(folder / "checkpoints" / "last.ckpt").get("global_step")
-    return steps if isinstance(steps, int) else None
-
-
-def _seed(folder: Path) -> int | None:
-    import yaml
-
-    try:
-        seed = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("seed_everything")
-    except (OSError, yaml.YAMLError, AttributeError):
-        return None
-    return seed if type(seed) is int else None  # (true means a random one)
+def _number(value: float | None, form: str) -> Cell:
+    return Cell("" if value is None else format(value, form), value)

@@ -1,37 +1,22 @@
-"""Tables of scores: means by set and SNR, and differences to one system, both with what files leave open."""
+"""Tables of scores: means by set and SNR, and differences to one system, with intervals over files."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kdse.errors import UserError
-from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, snr_buckets, snrs_listed, summarize
+from kdse.metrics.table import NOISY, Block, Line, Row, blocks, once, summarize
 from kdse.metrics.uncertainty import Interval, clear, holm, mean_intervals, paired_differences
-from kdse.report.tables.number_format import (
-    count,
-    items,
-    metric_column,
-    missing,
-    p_value_cell,
-    plain,
-    shown,
-    snr_cell,
-    variants,
-    word,
-)
-from kdse.report.tables.ranking import Items, Scored, Verdict, verdicts
-from kdse.report.tables.table import MARK, Cell, Column, Table
+from kdse.report.tables.ranking import Scored, Verdict, verdicts
+from kdse.report.tables.table import MARK, Cell, Column, Table, metric_column, shown, variants
 
-#: Items an SNR needs for resampling within it.
-STRATUM_ITEMS = 10
 COVERS = "Intervals and tests cover the choice of files, not training seeds, and take files as independent."
 
 
 class Scores(NamedTuple):
-    """What `score_cells` found: a line of the summary, the number of its block, and a cell for every metric."""
+    """A line of the summary, the number of its block, and a cell for every metric."""
 
     line: Line
     block: int
@@ -46,24 +31,20 @@ def score_table(rows: Sequence[Row], metrics: Sequence[str], exclude_from_best: 
         metrics: in the order of columns.
         exclude_from_best: systems that do not compete for the best, such as the teacher; the noisy input never does.
     """
-    found = score_cells(rows, metrics, exclude_from_best, intervals=True)
-    sets = any(scores.line.group for scores in found)
-    failing = any(n for scores in found for n in scores.line.failures.values())
-    columns = [Column("set", "set")] if sets else []
-    columns += [Column("snr_db", "input SNR"), Column("system", "system"), Column("items", "items")]
-    columns += [metric_column(metric) for metric in metrics]
-    columns += [Column("failed", "failed")] if failing else []
+    found = score_cells(rows, metrics, exclude_from_best)
+    names = {"set": "set", "snr_db": "input SNR", "system": "system", "items": "items"}
+    columns = [Column(key, title) for key, title in names.items()]
+    columns += [*map(metric_column, metrics), Column("failed", "failed")]
     body = []
     for line, _, cells in found:
-        row = [word(line.group)] if sets else []
-        row += [snr_cell(line.snr_db), word(line.system), count(line.items), *cells.values()]
-        if failing:
-            row.append(word(", ".join(f"{metric} {n}" for metric, n in line.failures.items() if n)))
-        body.append(tuple(row))
-    numbers = tuple(scores.block for scores in found)
+        snr = line.snr_db if isinstance(line.snr_db, str) else f"{line.snr_db:g} dB"
+        failed = ", ".join(f"{metric} {n}" for metric, n in line.failures.items() if n)
+        about = (Cell.of(line.group), Cell(snr, line.snr_db), Cell.of(line.system), Cell.of(line.items))
+        body.append((*about, *cells.values(), Cell.of(failed)))
     left_out = [system for system in dict.fromkeys(s.line.system for s in found) if system in exclude_from_best]
     caption = scores_caption([scores.cells for scores in found], metrics, left_out=left_out)
-    return Table("scores", "Scores", caption, tuple(columns), tuple(body), numbers)
+    table = Table("scores", "Scores", caption, tuple(columns), tuple(body), tuple(scores.block for scores in found))
+    return table.without_empty("set", "failed")
 
 
 def score_cells(
@@ -72,75 +53,72 @@ def score_cells(
     """Every system's cells in every block, with marks; in the order of `kdse.metrics.table.summarize`.
 
     Args:
-        rows: scored items.
-        metrics: one cell each.
-        exclude_from_best: as in `score_table`.
+        rows, metrics, exclude_from_best: as in `score_table`.
         intervals: show those of means over all SNRs (cells hold them in any case).
     """
     kept = once(rows)
-    summary = summarize(kept, metrics, max_failed_share=None)
     compared = blocks(kept)
-    columns = [_scored(block, metric) for block in compared for metric in metrics]
-    judged = verdicts(columns, exclude_from_best)
-    flat = [(column, values) for column in columns for values in column.systems.values()]
-    strata = [[column.strata[name] for name in values] if column.strata else None for column, values in flat]
-    bounds = iter(mean_intervals([list(values.values()) for _, values in flat], strata=strata))
-    interval: dict[tuple[int, int, str], Interval] = {}
-    for index, column in enumerate(columns):
-        for system in column.systems:
-            interval[(*divmod(index, len(metrics)), system)] = next(bounds)
-    found = []
-    lines = iter(summary.lines)
+    columns = {(number, m): Scored.of(block, m) for number, block in enumerate(compared) for m in metrics}
+    judged = dict(zip(columns, verdicts(list(columns.values()), exclude_from_best), strict=True))
+    values = {(*key, system): found for key, column in columns.items() for system, found in column.systems.items()}
+    strata: list[list[float] | None] = []
+    for (number, m, _), found in values.items():
+        fixed = columns[number, m].strata
+        strata.append(None if fixed is None else [fixed[name] for name in found])
+    bounds = mean_intervals([list(found.values()) for found in values.values()], strata=strata)
+    interval = dict(zip(values, bounds, strict=True))
+    lines = iter(summarize(kept, metrics, max_failed_share=None).lines)
+    scores = []
     for number, block in enumerate(compared):
         for system in block.systems:
             line = next(lines)
-            cells = {
-                metric: _cell(
-                    line,
-                    metric,
-                    judged[number * len(metrics) + i],
-                    interval[number, i, system],
-                    intervals and line.snr_db == "all",
-                )
-                for i, metric in enumerate(metrics)
-            }
-            found.append(Scores(line, number, cells))
-    return found
+            with_interval = intervals and line.snr_db == "all"
+            cells = {m: _cell(line, m, judged[number, m], interval[number, m, system], with_interval) for m in metrics}
+            scores.append(Scores(line, number, cells))
+    return scores
+
+
+def _cell(line: Line, metric: str, verdict: Verdict, interval: Interval, with_interval: bool) -> Cell:
+    system, look = line.system, shown(metric)
+    gain = math.nan if system == NOISY else line.improvements[metric]
+    return Cell.of_mean(
+        interval._replace(mean=line.values[metric]),
+        look.number(line.values[metric]),
+        look.gain(gain, system in verdict.no_gain),
+        look.interval(interval, fewer=1) if with_interval else "",
+        noise=system in verdict.unclear,
+        best=system == verdict.best,
+    )
 
 
 def difference_table(rows: Sequence[Row], metrics: Sequence[str], reference: str) -> Table:
     """Every system minus the reference on the same items of each set, with 95 % intervals and p values.
 
-    Args:
-        rows: scored items of all systems.
-        metrics: two columns each: difference and p value.
-        reference: the system that others are compared with.
-
     Raises:
-        ValueError: if no row is from the reference.
+        UserError: if no row is from the reference.
     """
     kept = once(rows)
-    if reference not in {row.system for row in kept}:
-        raise UserError(f"reference {reference!r}: no such system; there are {', '.join({r.system: 0 for r in kept})}")
-    whole = [block for block in blocks(kept) if block.snr_db == "all" and reference in block.systems]
-    sets = any(block.group for block in whole)
-    columns = [Column("set", "set")] if sets else []
-    columns += [Column("system", f"minus {reference}"), Column("items", "items")]
+    known = dict.fromkeys(row.system for row in kept)
+    if reference not in known:
+        raise UserError(f"reference {reference!r}: no such system; there are {', '.join(known)}")
+    columns = [Column("set", "set"), Column("system", f"minus {reference}"), Column("items", "items")]
     for metric in metrics:
         column = metric_column(metric)
         columns += [Column(f"{metric}_difference", column.title, column.better), Column(f"{metric}_p", "p")]
     body: list[tuple[Cell, ...]] = []
     numbers: list[int] = []
+    whole = [block for block in blocks(kept) if block.snr_db == "all" and reference in block.systems]
     for number, block in enumerate(whole):
-        base = block.systems[reference]
-        names = {row.name for row in base}
-        others = {system: members for system, members in block.systems.items() if system != reference}
-        common = {system: sum(row.name in names for row in members) for system, members in others.items()}
-        cells = {metric: _difference_cells(block, metric, reference, common) for metric in metrics}
-        for system in others:
-            row = [word(block.group)] if sets else []
-            row += [word(system), count(common[system])]
-            body.append((*row, *(cell for metric in metrics for cell in cells[metric][system])))
+        names = {row.name for row in block.systems[reference]}
+        common = {
+            system: sum(row.name in names for row in members)
+            for system, members in block.systems.items()
+            if system != reference
+        }
+        cells = [_difference_cells(block, metric, reference, common) for metric in metrics]
+        for system, count in common.items():
+            about = (Cell.of(block.group), Cell.of(system), Cell.of(count))
+            body.append((*about, *(cell for found in cells for cell in found[system])))
             numbers.append(number)
     caption = (
         f"Mean difference to {reference} on the same files [95 % bootstrap interval], and the p value of no difference "
@@ -148,91 +126,35 @@ def difference_table(rows: Sequence[Row], metrics: Sequence[str], reference: str
         f"not below 0.05, or the interval holds zero. {COVERS}{variants(metrics)}"
     )
     title = f"Differences to {reference}"
-    return Table("differences", title, caption, tuple(columns), tuple(body), tuple(numbers))
-
-
-def snr_strata(block: Block) -> dict[str, float] | None:
-    """Each item's SNR where a test set fixes them: a list of SNRs, with at least 10 items at each.
-
-    Our choice: other files at these SNRs would leave the SNRs as they are, so intervals must not include their spread.
-    With less than 10 items at an SNR, drawing within it would make intervals too narrow. SNRs from a range were drawn
-    with the items, and are drawn again with them.
-    """
-    snrs = {row.name: row.snr_db for members in block.systems.values() for row in members}
-    if block.snr_db != "all" or any(map(math.isnan, snrs.values())) or not snrs_listed(snrs.values()):
-        return None
-    strata = dict(zip(snrs, snr_buckets(list(snrs.values())), strict=True))
-    return strata if min(Counter(strata.values()).values()) >= STRATUM_ITEMS else None
-
-
-def _scored(block: Block, metric: str) -> Scored:
-    systems: dict[str, Items] = {system: items(members, metric) for system, members in block.systems.items()}
-    return Scored(systems, shown(metric).higher_is_better, snr_strata(block))
-
-
-def _cell(line: Line, metric: str, verdict: Verdict, interval: Interval, with_interval: bool) -> Cell:
-    value, gain = line.values[metric], line.improvements[metric]
-    if math.isnan(value):
-        return missing()
-    look = shown(metric)
-    parts = [look.number(value)]
-    if line.system != NOISY and not math.isnan(gain):
-        parts.append(f"({look.number(gain, sign=True)}{MARK if line.system in verdict.no_gain else ''})")
-    if with_interval:
-        parts.append(look.interval(interval.low, interval.high, fewer=1))
-    noise = line.system in verdict.unclear
-    if noise:
-        parts.append(MARK)
-    return Cell(
-        " ".join(part for part in parts if part),
-        plain(value),
-        best=line.system == verdict.best,
-        noise=noise,
-        low=plain(interval.low),
-        high=plain(interval.high),
-    )
+    return Table("differences", title, caption, tuple(columns), tuple(body), tuple(numbers)).without_empty("set")
 
 
 def _difference_cells(
     block: Block, metric: str, reference: str, common: dict[str, int]
 ) -> dict[str, tuple[Cell, Cell]]:
-    base = items(block.systems[reference], metric)
-    pairs = [(items(block.systems[system], metric), base) for system in common]
-    found = paired_differences(pairs, strata=[snr_strata(block)] * len(pairs))
+    """System to its difference and p value."""
+    column, look = Scored.of(block, metric), shown(metric)
+    pairs = [(column.systems[system], column.systems[reference]) for system in common]
+    found = paired_differences(pairs, strata=[column.strata] * len(pairs))
     adjusted = holm([difference.p_value for difference in found])
-    look = shown(metric)
     cells = {}
-    for system, difference, p_value in zip(common, found, adjusted, strict=True):
-        if not difference.items:
-            cells[system] = (missing(), missing())
-            continue
-        noise = not clear(difference, p_value)
-        parts = [
+    for (system, count), difference, p_value in zip(common.items(), found, adjusted, strict=True):
+        difference_cell = Cell.of_mean(
+            difference,
             look.number(difference.mean, sign=True),
-            look.interval(difference.low, difference.high, sign=True),
-            f"n={difference.items}" if difference.items < common[system] else "",  # some failed
-            MARK if noise else "",
-        ]
-        text = " ".join(part for part in parts if part)
-        low, high = plain(difference.low), plain(difference.high)
-        cells[system] = (
-            Cell(text, plain(difference.mean), noise=noise, low=low, high=high),
-            p_value_cell(p_value),
+            look.interval(difference, sign=True),
+            f"n={difference.items}" if difference.items < count else "",  # some failed
+            noise=not clear(difference, p_value),
         )
+        p_text = "n/a" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+        cells[system] = (difference_cell, Cell(p_text, None if math.isnan(p_value) else p_value))
     return cells
 
 
 def scores_caption(
     cells: Iterable[Mapping[str, Cell]], metrics: Sequence[str], intervals: bool = True, left_out: Sequence[str] = ()
 ) -> str:
-    """How to read the cells of `score_cells`.
-
-    Args:
-        cells: what is shown.
-        metrics: in the order of columns.
-        intervals: whether some cells show theirs.
-        left_out: systems that do not compete for the best.
-    """
+    """How to read the cells of `score_cells`; ``left_out`` are systems that do not compete for the best."""
     lower = [shown(metric).title for metric in metrics if not shown(metric).higher_is_better]
     negative = f" ({', '.join(lower)}: lower is better, so an improvement is negative)" if lower else ""
     parts = [f"In round brackets the improvement over noisy, with {MARK} where it is not clear{negative}."]

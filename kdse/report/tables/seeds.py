@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 
 from kdse.errors import UserError
 from kdse.metrics.table import NOISY, Block, Row, blocks, once
 from kdse.metrics.uncertainty import ALPHA, OverSeeds, holm, over_seeds, seeds_p_value
-from kdse.report.tables.number_format import count, items, metric_column, missing, plain, shown, variants, word
 from kdse.report.tables.ranking import Items, Scored, verdicts
-from kdse.report.tables.scores import snr_strata
-from kdse.report.tables.table import MARK, Cell, Column, Table
+from kdse.report.tables.table import MARK, Cell, Column, Table, metric_column, shown, variants
 
-Groups = Mapping[str, Mapping[int | str, str]]
+Groups = Mapping[str, Mapping[int, str]]
 
 
 def seed_table(
@@ -26,13 +25,11 @@ def seed_table(
     therefore always marked: nothing is known of its spread.
 
     Args:
-        rows: scored items of all systems.
-        metrics: in the order of columns.
+        rows, metrics, exclude_from_best: as in `score_table`, for methods.
         groups: method to seed to the label of that run in ``rows``. The noisy input is added by itself.
-        exclude_from_best: methods that do not compete for the best.
 
     Raises:
-        ValueError: for a label that no row has.
+        UserError: for a label that no row has.
     """
     kept = once(rows)
     known = {row.system for row in kept}
@@ -40,57 +37,45 @@ def seed_table(
         for seed, system in runs.items():
             if system not in known:
                 raise UserError(f"seed {seed} of {method!r}: there are no scores of {system!r}")
-    whole = [block for block in blocks(kept) if block.snr_db == "all"]
-    sets = any(block.group for block in whole)
-    columns = [Column("set", "set")] if sets else []
-    columns += [Column("method", "method"), Column("seeds", "seeds"), *(metric_column(metric) for metric in metrics)]
+    columns = [Column(key, key) for key in ("set", "method", "seeds")] + [metric_column(metric) for metric in metrics]
     body: list[tuple[Cell, ...]] = []
     numbers: list[int] = []
-    for number, block in enumerate(whole):
-        found = {NOISY: [NOISY]} if NOISY in block.systems else {}
-        for method, runs in groups.items():
-            if systems := [system for system in runs.values() if system in block.systems]:
-                found[method] = systems
-        cells = {metric: _cells(block, metric, found, exclude_from_best) for metric in metrics}
-        for method, systems in found.items():
-            row = [word(block.group)] if sets else []
-            row += [word(method), Cell("") if method == NOISY else count(len(systems))]
-            body.append((*row, *(cells[metric][method] for metric in metrics)))
+    for number, block in enumerate(block for block in blocks(kept) if block.snr_db == "all"):
+        methods = {NOISY: [NOISY], **{method: list(runs.values()) for method, runs in groups.items()}}
+        present = {method: [s for s in systems if s in block.systems] for method, systems in methods.items()}
+        scored = {method: systems for method, systems in present.items() if systems}
+        cells = [_cells(block, metric, scored, exclude_from_best) for metric in metrics]
+        for method, systems in scored.items():
+            count = Cell("") if method == NOISY else Cell.of(len(systems))
+            about = (Cell.of(block.group), Cell.of(method), count)
+            body.append((*about, *(found[method] for found in cells)))
             numbers.append(number)
-    return Table("seeds", "Over training seeds", _caption(metrics), tuple(columns), tuple(body), tuple(numbers))
+    table = Table("seeds", "Over training seeds", _caption(metrics), tuple(columns), tuple(body), tuple(numbers))
+    return table.without_empty("set")
 
 
 def _cells(
     block: Block, metric: str, methods: Mapping[str, list[str]], exclude_from_best: Collection[str]
 ) -> dict[str, Cell]:
-    runs = {
-        m: [items(block.systems[s], metric) for s in systems if s in block.systems] for m, systems in methods.items()
-    }
-    means = {m: [_mean(list(values.values())) for values in found] for m, found in runs.items()}
+    column, look = Scored.of(block, metric), shown(metric)
+    runs = {method: [column.systems[system] for system in systems] for method, systems in methods.items()}
+    means = {method: [_mean(values.values()) for values in found] for method, found in runs.items()}
     spread = {method: over_seeds(values) for method, values in means.items()}
-    per_item: dict[str, Items] = {method: _over_runs(found) for method, found in runs.items()}
-    look = shown(metric)
-    verdict = verdicts([Scored(per_item, look.higher_is_better, snr_strata(block))], exclude_from_best)[0]
+    per_item = {method: _over_runs(found) for method, found in runs.items()}
+    verdict = verdicts([Scored(per_item, column.higher_is_better, column.strata)], exclude_from_best)[0]
     unclear = verdict.unclear | (_unclear_over_seeds(means, spread, verdict.best) if verdict.best else set())
     noisy = per_item.get(NOISY, {})
     cells = {}
     for method, over in spread.items():
-        if math.isnan(over.mean):
-            cells[method] = missing()
-            continue
         # each run against noisy on the files that both have, as in the other tables
         gains = [_mean([values[name] - noisy[name] for name in values if name in noisy]) for values in runs[method]]
-        gain = math.nan if method == NOISY else over_seeds(gains).mean
-        parts = [look.number(over.mean), look.deviation(over.deviation)]
-        if not math.isnan(gain):
-            parts.append(f"({look.number(gain, sign=True)}{MARK if method in verdict.no_gain else ''})")
-        parts.append(MARK if method in unclear else "")
-        cells[method] = Cell(
-            " ".join(part for part in parts if part),
-            plain(over.mean),
-            best=method == verdict.best,
+        cells[method] = Cell.of_mean(
+            over,
+            look.number(over.mean),
+            "" if math.isnan(over.deviation) else f"± {look.number(over.deviation)}",
+            "" if method == NOISY else look.gain(over_seeds(gains).mean, method in verdict.no_gain),
             noise=method in unclear,
-            deviation=plain(over.deviation),
+            best=method == verdict.best,
         )
     return cells
 
@@ -98,19 +83,18 @@ def _cells(
 def _unclear_over_seeds(means: Mapping[str, list[float]], spread: Mapping[str, OverSeeds], best: str) -> set[str]:
     """Methods that the seeds do not tell from the best."""
     others = [method for method, over in spread.items() if method != best and over.seeds]
-    p_values = [seeds_p_value(means[best], means[m][0] if m == NOISY else means[m]) for m in others]
-    adjusted = holm(p_values)
+    adjusted = holm([seeds_p_value(means[best], means[m][0] if m == NOISY else means[m]) for m in others])
     return {method for method, p_value in zip(others, adjusted, strict=True) if not p_value < ALPHA}
 
 
-def _over_runs(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _over_runs(runs: Sequence[Items]) -> Items:
     """Mean over runs of every item that all of them have."""
-    common = [name for name in runs[0] if all(name in values for values in runs)] if runs else []
+    common = [name for name in runs[0] if all(name in values for values in runs)]
     return {name: _mean([values[name] for values in runs]) for name in common}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _mean(values: Collection[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def _caption(metrics: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def by_parameter(sweep: Sweep, found: Sequence[Row]) -> Figure | None:
         axis.set_visible(False)
     for axis in axes[::per_row]:
         axis.set_ylabel(f"{metric_title(sweep.metric)}, last validation")
-    legend_below(figure, *axes[0].get_legend_handles_labels())
+    legend_below(figure, axes[0])
     names = ", ".join(parameter.name for parameter in scales)
     told = (
         ""
