@@ -45,7 +45,6 @@ class Onnx(SpeechModel):
     imports_code = True
     brings_weights = True
     file_sha256: Tensor
-    parameter_count: int | None = None  # where the file says so
 
     def __init__(
         self,

@@ -169,7 +169,7 @@ def _summary(label: str, source: str, reports: list[dict[str, Any]], times: list
 def weight_bytes(path: Path) -> int:
     """Bytes of a graph's initializers, or of a checkpoint's model tensors."""
     if path.suffix == ".onnx":
-        from kdse.deploy.export.onnx_file import initializer_bytes
+        from kdse.deploy.export.onnx_graph import initializer_bytes
 
         return initializer_bytes(path.read_bytes())
     from kdse.models.checkpoint import MODEL_PREFIX, read_checkpoint

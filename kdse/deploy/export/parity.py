@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +77,7 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     samples = round(SECONDS * sample_rate_hz)
     root = os.environ.get("KDSE_CORPUS")
     speech, noise = (
-        _first_of(Path(root) / part / "test", samples, sample_rate_hz) if root else None for part in _PARTS
+        _first_of(Path(root) / part / "test", samples, sample_rate_hz) if root else None for part in ("speech", "noise")
     )
     if speech is None or noise is None:
         from kdse.models.probe_speech import speech_like, with_noise
@@ -96,9 +95,6 @@ def _with_silence(wave: Tensor, sample_rate_hz: int) -> Tensor:
     return wave
 
 
-_PARTS = ("speech", "noise")
-
-
 def _first_of(folder: Path, samples: int, sample_rate_hz: int) -> tuple[Tensor, str] | None:
     """The first file of a folder that is long enough and not silent, and its name."""
     from kdse.audio.files import EXTENSIONS, AudioError, read
@@ -113,6 +109,11 @@ def _first_of(folder: Path, samples: int, sample_rate_hz: int) -> tuple[Tensor, 
     return None
 
 
+def compare(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: str, kind: str) -> Parity:
+    """A file as a model against the student, by the graph it holds: "step" or "whole"."""
+    return (compare_steps if kind == "step" else compare_whole)(exported, model, noisy, signal)
+
+
 @torch.no_grad()
 def compare_steps(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: str) -> Parity:
     """A step file against the model hop by hop, and against its whole forward pass with the delay taken out."""
@@ -122,11 +123,11 @@ def compare_steps(exported: SpeechModel, model: SpeechModel, noisy: Tensor, sign
 
 
 @torch.no_grad()
-def compare_whole(exported: Callable[[Tensor], Tensor], model: SpeechModel, noisy: Tensor, signal: str) -> Parity:
+def compare_whole(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: str) -> Parity:
     """A file of whole signals against the model, on the signal and on a part of an odd length."""
     part = noisy[:, : noisy.shape[1] // 3 | 1]
     results = [
-        _worst(exported(wave), {"over the whole signal": model.eval()(wave).waveform}, wave, model, signal)
+        _worst(exported(wave).waveform, {"over the whole signal": model.eval()(wave).waveform}, wave, model, signal)
         for wave in (part, noisy)
     ]
     worst = max(results, key=lambda r: r.max_abs_difference)
