@@ -1,8 +1,10 @@
-"""Reading and writing audio files: mono float32 at a stated rate, errors that name the file."""
+"""Reads and writes audio files: mono float32 at a stated rate, errors that name the file."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdse.audio.listing import EXTENSIONS, NOT_UTF8, printable
+from kdse.audio.listing import EXTENSIONS, NOT_UTF8, printable, reason
 from kdse.errors import UserError
 from kdse.machine.packages import required
 
@@ -34,18 +36,11 @@ class AudioInfo(NamedTuple):
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels from the header.
-
-    Raises:
-        AudioError: naming the file, if it cannot be read.
-    """
+    """Length, rate and channels from the header; an AudioError names a file that cannot be read."""
     soundfile = required("soundfile")
-    try:
+
+    with _named(path):
         about = soundfile.info(str(path))
-    except UnicodeError:
-        raise AudioError(f"{printable(str(path))}: {NOT_UTF8}") from None
-    except (RuntimeError, OSError, TypeError) as error:
-        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
     return AudioInfo(about.frames, about.samplerate, about.channels)
 
 
@@ -62,17 +57,13 @@ def read(
         AudioError: naming the file, if it is unreadable, cut short, or holds NaN or infinite samples.
     """
     soundfile = required("soundfile")
-    try:
-        with soundfile.SoundFile(str(path) if content is None else content) as file:
-            rate = file.samplerate
-            first, last, skipped = _span(rate, sample_rate_hz, start, stop)
-            last = file.frames if last is None else min(file.frames, last)
-            file.seek(min(first, file.frames))
-            data = file.read(max(0, last - first), dtype="float32", always_2d=True)
-    except UnicodeError:
-        raise AudioError(f"{printable(str(path))}: {NOT_UTF8}") from None
-    except (RuntimeError, OSError, TypeError) as error:
-        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
+
+    with _named(path), soundfile.SoundFile(str(path) if content is None else content) as file:
+        rate = file.samplerate
+        first, last, skipped = _span(rate, sample_rate_hz, start, stop)
+        last = file.frames if last is None else min(file.frames, last)
+        file.seek(min(first, file.frames))
+        data = file.read(max(0, last - first), dtype="float32", always_2d=True)
     if len(data) < last - first:
         raise AudioError(f"{path}: cut short: {len(data)} of {last - first} samples could be read")
     wave = torch.from_numpy(np.ascontiguousarray(data[:, 0] if data.shape[1] == 1 else data.mean(1, dtype=np.float32)))
@@ -109,5 +100,12 @@ def _span(rate: int, sample_rate_hz: int, start: int, stop: int | None) -> tuple
     return first * down, last, start - first * up
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[-120:] or type(error).__name__
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Turns what soundfile raises into an error that names the file."""
+    try:
+        yield
+    except UnicodeError:
+        raise AudioError(f"{printable(str(path))}: {NOT_UTF8}") from None
+    except (RuntimeError, OSError, TypeError) as error:
+        raise AudioError(f"{path}: not readable as audio ({reason(error)})") from None

@@ -1,4 +1,4 @@
-"""Audio files of a folder, and what an index notes of each; without torch, for many processes."""
+"""Lists and measures audio files: what an index notes of each; without torch, for many processes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ class Measured(NamedTuple):
 def audio_files(root: str | Path) -> list[str]:
     """Relative POSIX paths of the audio files below a folder, in the order of a corpus: by folder and file names.
 
-    Hidden files (macOS leaves ``._name.wav``) are passed over; links to folders are not followed.
-
-    Raises:
-        ValueError: naming a folder that cannot be listed.
+    Hidden files (macOS leaves ``._name.wav``) are passed over; links to folders are not followed. A ValueError names
+    a folder that cannot be listed.
     """
     root = os.fspath(root)
     found = []
@@ -72,14 +70,16 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
-def measure(root: str, path: str, check: str) -> Measured:
-    """Looks at one file.
+def reason(error: BaseException) -> str:
+    """What an error says, as part of a line: its end, which has the cause."""
+    return " ".join(str(error).split())[-160:] or type(error).__name__
 
-    Args:
-        root: folder of the corpus.
-        path: of the file, relative to it.
-        check: "header" trusts the header; "decode" reads every sample and finds files that are cut short or hold NaN
-            or infinite samples too.
+
+def measure(root: str, path: str, check: str) -> Measured:
+    """Looks at one file of a corpus, ``path`` relative to its ``root``.
+
+    check: "header" trusts the header; "decode" reads every sample and finds files that are cut short or hold NaN or
+    infinite samples too.
     """
     soundfile = required("soundfile")
     file = os.path.join(root, path)
@@ -95,7 +95,7 @@ def measure(root: str, path: str, check: str) -> Measured:
     except UnicodeError:  # it would fail later too, wherever names are written: reports, tables, checksums
         fault = NOT_UTF8
     except (RuntimeError, OSError, TypeError) as error:
-        fault = f"not readable as audio ({' '.join(str(error).split())[-120:] or type(error).__name__})"
+        fault = f"not readable as audio ({reason(error)})"
     return Measured(path, frames, rate, channels, status.st_size, status.st_mtime_ns, fault)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from kdse.models.streaming import Streamer, can_stream, check_samples
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
-
-BLOCK_SECONDS = 4.0
 
 
 class Stage(Protocol):
@@ -61,14 +58,14 @@ def enhance_file(
     stream: bool = False,
     mix: float = 0.0,
 ) -> Enhanced:
-    """Enhances ``source`` into ``target``, which appears only once it is complete.
+    """Enhances ``source`` into ``target``, which appears only once it is complete; its folder is made.
 
     The audio is resampled to the model's rate and back where they differ; each channel is processed on its own.
 
     Args:
         model: the network.
         source: an audio file that libsndfile reads.
-        target: where the result goes; its folder is made.
+        target: the result.
         chunk_seconds: longer files are streamed by causal models and cross-faded in pieces of this length by others.
         whole_file: process any length in one forward pass.
         progress: called with the seconds of audio just read.
@@ -144,7 +141,7 @@ def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Itera
     rate, position = reader.samplerate, 0
     while position < reader.frames:
         try:
-            block = reader.read(math.ceil(BLOCK_SECONDS * rate), dtype="float32", always_2d=True)
+            block = reader.read(4 * rate, dtype="float32", always_2d=True)
         except RuntimeError as error:
             raise UserError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
         if len(block) == 0:

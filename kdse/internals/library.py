@@ -1,7 +1,6 @@
 """`Library`: a package of which kdse uses more than its public API, and the error for an upgrade that takes that away.
 
-Such uses stand in one module for each package, named after it; the tests in `tests/internals` check each of
-them against the installed version, and that there are none elsewhere.
+Such uses stand in one module a package; `tests/internals` checks each against the installed version.
 """
 
 from __future__ import annotations
@@ -20,22 +19,14 @@ class MissingInternal(UserError):
 
 @dataclass(frozen=True)
 class Library:
-    """One package.
-
-    package: its name as pip knows it. tested: versions that kdse was tested with. requirement: what to ask pip for.
-    """
+    """One package: its name, the versions that kdse was tested with, and what to ask pip for."""
 
     package: str
     tested: str
     requirement: str
 
     def get(self, owner: Any, name: str, shown: str | None = None) -> Any:
-        """An attribute; of a class or module it is checked before use, of an object it is read.
-
-        Args:
-            owner: object, class or module.
-            name: of the attribute.
-            shown: what the error calls it; None means "Owner.name".
+        """An attribute of an object, class or module; ``shown`` is what the error calls it (None: "Owner.name").
 
         Raises:
             MissingInternal: if it is not there.
