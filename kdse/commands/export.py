@@ -92,13 +92,15 @@ def main(argv: list[str]) -> int:
         calibration=arguments.calibration,
         delegate=arguments.delegate,
     )
-    check(FORMATS[arguments.format], options)  # (before anything slow)
+    kind = FORMATS[arguments.format]
+    check(kind, options)  # (before anything slow)
     checkpoint = find(arguments.checkpoint)
     if checkpoint.suffix == ".onnx":
         raise UserError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
     target = _target(arguments, checkpoint)
     model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
-    if not (arguments.streaming or options.stft == "outside" or options.quantize or can_stream(model)):
+    asked = arguments.streaming or options.stft == "outside" or options.quantize
+    if kind.whole and not asked and not can_stream(model):
         options = replace(options, streaming=False)
     written = export_file(model, target, arguments.format, options, arguments.parity_audio, checkpoint)
     print(json.dumps(written.as_dict(), indent=2, ensure_ascii=False) if arguments.json else summary(written))

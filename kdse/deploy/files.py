@@ -86,16 +86,10 @@ def enhance_file(
         _check_complete(reader)
         rate, channels = reader.samplerate, reader.channels
         method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file, stream)
-        blend = Mix(mix)
         written, clipped = 0, 0
         can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
         with write_like(reader, target) as write:
-            pieces = blend.hear(_blocks(reader, progress))
-            for piece in run_chain(at_rate(stage, model.sample_rate_hz, rate, channels), pieces):
-                piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
-                if not torch.isfinite(piece).all():
-                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples for it")
-                piece = blend.blend(piece)
+            for piece in enhance_pieces(model, stage, rate, channels, _blocks(reader, progress), mix):
                 if can_clip:
                     clipped += int((piece.abs() > 1).sum())
                     piece = piece.clamp(-1, 1)
@@ -118,13 +112,38 @@ def choose_stage(
     return "cross-faded", CrossFade(model, chunk, max(1, min(model.sample_rate_hz, chunk // 4)))
 
 
-def at_rate(stage: Stage, model_hz: int, rate_hz: int, channels: int) -> list[Stage]:
-    """A stage that works at ``model_hz``, between resamplers from and to ``rate_hz``."""
-    return [ResampleStream(rate_hz, model_hz, channels), stage, ResampleStream(model_hz, rate_hz, channels)]
+def enhance_pieces(
+    model: SpeechModel, stage: Stage, rate_hz: int, channels: int, pieces: Iterator[Tensor], mix: float
+) -> Iterator[Tensor]:
+    """Enhances pieces ``[C, n]`` of a signal at any rate; as many samples come out as went in.
+
+    Args:
+        stage: runs the model, at its rate.
+        mix: share of the noisy input in the result, see `Mix`.
+
+    Raises:
+        ValueError: if the model returns NaN or infinite samples.
+    """
+    blend, due = Mix(mix), 0
+
+    def heard() -> Iterator[Tensor]:
+        nonlocal due
+        for piece in blend.hear(pieces):
+            due += piece.shape[1]
+            yield piece
+
+    there = ResampleStream(rate_hz, model.sample_rate_hz, channels)
+    back = ResampleStream(model.sample_rate_hz, rate_hz, channels)
+    for piece in _run_chain([there, stage, back], heard()):
+        piece = piece[:, :due]  # (resampling back rounds the length up)
+        due -= piece.shape[1]
+        if not torch.isfinite(piece).all():
+            raise UserError(f"{type(model).__name__} returned NaN or infinite samples")
+        yield blend.blend(piece)
 
 
-def run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Pushes pieces ``[C, n]`` through the stages and yields what comes out, flushing them in order at the end."""
+def _run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pushes pieces through the stages and yields what comes out, flushing them in order at the end."""
     for piece in pieces:
         for stage in stages:
             piece = stage.push(piece).cpu()

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from kdse.audio.resampling import ResampleStream
-from kdse.deploy.files import at_rate, run_chain
-from kdse.deploy.mix import Mix
+from kdse.deploy.files import enhance_pieces
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, check_samples
@@ -104,32 +103,27 @@ def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float
         model: a model that streams.
         source, sink: open file descriptors.
         pcm: what the bytes are, on both sides.
-        mix: share of the noisy input in the result, see `Mix`.
+        mix: share of the noisy input in the result.
 
     Raises:
         ValueError: if the model does not stream, the input is no raw audio, or either side holds NaN or infinite
             samples.
         OSError: if the output cannot be written, other than because its reader went away.
     """
-    blend = Mix(mix)
-    stages = at_rate(Streamer(model, pcm.channels), model.sample_rate_hz, pcm.rate_hz, pcm.channels)
+    stage = Streamer(model, pcm.channels)
     hop = math.ceil(model.hop_samples * pcm.rate_hz / model.sample_rate_hz)
     written, clipped = 0, 0
     with _Reader(source, pcm, hop) as reader:
         try:
-            for piece in run_chain(stages, blend.hear(reader.pieces())):
-                piece = piece[:, : reader.received - written]  # resampling back rounds the length up
-                if not torch.isfinite(piece).all():
-                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples")
-                raw, beyond = pcm.encode(blend.blend(piece))
+            for piece in enhance_pieces(model, stage, pcm.rate_hz, pcm.channels, reader.pieces(), mix):
+                raw, beyond = pcm.encode(piece)
                 _write(sink, raw)
                 written += piece.shape[1]
                 clipped += beyond
+            end = "interrupted" if reader.interrupted else "input"
         except BrokenPipeError:
-            return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, "output")
-    return Streamed(
-        written / pcm.rate_hz, clipped, reader.stray_bytes, "interrupted" if reader.interrupted else "input"
-    )
+            end = "output"
+    return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, end)
 
 
 class _Reader:

@@ -19,12 +19,8 @@ class ExportedStudent(SpeechModel):
     """A file that `kdse export --streaming` wrote, run hop by hop. Its formats differ in `run` alone.
 
     It has no parameters, gradients or taps and runs on the CPU. A file without the STFT is framed, overlapped and
-    added here, with the front end that its metadata states. Files hold one stream each; the items of a batch follow
-    one another.
-
-    Args:
-        about: the file's metadata, checked.
-        source: the file, for messages.
+    added here, with the front end that its metadata, ``about``, states. Files hold one stream each; the items of a
+    batch follow one another.
     """
 
     def __init__(self, about: dict[str, Any], source: str) -> None:
@@ -36,10 +32,9 @@ class ExportedStudent(SpeechModel):
         self.causal = about["causal"]
         self.latency_samples, self.lookahead_samples = delays(about)
         self.parameter_count = about.get("parameters")
-        self._limit: float | None = None
-        front_end: Stft | None = None
-        if about["stft"] == "outside":
-            front_end, self._limit = _front_end(about["front_end"], source)
+        outside = about["stft"] == "outside"
+        front_end, limit = _front_end(about["front_end"], source) if outside else (None, None)
+        self._limit: float | None = limit
         self._front_end = (front_end,)  # (no submodule: it stays on the CPU, where the file runs)
 
     @property
@@ -100,11 +95,7 @@ def _front_end(about: dict[str, Any], source: str) -> tuple[Stft, float | None]:
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
-    """Checks the JSON of a file and returns it.
-
-    Raises:
-        ValueError: one line naming the file, if it is damaged or of another version.
-    """
+    """The JSON of a file, checked; a ValueError names a file that is damaged or of another version."""
     try:
         about = json.loads(text)
     except ValueError:

@@ -25,8 +25,7 @@ class Onnx(SpeechModel):
 
     It runs on the CPU whatever the student's device, without gradient and without taps. The graph has one input
     ``[B, N]``, ``[B, 1, N]`` or ``[N]``; a batch of fixed size (1 is common) is served in pieces of that size, and for
-    a fixed length shorter audio is filled with zeros, longer audio refused: cutting it would leave seams in the
-    lesson. A graph that carries a streaming state in further inputs is refused too.
+    a fixed length shorter audio is filled with zeros, longer audio refused.
 
     A checkpoint that names an ONNX file is refused unless the reader passes --trust-code. Needs the package
     onnxruntime (tested with 1.31).
@@ -114,13 +113,7 @@ class _Input(NamedTuple):
 
 
 def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession:
-    """An onnxruntime session on the CPU.
-
-    Args:
-        path: the file.
-        threads: threads of onnxruntime; 0 lets it choose.
-        who: asks, for messages.
-    """
+    """An onnxruntime session on the CPU of so many threads (0: it chooses); ``who`` asks, for messages."""
     if not Path(path).is_file():
         raise UserError(f"{who}: path {path}: no such file")
     onnxruntime = required("onnxruntime")

@@ -59,11 +59,7 @@ class OnnxStudent(ExportedStudent):
 
 
 def session_metadata(session: InferenceSession, source: str) -> dict[str, Any] | None:
-    """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing.
-
-    Raises:
-        ValueError: if it is damaged or of another version.
-    """
+    """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing (errors as of `parse`)."""
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     return None if text is None else parse(text, source)
 

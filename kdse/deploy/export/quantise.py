@@ -162,13 +162,10 @@ def _difference(source: Path, content: bytes, sample_rate_hz: int) -> dict[str, 
 
 
 def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = 8) -> list[np.ndarray]:
-    """Noisy clips ``[N]`` of up to four seconds.
+    """Noisy clips ``[N]`` of up to four seconds; eight, 32 s, are our choice.
 
-    Args:
-        folder: a corpus (then mixtures of its training speech and noise at -5 to 15 dB, never of its test split), or
-            any folder of noisy audio files, of which evenly spaced ones are taken from their start.
-        sample_rate_hz: of the clips.
-        clips: how many. Eight give 32 s; our choice.
+    Of a corpus: mixtures of its training speech and noise at -5 to 15 dB, never of its test split. Of any other folder
+    of noisy audio files: the beginnings of evenly spaced ones.
 
     Raises:
         ValueError: if the folder holds no audio.

@@ -71,7 +71,7 @@ def test_the_place_of_the_largest_difference_is_named(tmp_path):
         return out, new
 
     exported.step = late_error
-    found = parity.compare_steps(exported, student("tiny"), noisy, "noise")
+    found = parity.compare(exported, student("tiny"), noisy, "noise", "step")
     assert found.max_abs_difference == pytest.approx(0.25, abs=1e-5)
     assert found.place_seconds == (9 * 256 + 5 - 256) / 16000  # (the tenth hop, 256 samples late)
     assert found.decibels == pytest.approx(-12.04, abs=0.01)
