@@ -56,13 +56,11 @@ def lufs_db(wave: Tensor, sample_rate_hz: int) -> float:
 
 def level_db(wave: Tensor, definition: str, sample_rate_hz: int) -> float:
     """Level of ``[N]`` under a named definition: "rms", "active" or "lufs"."""
+    if definition not in SNR_DEFINITIONS:
+        raise UserError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
     if definition == "rms":
         return rms_db(wave)
-    if definition == "active":
-        return active_db(wave, sample_rate_hz)
-    if definition == "lufs":
-        return lufs_db(wave, sample_rate_hz)
-    raise UserError(f"--data.snr_definition {definition}: use one of {', '.join(SNR_DEFINITIONS)}")
+    return (active_db if definition == "active" else lufs_db)(wave, sample_rate_hz)
 
 
 def measured_snr_db(speech: Tensor, noise: Tensor, definition: str = "rms", sample_rate_hz: int = 16000) -> float:

@@ -181,11 +181,7 @@ def devices() -> str:
 
 
 def sounddevice() -> Any:
-    """The package sounddevice.
-
-    Raises:
-        ValueError: naming the pip command, if it cannot be imported.
-    """
+    """The package sounddevice; a ValueError names the pip command if it cannot be imported."""
     try:
         import sounddevice as package
     except (ImportError, OSError) as error:  # OSError: the PortAudio library itself is missing

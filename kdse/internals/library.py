@@ -38,21 +38,12 @@ class Library:
             raise self.missing(shown or f"{place}.{name}") from None
 
     def put(self, owner: Any, name: str, value: Any) -> None:
-        """Sets an attribute that is there already.
-
-        Raises:
-            MissingInternal: if it is not: setting it would do nothing.
-        """
+        """Sets an attribute; one that is not there is a `MissingInternal`: setting it would do nothing."""
         self.get(owner, name)
         setattr(owner, name, value)
 
     def load(self, module: str, name: str) -> Any:
-        """A name of a module that is not documented.
-
-        Raises:
-            MissingInternal: if the module or the name is not there.
-            ImportError: if the package itself is not installed.
-        """
+        """A name of an undocumented module: `MissingInternal` if either is gone, ImportError without the package."""
         importlib.import_module(module.partition(".")[0])
         try:
             found = importlib.import_module(module)

@@ -112,10 +112,9 @@ class Streamer:
 
 
 def check_samples(samples: Tensor, position: int, rate_hz: int) -> None:
-    """Refuses samples ``[C, n]``, from a position in the signal on, that would spoil a model's state.
+    """Refuses samples ``[C, n]`` that would spoil a model's state: NaN, infinite or larger than `LARGEST`.
 
-    Raises:
-        ValueError: naming the first sample that is NaN, infinite or larger than `LARGEST`.
+    The ValueError names the first one, given the ``position`` of the samples in the signal.
     """
     for fault, bad in (
         ("NaN or infinite samples", ~torch.isfinite(samples)),

@@ -53,9 +53,9 @@ def _escaped(name: str) -> str:
 
 
 def with_plain_names(graph: nn.Module) -> nn.Module:
-    """Renames, in place, parts of dictionaries of modules whose names are words of Python.
+    """Renames, in place, parts of module dictionaries named by words of Python: ``views.global`` to ``views.global_``.
 
-    The source that PyTorch writes for a graph could not spell ``views.global.weight``; it becomes ``views.global_``.
+    The source that PyTorch writes for a graph could not spell them.
     """
     for name, part in graph.named_children():
         if isinstance(part, nn.ModuleDict) and any(keyword.iskeyword(key) for key in part):

@@ -30,7 +30,11 @@ def build(graph: Graph, opset: int = DEFAULT_OPSET) -> bytes:
     """
     if opset not in OPSETS:
         raise UserError(f"--opset {opset}: this exporter writes {OPSETS[0]} to {OPSETS[-1]}")
-    require_packages("--format onnx")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            required(name)
+        except PackageError as error:
+            raise PackageError(f"--format onnx: {error}") from error
     program: Any
     try:
         with quiet(), exact_rewrites(), recurrent_layers_kept(), torch.no_grad():
@@ -84,19 +88,6 @@ def _strip(proto: Any) -> None:
     for item in [*items, *(node for function in proto.functions for node in function.node)]:
         item.doc_string = ""
         del item.metadata_props[:]
-
-
-def require_packages(flag: str) -> None:
-    """Refuses a flag of `kdse export` while a package of ONNX is missing.
-
-    Raises:
-        PackageError: naming the flag and the command that brings the package.
-    """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            required(name)
-        except PackageError as error:
-            raise PackageError(f"{flag}: {error}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -121,11 +121,7 @@ def compare(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: st
 
 
 def require(parity: Parity, what: str, tolerance: float = TOLERANCE) -> None:
-    """Refuses a file that is too far from PyTorch.
-
-    Raises:
-        ValueError: with the difference, where it is, and the tolerance.
-    """
+    """Refuses a file that is too far from PyTorch with a ValueError of the difference, its place and the tolerance."""
     if not parity.max_abs_difference <= tolerance:
         raise UserError(
             f"{what}: the exported file differs from PyTorch by {parity.max_abs_difference:.3g} at "

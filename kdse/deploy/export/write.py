@@ -89,11 +89,7 @@ def export_file(
 
 
 def check(kind: ExportFormat, options: Options) -> None:
-    """Refuses options that exclude each other, or that the format does not know.
-
-    Raises:
-        ValueError: naming the flag of `kdse export` and the fix.
-    """
+    """Refuses options that exclude each other, or that the format does not know, by flags of `kdse export`."""
     if options.stft not in ("inside", "outside"):
         raise UserError(f'--stft {options.stft}: use "inside" or "outside"')
     if not options.streaming and options.stft == "outside":
