@@ -15,9 +15,6 @@ from kdse.machine.packages import required
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-#: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
-SLICE = 16384
-
 
 @contextmanager
 def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], None]]:
@@ -40,7 +37,7 @@ def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], N
             ) as writer:
 
                 def write(samples: Tensor) -> None:
-                    for part in samples.split(SLICE, dim=1):
+                    for part in samples.split(16384, dim=1):  # (Vorbis' encoder overflows the stack on large ones)
                         writer.write(part.numpy().T)
                         quiet.check()
 

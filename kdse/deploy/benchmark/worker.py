@@ -15,9 +15,6 @@ import numpy as np
 
 from kdse.deploy.benchmark.runners import open_runner
 
-#: Hops before the clock starts: caches, lazy allocations.
-WARM_UP = 20
-
 
 def run(source: str, audio: str, threads: int) -> dict[str, Any]:
     """What `measure` needs to know of one run, with the seconds of each hop.
@@ -33,7 +30,7 @@ def run(source: str, audio: str, threads: int) -> dict[str, Any]:
     samples = np.load(audio)
     hops = samples[: len(samples) // runner.hop_samples * runner.hop_samples].reshape(-1, runner.hop_samples)
     seconds, finite = [], True
-    for hop in hops[:WARM_UP]:
+    for hop in hops[:20]:  # fills caches before the clock starts
         runner.process(hop)
     for hop in hops:
         begin = time.perf_counter()
