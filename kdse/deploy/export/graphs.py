@@ -138,7 +138,7 @@ def graph_of(model: SpeechModel, streaming: bool = True, stft: str = "inside", f
     """The graph of a student: one hop, with the STFT "inside" or "outside" of it, or whole signals.
 
     Args:
-        flag: what asks for one hop, for the error; None for "--streaming" or "--stft outside".
+        flag: what else than "--streaming" or "--stft outside" asks for one hop, for the error.
 
     Raises:
         ValueError: if one hop is wanted of a model that does not stream, or has no STFT to leave out.
@@ -147,11 +147,10 @@ def graph_of(model: SpeechModel, streaming: bool = True, stft: str = "inside", f
         return WholeSignal(model)
     name = type(model).__name__
     if not can_stream(model):
-        flag = flag or ("--streaming" if stft == "inside" else "--stft outside")
         why = "it has no `step`" if model.causal else "its output depends on samples that come later (it is not causal)"
-        raise UserError(
-            f"{flag}: {name} cannot run hop by hop: {why}; --whole, with the STFT inside, exports it for whole signals"
-        )
+        fix = "leave it out" if flag else "--whole, with the STFT inside, exports it for whole signals"
+        flag = flag or ("--streaming" if stft == "inside" else "--stft outside")
+        raise UserError(f"{flag}: {name} cannot run hop by hop: {why}; {fix}")
     if stft == "inside":
         return Step(model)
     if model.front_end is None or type(model).step_spectrum is SpeechModel.step_spectrum:
