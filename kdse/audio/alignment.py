@@ -36,18 +36,17 @@ def measure_alignment(
 ) -> Alignment:
     """Delay and gain of an enhancer's output ``[B, N]`` against what it heard ``[B, N]``, over a whole batch.
 
-    The delay is where the cross-correlation, summed over the batch with every item at unit energy, is largest in
-    magnitude. The gain is a least-squares fit over the batch. With clean speech s, errors are in the output
-    o = a s + e, so o is regressed on s: a = <o, s> / <s, s>. Without it the noise is in the reference x = s + n and the
-    output is about a s, so x is regressed on o: a = <o, o> / <o, x>, over the frames in which speech dominates: those
-    where the output is louder than its mean (our choice). What noise the teacher left in makes that a little small: on
-    speech-like sound at 10 dB SNR, with the noise halved, by 1 % (2 % over all frames), at 0 dB by 9 % (17 %).
+    The delay is that of the largest cross-correlation, see `find_delay`. The gain is a least-squares fit. With clean
+    speech s, errors are in the output o = a s + e: a = <o, s> / <s, s>. Without it the noise is in the reference x:
+    a = <o, o> / <o, x>, over the frames in which the output is louder than its mean, where speech dominates (our
+    choice). What noise the teacher left in makes that a little small: on speech-like sound at 10 dB SNR, with the noise
+    halved, by 1 % (2 % over all frames), at 0 dB by 9 % (17 %).
 
     Args:
         reference: what the enhancer heard; its length may differ from the output's.
         output: what it answered.
         max_delay_samples: delays are searched from minus this to plus this.
-        clean: the speech in the reference; used instead of it where given.
+        clean: the speech in the reference, to compare with instead.
         delay_samples: the delay, if it is known.
 
     Raises:
@@ -89,14 +88,8 @@ def find_delay(reference: Tensor, output: Tensor, max_delay_samples: int) -> int
 def item_gains(reference: Tensor, output: Tensor, around: float, within: float) -> Tensor:
     """Every item's own gain ``[B, 1]`` against the noisy reference, both ``[B, N]`` and already in time.
 
-    The fit is that of `measure_alignment` without clean speech. An item that holds no speech leaves a teacher that
-    does its work with almost nothing, whose fit would blow it up: gains stay within a factor of a known one.
-
-    Args:
-        reference: what the enhancer heard.
-        output: what it answered.
-        around: the known gain; its sign is kept.
-        within: the factor, above 1.
+    The fit is that of `measure_alignment` without clean speech. An item without speech leaves almost nothing to fit, so
+    gains stay within a factor (``within``, above 1) of the known one, ``around``, and keep its sign.
     """
     output, reference = output.detach().double(), reference.detach().double()
     loud = louder_than_mean(output)

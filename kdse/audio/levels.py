@@ -11,8 +11,6 @@ from kdse.errors import UserError
 from kdse.machine.packages import required
 
 SNR_DEFINITIONS = ("rms", "active", "lufs")
-FRAME_SECONDS = 0.02
-ACTIVE_RANGE_DB = 40.0
 
 
 def rms_db(wave: Tensor) -> float:
@@ -22,12 +20,12 @@ def rms_db(wave: Tensor) -> float:
 
 
 def active_db(wave: Tensor, sample_rate_hz: int) -> float:
-    """Level over active frames: 20 ms frames within 40 dB of the loudest. Our definition, simpler than ITU-T P.56."""
-    size = max(1, round(FRAME_SECONDS * sample_rate_hz))
+    """Level over 20 ms frames within 40 dB (1e-4) of the loudest. Our definition, simpler than ITU-T P.56."""
+    size = max(1, round(0.02 * sample_rate_hz))
     if wave.numel() < size:
         return rms_db(wave)
     power = wave[: wave.numel() // size * size].double().reshape(-1, size).square().mean(-1)
-    active = power[power >= power.max() * 10 ** (-ACTIVE_RANGE_DB / 10)]
+    active = power[power >= power.max() * 1e-4]
     return 10 * float(torch.log10(active.mean()))
 
 

@@ -1,4 +1,4 @@
-"""Audio files of a folder, and what an index notes of each; without torch, for many processes."""
+"""Lists and measures audio files: what an index notes of each; without torch, for many processes."""
 
 from __future__ import annotations
 

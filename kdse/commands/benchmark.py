@@ -124,6 +124,7 @@ def _forms(
     if arguments.no_export:
         return forms
     soundfile = required("soundfile")
+    from kdse.deploy.export.format import Options
     from kdse.deploy.export.write import export_file
     from kdse.models.checkpoint import load_model
     from kdse.models.streaming import can_stream
@@ -141,7 +142,7 @@ def _forms(
         soundfile.write(heard / "audio.wav", audio, rate, subtype="FLOAT")
         small = folder / f"{stem}-int8.onnx"
         _tell(f"quantising {name}")
-        export_file(model, small, quantize="int8", calibration=heard, checkpoint=path)
+        export_file(model, small, options=Options(quantize="int8", calibration=heard), checkpoint=path)
         forms[f"{name} int8"] = str(small)
     return forms
 

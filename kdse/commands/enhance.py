@@ -30,7 +30,7 @@ result differs from --whole-file, which needs memory in proportion to the length
 
 INPUT -: raw samples from standard input to standard output in real time. A sample comes out as soon as the model can
 know it; the latency is printed on standard error. Rates other than the model's are resampled, which adds 1.4 ms at
-48 kHz and 40 ms at 44.1 kHz. At the end of the input, and on Ctrl-C, the rest is written.
+48 kHz and 1.5 ms at 44.1 kHz. At the end of the input, and on Ctrl-C, the rest is written.
 
 --live needs `pip install 'kdse[live]'`; wear headphones, or the microphone hears the loudspeaker.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from kdse.commands.parser import Parser
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
-    from kdse.deploy.export.write import Port, Written
+    from kdse.deploy.export.graphs import Port
+    from kdse.deploy.export.write import Written
     from kdse.models.base import SpeechModel
 
 EPILOG = """\
@@ -36,8 +38,10 @@ examples:
 
 
 def make_parser() -> Parser:
-    from kdse.deploy.export.onnx_file import DEFAULT_OPSET, OPSETS
-    from kdse.deploy.export.write import QUANTIZE, SUFFIXES
+    from kdse.deploy.export.executorch_file import DELEGATES
+    from kdse.deploy.export.onnx_graph import DEFAULT_OPSET, OPSETS
+    from kdse.deploy.export.quantise import QUANTIZE
+    from kdse.deploy.export.write import FORMATS
 
     parser = Parser(
         prog="kdse export",
@@ -46,14 +50,14 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="checkpoint file of kdse fit, or the name of a model in the box (cruse-62k)")
-    add("--format", choices=list(SUFFIXES), default="onnx", help="kind of file (default: onnx)")
+    add("--format", choices=list(FORMATS), default="onnx", help="kind of file (default: onnx)")
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--streaming", action="store_true", help="one hop and the states a call")
     scope.add_argument("--whole", action="store_true", help="whole signals")
     add("--stft", choices=["inside", "outside"], default="inside", help="who computes the STFT (default: the graph)")
     add("--opset", type=int, metavar="N", help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")
     add("--quantize", choices=list(QUANTIZE), help="8-bit weights; int8 takes activations too and wants --calibration")
-    add("--delegate", choices=["portable", "xnnpack"], help="of --format executorch: who computes (default: portable)")
+    add("--delegate", choices=DELEGATES, help="of --format executorch: who computes (default: portable)")
     add("--calibration", metavar="DIR", type=Path, help="folder of noisy audio to calibrate int8 on")
     add("--parity-audio", metavar="FILE", type=Path, help="audio of 4 s or more to compare with PyTorch on")
     add("--out", metavar="FILE", type=Path, help="the file (default: named after the checkpoint, in this folder)")
@@ -74,62 +78,39 @@ def main(argv: list[str]) -> int:
         ValueError: on a user's mistake.
     """
     arguments = make_parser().parse_args(argv)
-    from kdse.deploy.export.onnx_file import DEFAULT_OPSET
-    from kdse.deploy.export.write import export_file
+    from kdse.deploy.export.format import Options
+    from kdse.deploy.export.write import FORMATS, check, export_file
     from kdse.models.checkpoint import load_model
     from kdse.models.streaming import can_stream
     from kdse.pretrained import find
 
-    _check(arguments)
+    options = Options(
+        streaming=not arguments.whole,
+        stft=arguments.stft,
+        opset=arguments.opset,
+        quantize=arguments.quantize,
+        calibration=arguments.calibration,
+        delegate=arguments.delegate,
+    )
+    kind = FORMATS[arguments.format]
+    check(kind, options)  # (before anything slow)
     checkpoint = find(arguments.checkpoint)
     if checkpoint.suffix == ".onnx":
         raise UserError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
     target = _target(arguments, checkpoint)
     model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
-    streaming = arguments.streaming or (not arguments.whole and (arguments.stft == "outside" or can_stream(model)))
-    if arguments.quantize and not streaming:
-        raise UserError(f"--quantize {arguments.quantize}: {type(model).__name__} cannot run hop by hop; leave it out")
-    written = export_file(
-        model,
-        target,
-        arguments.format,
-        streaming,
-        arguments.stft,
-        DEFAULT_OPSET if arguments.opset is None else arguments.opset,
-        arguments.quantize,
-        arguments.calibration,
-        arguments.parity_audio,
-        checkpoint,
-        arguments.delegate or "portable",
-    )
+    asked = arguments.streaming or options.stft == "outside" or options.quantize
+    if kind.whole and not asked and not can_stream(model):
+        options = replace(options, streaming=False)
+    written = export_file(model, target, arguments.format, options, arguments.parity_audio, checkpoint)
     print(json.dumps(written.as_dict(), indent=2, ensure_ascii=False) if arguments.json else summary(written))
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """What argparse cannot: options that exclude each other."""
-    if arguments.whole and arguments.stft == "outside":
-        raise UserError("--stft outside: is for --streaming; a graph of whole signals has its STFT inside")
-    if arguments.format != "onnx":
-        for flag, value in (("--opset", arguments.opset), ("--quantize", arguments.quantize)):
-            if value is not None:
-                raise UserError(f"{flag} {value}: is for --format onnx; leave it out")
-    if arguments.delegate is not None and arguments.format != "executorch":
-        raise UserError(f"--delegate {arguments.delegate}: is for --format executorch; leave it out")
-    if arguments.format == "executorch" and arguments.stft != "outside":
-        raise UserError("--format executorch: has no Fourier transform; add --stft outside")
-    if arguments.quantize and arguments.whole:
-        raise UserError(f"--quantize {arguments.quantize}: is for --streaming; leave --whole out")
-    if arguments.quantize == "int8" and arguments.calibration is None:
-        raise UserError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
-    if arguments.calibration is not None and arguments.quantize != "int8":
-        raise UserError("--calibration: is for --quantize int8; leave it out")
-
-
 def _target(arguments: argparse.Namespace, checkpoint: Path) -> Path:
-    from kdse.deploy.export.write import SUFFIXES
+    from kdse.deploy.export.write import FORMATS
 
-    suffixes = SUFFIXES[arguments.format]
+    suffixes = FORMATS[arguments.format].suffixes
     target: Path = arguments.out or Path(_stem(checkpoint) + suffixes[0])
     if target.suffix not in suffixes:
         raise UserError(f"--out {target}: a {arguments.format} file ends in {' or '.join(suffixes)}")
@@ -151,11 +132,10 @@ def _stem(checkpoint: Path) -> str:
 
 def summary(written: Written) -> str:
     """What was written, for people."""
-    from kdse.deploy.export.write import latency_ms
-
     about = written.metadata
     constants = "" if written.initializer_bytes is None else f", {written.initializer_bytes:,} of them weights"
-    latency = latency_ms(about)
+    samples = about["latency_samples"]
+    latency = "the whole signal" if samples is None else f"{1000 * samples / about['sample_rate_hz']:g} ms"
     parity = about["parity"]
     difference = parity["max_abs_difference"]
     decibels = f"{20 * math.log10(difference):.0f} dB of full scale" if difference else "none at all"
@@ -163,9 +143,7 @@ def summary(written: Written) -> str:
         f"wrote {written.path}: {written.bytes:,} bytes{constants}; {about['parameters']:,} parameters",
         f"  in    {_listed(written.inputs)}",
         f"  out   {_listed(written.outputs)}",
-        "  latency "
-        + ("the whole signal" if latency is None else f"{latency:g} ms")
-        + f" at {about['sample_rate_hz']} Hz, hops of {about['hop_samples']} samples",
+        f"  latency {latency} at {about['sample_rate_hz']} Hz, hops of {about['hop_samples']} samples",
         f"  difference to PyTorch {difference:.1e} ({decibels}), on {parity['seconds']:g} s: {parity['signal']}",
     ]
     quantized = about["quantized"]

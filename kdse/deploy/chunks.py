@@ -29,13 +29,9 @@ class WholeSignal:
 class CrossFade:
     """Runs the model on overlapping chunks and fades linearly from one result to the next.
 
-    Each chunk is enhanced without knowledge of the others, so the result differs from the whole signal's unless the
-    signal fits into one chunk. The last chunk reaches back to be as long as the others.
-
-    Args:
-        model: any model.
-        chunk_samples: samples the model sees at once.
-        overlap_samples: samples over which neighbours fade into each other; at most half a chunk.
+    Each chunk of ``chunk_samples`` is enhanced without knowledge of the others, so the result differs from the whole
+    signal's unless the signal fits into one chunk. The last chunk reaches back to be as long as the others. Neighbours
+    fade into each other over ``overlap_samples``, at most half a chunk.
     """
 
     def __init__(self, model: SpeechModel, chunk_samples: int, overlap_samples: int) -> None:

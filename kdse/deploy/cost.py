@@ -6,9 +6,10 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,8 +37,7 @@ class Macs:
     """Multiply-accumulates of a model.
 
     per_second: MACs for one more second of audio, the difference between a clip and one twice as long.
-    clip: MACs for the shorter clip, edge frames included.
-    clip_seconds: its length.
+    clip: MACs for the shorter clip of ``clip_seconds``, edge frames included.
     counted: MACs per second of audio by operator, e.g. ``{"convolution": ..., "addmm": ...}``.
     uncounted: calls by operator of all other arithmetic in the clip (norms, activations, FFTs), which is left out.
     """
@@ -57,11 +57,8 @@ class Macs:
 def count_macs(model: SpeechModel, seconds: float = 2.0) -> Macs:
     """Counts the MACs of convolutions, matrix products (linear layers, recurrent layers) and attention.
 
-    A transposed convolution is counted at its input positions (each input sample meets each weight once).
-
-    Args:
-        model: the model.
-        seconds: length of the shorter clip, rounded to whole hops.
+    A transposed convolution is counted at its input positions (each input sample meets each weight once). ``seconds``
+    is the length of the shorter clip, rounded to whole hops.
     """
     hops = max(1, round(seconds * model.sample_rate_hz / model.hop_samples))
     samples = hops * model.hop_samples
@@ -120,7 +117,7 @@ def time_whole(model: SpeechModel, seconds: float = 2.0, runs: int = 7, threads:
     signal = probe_signal(model, max(1, round(seconds * model.sample_rate_hz)))
     duration = signal.shape[1] / model.sample_rate_hz
     with undisturbed(model), cpu_threads(threads):
-        times = [_clock(model, signal) / duration for _ in range(runs + 2)][2:]
+        times = [_seconds(partial(model, signal), signal)[1] / duration for _ in range(runs + 2)][2:]
     return Timing(statistics.median(times), min(times), max(times), runs)
 
 
@@ -134,24 +131,19 @@ def time_streaming(model: SpeechModel, hops: int = 60, threads: int = 1) -> Timi
     with undisturbed(model), cpu_threads(threads):
         state = model.initial_state(1)
         for hop in signal.split(model.hop_samples, dim=1):
-            start = time.perf_counter()
-            _, state = model.step(hop, state)
-            _wait(signal)
-            times.append((time.perf_counter() - start) / duration)
+            (_, state), seconds = _seconds(partial(model.step, hop, state), signal)
+            times.append(seconds / duration)
     times = times[10:]
     return Timing(statistics.median(times), min(times), max(times), hops)
 
 
-def _clock(model: SpeechModel, signal: torch.Tensor) -> float:
+def _seconds(work: Callable[[], Any], signal: torch.Tensor) -> tuple[Any, float]:
+    """The result of some work on the signal's device, and how long it took."""
     start = time.perf_counter()
-    model(signal)
-    _wait(signal)
-    return time.perf_counter() - start
-
-
-def _wait(signal: torch.Tensor) -> None:
+    result = work()
     if signal.is_cuda:
         torch.cuda.synchronize()
+    return result, time.perf_counter() - start
 
 
 @contextmanager

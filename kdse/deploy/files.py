@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from kdse.models.streaming import Streamer, can_stream, check_samples
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
-
-BLOCK_SECONDS = 4.0
 
 
 class Stage(Protocol):
@@ -61,14 +58,14 @@ def enhance_file(
     stream: bool = False,
     mix: float = 0.0,
 ) -> Enhanced:
-    """Enhances ``source`` into ``target``, which appears only once it is complete.
+    """Enhances ``source`` into ``target``, which appears only once it is complete; its folder is made.
 
     The audio is resampled to the model's rate and back where they differ; each channel is processed on its own.
 
     Args:
         model: the network.
         source: an audio file that libsndfile reads.
-        target: where the result goes; its folder is made.
+        target: the result.
         chunk_seconds: longer files are streamed by causal models and cross-faded in pieces of this length by others.
         whole_file: process any length in one forward pass.
         progress: called with the seconds of audio just read.
@@ -89,16 +86,10 @@ def enhance_file(
         _check_complete(reader)
         rate, channels = reader.samplerate, reader.channels
         method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file, stream)
-        blend = Mix(mix)
         written, clipped = 0, 0
         can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
         with write_like(reader, target) as write:
-            pieces = blend.hear(_blocks(reader, progress))
-            for piece in run_chain(at_rate(stage, model.sample_rate_hz, rate, channels), pieces):
-                piece = piece[:, : reader.frames - written]  # resampling back rounds the length up
-                if not torch.isfinite(piece).all():
-                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples for it")
-                piece = blend.blend(piece)
+            for piece in enhance_pieces(model, stage, rate, channels, _blocks(reader, progress), mix):
                 if can_clip:
                     clipped += int((piece.abs() > 1).sum())
                     piece = piece.clamp(-1, 1)
@@ -121,13 +112,38 @@ def choose_stage(
     return "cross-faded", CrossFade(model, chunk, max(1, min(model.sample_rate_hz, chunk // 4)))
 
 
-def at_rate(stage: Stage, model_hz: int, rate_hz: int, channels: int) -> list[Stage]:
-    """A stage that works at ``model_hz``, between resamplers from and to ``rate_hz``."""
-    return [ResampleStream(rate_hz, model_hz, channels), stage, ResampleStream(model_hz, rate_hz, channels)]
+def enhance_pieces(
+    model: SpeechModel, stage: Stage, rate_hz: int, channels: int, pieces: Iterator[Tensor], mix: float
+) -> Iterator[Tensor]:
+    """Enhances pieces ``[C, n]`` of a signal at any rate; as many samples come out as went in.
+
+    Args:
+        stage: runs the model, at its rate.
+        mix: share of the noisy input in the result, see `Mix`.
+
+    Raises:
+        ValueError: if the model returns NaN or infinite samples.
+    """
+    blend, due = Mix(mix), 0
+
+    def heard() -> Iterator[Tensor]:
+        nonlocal due
+        for piece in blend.hear(pieces):
+            due += piece.shape[1]
+            yield piece
+
+    there = ResampleStream(rate_hz, model.sample_rate_hz, channels)
+    back = ResampleStream(model.sample_rate_hz, rate_hz, channels)
+    for piece in _run_chain([there, stage, back], heard()):
+        piece = piece[:, :due]  # (resampling back rounds the length up)
+        due -= piece.shape[1]
+        if not torch.isfinite(piece).all():
+            raise UserError(f"{type(model).__name__} returned NaN or infinite samples")
+        yield blend.blend(piece)
 
 
-def run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Pushes pieces ``[C, n]`` through the stages and yields what comes out, flushing them in order at the end."""
+def _run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pushes pieces through the stages and yields what comes out, flushing them in order at the end."""
     for piece in pieces:
         for stage in stages:
             piece = stage.push(piece).cpu()
@@ -144,7 +160,7 @@ def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Itera
     rate, position = reader.samplerate, 0
     while position < reader.frames:
         try:
-            block = reader.read(math.ceil(BLOCK_SECONDS * rate), dtype="float32", always_2d=True)
+            block = reader.read(4 * rate, dtype="float32", always_2d=True)
         except RuntimeError as error:
             raise UserError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
         if len(block) == 0:

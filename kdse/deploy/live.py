@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -17,9 +18,6 @@ from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import LARGEST
 
-#: Blocks between a block's recording and its playing. Our choice: sound systems often call twice in a row, so one
-#: block of slack would not do.
-SLACK_BLOCKS = 2
 #: Blocks that may wait for the model (0.5 s at 16 kHz); then it is too slow, and all of them are dropped to catch up.
 MOST_WAITING = 32
 
@@ -43,13 +41,8 @@ class Report:
 
     def text(self) -> str:
         """One line for the user."""
-        counts = {
-            "late": self.late,
-            "dropped": self.dropped,
-            "spoiled": self.spoiled,
-            "faults of the sound system": self.faults,
-        }
-        return f"{self.blocks} blocks" + "".join(f", {count} {name}" for name, count in counts.items())
+        counts = f"{self.blocks} blocks, {self.late} late, {self.dropped} dropped, {self.spoiled} spoiled"
+        return f"{counts}, {self.faults} faults of the sound system"
 
 
 class Live:
@@ -61,10 +54,11 @@ class Live:
     Args:
         model: a model that streams.
         mix: share of the noisy input in the result, see `kdse.deploy.mix.Mix`.
-        slack_blocks: blocks of the model's hop between recording and playing; at least 1.
+        slack_blocks: blocks of the model's hop between recording and playing, at least 1. Two are our choice: sound
+            systems often call twice in a row.
     """
 
-    def __init__(self, model: SpeechModel, mix: float = 0.0, slack_blocks: int = SLACK_BLOCKS) -> None:
+    def __init__(self, model: SpeechModel, mix: float = 0.0, slack_blocks: int = 2) -> None:
         self.model = model.eval()
         self.mix, self.slack = mix, max(1, slack_blocks)
         self.hop = model.hop_samples
@@ -86,7 +80,10 @@ class Live:
         number = self.report.blocks
         self.report.blocks += 1
         if self._recorded.qsize() >= MOST_WAITING:
-            self._drop_waiting()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._recorded.get_nowait()
+                    self.report.dropped += 1
         self._recorded.put((number, recorded[:, 0].copy()))
         wanted = number - self.slack
         while self._ready and self._ready[0][0] < wanted:
@@ -96,14 +93,6 @@ class Live:
         else:
             played[:] = 0
             self.report.late += wanted >= 0
-
-    def _drop_waiting(self) -> None:
-        try:
-            while True:
-                self._recorded.get_nowait()
-                self.report.dropped += 1
-        except queue.Empty:
-            pass
 
     def work(self, timeout: float | None = 0.1) -> bool:
         """Enhances one block that was recorded; False if none came within so many seconds (None: do not wait)."""
@@ -146,9 +135,8 @@ def run(
     """Enhances what the microphone hears until Ctrl-C.
 
     Args:
-        model: a model that streams.
+        model, mix: as of `Live`.
         input_device, output_device: number or part of the name; None takes the system's.
-        mix: share of the noisy input in the result.
         say: is told the latency, and blocks that were late.
         stop: ends it too, when set.
 
@@ -178,32 +166,22 @@ def run(
         own, device = live.delay_samples / model.sample_rate_hz, sum(stream.latency)
         say(f"latency {1000 * (own + device):.0f} ms ({1000 * own:.0f} model, {1000 * device:.0f} device); Ctrl-C ends")
         told = 0
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             while stop is None or not stop.is_set():
                 live.work()
                 if live.report.late >= told + 50:  # at most about one line a second
                     told = live.report.late
                     say(live.report.text())
-        except KeyboardInterrupt:
-            pass
     return live.report
 
 
 def devices() -> str:
-    """The sound devices of this machine, a line each.
-
-    Raises:
-        ValueError: if sounddevice is missing.
-    """
+    """The sound devices of this machine, a line each."""
     return str(sounddevice().query_devices()) or "no sound devices here"
 
 
 def sounddevice() -> Any:
-    """The package of that name.
-
-    Raises:
-        ValueError: naming the pip command, if it cannot be imported.
-    """
+    """The package sounddevice; a ValueError names the pip command if it cannot be imported."""
     try:
         import sounddevice as package
     except (ImportError, OSError) as error:  # OSError: the PortAudio library itself is missing

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from kdse.audio.resampling import ResampleStream
-from kdse.deploy.files import at_rate, run_chain
-from kdse.deploy.mix import Mix
+from kdse.deploy.files import enhance_pieces
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, check_samples
@@ -24,7 +22,7 @@ from kdse.models.streaming import Streamer, check_samples
 #: Sample formats, named as ffmpeg names them: numpy's type, and the number that stands for full scale.
 FORMATS = {"s16le": ("<i2", 32768), "f32le": ("<f4", 1)}
 
-#: How files begin that are no raw samples.
+#: First bytes of files that are no raw samples.
 HEADERS = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
 
 
@@ -105,90 +103,75 @@ def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float
         model: a model that streams.
         source, sink: open file descriptors.
         pcm: what the bytes are, on both sides.
-        mix: share of the noisy input in the result, see `Mix`.
+        mix: share of the noisy input in the result.
 
     Raises:
         ValueError: if the model does not stream, the input is no raw audio, or either side holds NaN or infinite
             samples.
         OSError: if the output cannot be written, other than because its reader went away.
     """
-    blend = Mix(mix)
-    stages = at_rate(Streamer(model, pcm.channels), model.sample_rate_hz, pcm.rate_hz, pcm.channels)
+    stage = Streamer(model, pcm.channels)
     hop = math.ceil(model.hop_samples * pcm.rate_hz / model.sample_rate_hz)
     written, clipped = 0, 0
-    with _stopped_by_interrupt() as stop:
-        reader = _Reader(source, pcm, hop, stop)
+    with _Reader(source, pcm, hop) as reader:
         try:
-            for piece in run_chain(stages, blend.hear(reader.pieces())):
-                piece = piece[:, : reader.received - written]  # resampling back rounds the length up
-                if not torch.isfinite(piece).all():
-                    raise UserError(f"{type(model).__name__} returned NaN or infinite samples")
-                raw, beyond = pcm.encode(blend.blend(piece))
+            for piece in enhance_pieces(model, stage, pcm.rate_hz, pcm.channels, reader.pieces(), mix):
+                raw, beyond = pcm.encode(piece)
                 _write(sink, raw)
                 written += piece.shape[1]
                 clipped += beyond
+            end = "interrupted" if reader.interrupted else "input"
         except BrokenPipeError:
-            return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, "output")
-    return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, "interrupted" if stop.asked else "input")
-
-
-class _Stop:
-    """Whether the user asked to end, and whether a read is waiting, which only an exception can end."""
-
-    asked = False
-    waiting = False
-
-
-@contextmanager
-def _stopped_by_interrupt() -> Iterator[_Stop]:
-    """Notes the first Ctrl-C, so that what was heard is still written; a second one ends at once."""
-    stop = _Stop()
-
-    def note(number: int, frame: object) -> None:
-        again, stop.asked = stop.asked, True
-        if again or stop.waiting:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals arrive in the main thread only
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+            end = "output"
+    return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, end)
 
 
 class _Reader:
-    """Pieces ``[C, n]`` of at most a hop, as they arrive."""
+    """Pieces ``[C, n]`` of at most a hop, as they arrive, until the input or the user ends it.
 
-    def __init__(self, source: int, pcm: Pcm, hop: int, stop: _Stop) -> None:
-        self._source, self._pcm, self._stop = source, pcm, stop
+    Within its context the first Ctrl-C ends the input, so that what was heard is still written; a second one raises.
+    """
+
+    def __init__(self, source: int, pcm: Pcm, hop: int) -> None:
+        self._source, self._pcm = source, pcm
         self._bytes = hop * pcm.frame_bytes
+        self._waiting = False  # for a read, which only an exception can end
+        self.interrupted = False
         self.received = 0
         self.stray_bytes = 0
 
+    def __enter__(self) -> _Reader:
+        main = threading.current_thread() is threading.main_thread()  # (no other one gets signals)
+        self._handler = signal.signal(signal.SIGINT, self._note) if main else None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        again, self.interrupted = self.interrupted, True
+        if again or self._waiting:
+            raise KeyboardInterrupt
+
     def pieces(self) -> Iterator[Tensor]:
-        rest, begun = b"", False
-        while raw := self._read(self._bytes - len(rest)):
-            rest += raw
-            if not begun:
-                if len(rest) < 4:
-                    continue
-                begun = True
-                if rest[:4] in HEADERS or rest[:3] == b"ID3":
-                    raise UserError(
-                        f"the input is a {HEADERS.get(rest[:4], 'MP3')} file; give raw samples "
-                        f"(ffmpeg -i FILE -f {self._pcm.sample_format} -), or the file's name"
-                    )
-            whole = len(rest) // self._pcm.frame_bytes * self._pcm.frame_bytes
+        rest, begun, ended = b"", False, False
+        while not ended:
+            raw = self._read(self._bytes - len(rest))
+            rest, ended = rest + raw, not raw
+            if len(rest) < 4 and not begun and not ended:
+                continue
+            if not begun and (rest[:4] in HEADERS or rest[:3] == b"ID3"):
+                raise UserError(
+                    f"the input is a {HEADERS.get(rest[:4], 'MP3')} file; give raw samples "
+                    f"(ffmpeg -i FILE -f {self._pcm.sample_format} -), or the file's name"
+                )
+            begun = True
+            self.stray_bytes = len(rest) % self._pcm.frame_bytes
+            whole = len(rest) - self.stray_bytes
             if whole:
                 yield self._samples(rest[:whole])
                 rest = rest[whole:]
-        whole = len(rest) // self._pcm.frame_bytes * self._pcm.frame_bytes
-        self.stray_bytes = len(rest) - whole
-        if whole:
-            yield self._samples(rest[:whole])
 
     def _samples(self, raw: bytes) -> Tensor:
         samples = self._pcm.decode(raw)
@@ -201,14 +184,14 @@ class _Reader:
 
     def _read(self, size: int) -> bytes:
         try:
-            self._stop.waiting = True
-            return b"" if self._stop.asked else os.read(self._source, size)
+            self._waiting = True
+            return b"" if self.interrupted else os.read(self._source, size)
         except KeyboardInterrupt:
             return b""
         except OSError as error:
             raise UserError(f"the input could not be read ({error.strerror or error})") from None
         finally:
-            self._stop.waiting = False
+            self._waiting = False
 
 
 def _write(sink: int, raw: bytes) -> None:

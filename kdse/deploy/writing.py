@@ -15,19 +15,13 @@ from kdse.machine.packages import required
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-#: Samples of one call to libsndfile, whose Vorbis encoder overflows the stack on large ones.
-SLICE = 16384
-
 
 @contextmanager
 def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], None]]:
     """Yields a function that appends samples ``[C, n]`` to ``target``, in the format of an open `SoundFile`.
 
-    The file is written beside its final name, moved there when the body ends, and removed if the body raises.
-
-    Args:
-        reader: the open file whose sample rate, channels, container and sample format the target gets.
-        target: the file to write; its folder is made.
+    The file is written beside its final name, moved there when the body ends, and removed if the body raises; its
+    folder is made. It gets the reader's sample rate, channels, container and sample format.
 
     Raises:
         OSError: if it cannot be written (disk full, no permission).
@@ -39,16 +33,11 @@ def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], N
         with open(partial, "wb") as file:
             quiet = _Quiet(file)
             with soundfile.SoundFile(
-                quiet,
-                "w",
-                samplerate=reader.samplerate,
-                channels=reader.channels,
-                subtype=reader.subtype,
-                format=reader.format,
+                quiet, "w", reader.samplerate, reader.channels, reader.subtype, format=reader.format
             ) as writer:
 
                 def write(samples: Tensor) -> None:
-                    for part in samples.split(SLICE, dim=1):
+                    for part in samples.split(16384, dim=1):  # (Vorbis' encoder overflows the stack on large ones)
                         writer.write(part.numpy().T)
                         quiet.check()
 

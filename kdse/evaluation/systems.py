@@ -47,7 +47,7 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
             f"set --sample-rate-hz {model.sample_rate_hz}"
         )
-    inside = getattr(model, "parameter_count", None)  # of an exported student: it holds none itself
+    inside = model.parameter_count  # of an exported student: it holds none itself
     about: dict[str, Any] = {
         "kind": "onnx" if onnx else "checkpoint",
         "path": str(path.absolute()),

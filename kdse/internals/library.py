@@ -1,7 +1,6 @@
 """`Library`: a package of which kdse uses more than its public API, and the error for an upgrade that takes that away.
 
-Such uses stand in one module for each package, named after it; the tests in `tests/internals` check each of
-them against the installed version, and that there are none elsewhere.
+Such uses stand in one module a package; `tests/internals` checks each against the installed version.
 """
 
 from __future__ import annotations
@@ -20,22 +19,14 @@ class MissingInternal(UserError):
 
 @dataclass(frozen=True)
 class Library:
-    """One package.
-
-    package: its name as pip knows it. tested: versions that kdse was tested with. requirement: what to ask pip for.
-    """
+    """One package: its name, the versions that kdse was tested with, and what to ask pip for."""
 
     package: str
     tested: str
     requirement: str
 
     def get(self, owner: Any, name: str, shown: str | None = None) -> Any:
-        """An attribute; of a class or module it is checked before use, of an object it is read.
-
-        Args:
-            owner: object, class or module.
-            name: of the attribute.
-            shown: what the error calls it; None means "Owner.name".
+        """An attribute of an object, class or module; ``shown`` is what the error calls it (None: "Owner.name").
 
         Raises:
             MissingInternal: if it is not there.
@@ -47,21 +38,12 @@ class Library:
             raise self.missing(shown or f"{place}.{name}") from None
 
     def put(self, owner: Any, name: str, value: Any) -> None:
-        """Sets an attribute that is there already.
-
-        Raises:
-            MissingInternal: if it is not: setting it would do nothing.
-        """
+        """Sets an attribute; one that is not there is a `MissingInternal`: setting it would do nothing."""
         self.get(owner, name)
         setattr(owner, name, value)
 
     def load(self, module: str, name: str) -> Any:
-        """A name of a module that is not documented.
-
-        Raises:
-            MissingInternal: if the module or the name is not there.
-            ImportError: if the package itself is not installed.
-        """
+        """A name of an undocumented module: `MissingInternal` if either is gone, ImportError without the package."""
         importlib.import_module(module.partition(".")[0])
         try:
             found = importlib.import_module(module)

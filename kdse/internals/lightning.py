@@ -24,13 +24,11 @@ MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """The step at which Lightning itself logs validation scores, so that all of a validation is at one step.
+    """The step at which Lightning logs validation scores: the optimizer step before the validation, counted from 0.
 
-    That is the optimizer step before the validation, counted from 0; ``trainer.global_step`` is one more. The number is
-    ``_batches_that_stepped`` of the epoch loop; the trainer shows it nowhere.
+    ``_batches_that_stepped`` of the epoch loop, which the trainer shows nowhere; ``trainer.global_step`` is one more.
     """
-    step: int = LIGHTNING.get(_epoch_loop(trainer), "_batches_that_stepped")
-    return step
+    return int(LIGHTNING.get(_epoch_loop(trainer), "_batches_that_stepped"))
 
 
 def set_logged_step(trainer: L.Trainer, step: int) -> None:
@@ -39,7 +37,7 @@ def set_logged_step(trainer: L.Trainer, step: int) -> None:
 
 
 def batches_started(trainer: Any) -> int:
-    """Training batches begun in the whole run, resumes included: ``batch_progress`` of the epoch loop.
+    """Training batches begun in the whole run: ``batch_progress`` of the epoch loop.
 
     ``trainer.global_step`` counts optimizer steps, and a callback's ``batch_idx`` begins again every epoch.
     """
@@ -64,21 +62,16 @@ def _epoch_loop(trainer: Any) -> Any:
 
 
 def validation_due(trainer: L.Trainer) -> bool:
-    """Whether a validation follows the batch that has just ended.
-
-    Asks ``_should_check_val_fx`` of the epoch loop with ``_data_fetcher`` of the fit loop: there is no public answer,
-    and ours from ``val_check_interval`` and its kind would be a copy of that method.
-    """
+    """Whether a validation follows the batch that has just ended: ``_should_check_val_fx`` of the epoch loop."""
     fetcher = LIGHTNING.get(trainer.fit_loop, "_data_fetcher")
     due = LIGHTNING.get(_epoch_loop(trainer), "_should_check_val_fx")
     return fetcher is not None and bool(due(fetcher))
 
 
 def hold_validation(trainer: L.Trainer) -> None:
-    """Runs the validation of a fit between two of its batches, as the fit itself does.
+    """Runs the validation of a fit between two of its batches: ``val_loop`` of the epoch loop, from its beginning.
 
-    Runs ``val_loop`` of the epoch loop, from its beginning (``restarting``). ``trainer.validate`` cannot be called
-    within ``trainer.fit``: it would replace the state of the fit.
+    ``trainer.validate`` would replace the state of the fit.
     """
     loop = LIGHTNING.get(_epoch_loop(trainer), "val_loop")
     LIGHTNING.put(loop, "restarting", False)
@@ -91,8 +84,7 @@ def hold_validation(trainer: L.Trainer) -> None:
 def stop_early_after_validations(callback: EarlyStopping) -> None:
     """Lets early stopping look after validations, unless its settings say when: a resume may skip an epoch's end.
 
-    Sets ``_check_on_train_epoch_end``. The public argument of that name is for whoever makes the callback; this one
-    comes made from the config, which must stay as the user wrote it.
+    Sets ``_check_on_train_epoch_end`` of a callback that comes made from the config.
     """
     if LIGHTNING.get(callback, "_check_on_train_epoch_end") is None:
         LIGHTNING.put(callback, "_check_on_train_epoch_end", False)
@@ -102,20 +94,13 @@ def stop_early_after_validations(callback: EarlyStopping) -> None:
 
 
 def shares_samplers(trainer: L.Trainer) -> bool:
-    """Whether Lightning shares a loader's items among processes: ``--trainer.use_distributed_sampler``.
-
-    The trainer keeps this argument in ``_accelerator_connector`` only.
-    """
+    """Whether Lightning shares a loader's items among processes: ``--trainer.use_distributed_sampler``."""
     connector = LIGHTNING.get(trainer, "_accelerator_connector")
     return bool(LIGHTNING.get(connector, "use_distributed_sampler"))
 
 
 def own_batch_sampler(loader: Any) -> Any:
-    """The batch sampler that a loader was made with.
-
-    For predict Lightning wraps it in its index keeper, `_IndexBatchSamplerWrapper`, as ``_batch_sampler``; what that
-    wrapper shows publicly is the interface of a sampler.
-    """
+    """The batch sampler that a loader was made with; Lightning wraps it for predict."""
     keeper = LIGHTNING.load("lightning.pytorch.overrides.distributed", "_IndexBatchSamplerWrapper")
     sampler = loader.batch_sampler
     return LIGHTNING.get(sampler, "_batch_sampler") if isinstance(sampler, keeper) else sampler
@@ -130,19 +115,12 @@ def hide_warning(beginning: str) -> None:
 
 
 def last_saved_step(callback: ModelCheckpoint) -> int:
-    """``trainer.global_step`` at which a checkpoint callback last wrote; 0 if it has not.
-
-    ``_last_global_step_saved``. Public are only the paths that it wrote to, and ``last.ckpt`` is always the same.
-    """
-    step: int = LIGHTNING.get(callback, "_last_global_step_saved")
-    return step
+    """``trainer.global_step`` at which a checkpoint callback last wrote; 0 if it has not."""
+    return int(LIGHTNING.get(callback, "_last_global_step_saved"))
 
 
 def leave_anonymous_out(logger: WandbLogger) -> None:
-    """Takes ``anonymous`` out of what the logger gives to `wandb.init` (``_wandb_init``).
-
-    Lightning always gives it, also as None, and W&B (0.31) warns of it in every run.
-    """
+    """Takes ``anonymous`` out of what the logger gives to `wandb.init`: W&B (0.31) warns of it in every run."""
     LIGHTNING.get(logger, "_wandb_init").pop("anonymous", None)
 
 
@@ -155,11 +133,7 @@ def process_rank() -> int:
 
 
 class FlagsWinCLI(LightningCLI):
-    """A LightningCLI on which nothing in a checkpoint overrides the command line.
-
-    Lightning reads ``hyper_parameters`` of ``--ckpt_path`` into the config, in ``_parse_ckpt_path``, and has no switch
-    for that.
-    """
+    """A LightningCLI that does not read ``hyper_parameters`` of ``--ckpt_path`` into the config: flags win."""
 
     def __init__(self, **settings: Any) -> None:
         LIGHTNING.get(LightningCLI, "_parse_ckpt_path")  # (if it had another name, this class would change nothing)

@@ -18,19 +18,13 @@ ITEM_HEADER = 4
 
 
 def write_chunk(folder: Path, number: int, items: Iterable[bytes], most_bytes: int) -> tuple[Path, dict[str, Any]]:
-    """Writes items into one chunk in a new folder.
+    """Writes items into one chunk in a new folder, with LitData's ``BinaryWriter``.
 
-    With LitData's ``BinaryWriter``; the public `litdata.optimize` decides itself which items go together, and writes
-    a whole data set at once.
-
-    Args:
-        folder: is made; the writer's own index is left there too.
-        number: of the chunk.
-        items: in order.
-        most_bytes: of the chunk, its own numbers included: more items than that would make a second one.
+    The public `litdata.optimize` decides itself which items go together. The chunk, its own numbers included, must stay
+    below ``most_bytes``, or there would be a second one.
 
     Returns:
-        the chunk, and what LitData's index says of it: {"chunks": [one entry], "config": ...}.
+        the chunk, and what LitData's index, which is left beside it, says: {"chunks": [one entry], "config": ...}.
     """
     writer = LITDATA.load("litdata.streaming.writer", "BinaryWriter")(
         str(folder), chunk_bytes=most_bytes, chunk_index=number
@@ -44,12 +38,7 @@ def write_chunk(folder: Path, number: int, items: Iterable[bytes], most_bytes: i
 
 
 def downloader(url: str) -> tuple[Any, bool]:
-    """What reads files of a folder of object storage, by ``download_file`` and ``download_bytes``.
-
-    From LitData's ``get_downloader``; its public datasets stream in an order of their own.
-
-    Args:
-        url: of the folder.
+    """What reads files of a folder of object storage, by ``download_file`` and ``download_bytes``: LitData's.
 
     Returns:
         the downloader, and whether it reads parts of files; one that does not (Azure's) fetches a file and keeps it.
@@ -58,8 +47,7 @@ def downloader(url: str) -> tuple[Any, bool]:
         ImportError: if LitData or its client for this storage is not installed.
     """
     base = LITDATA.load("litdata.streaming.downloader", "Downloader")
-    made = LITDATA.load("litdata.streaming.downloader", "get_downloader")(
-        url, "", []
-    )  # (no chunks: it chooses no place)
+    make = LITDATA.load("litdata.streaming.downloader", "get_downloader")
+    made = make(url, "", [])  # (no chunks: it chooses no place)
     LITDATA.get(made, "download_file")
     return made, LITDATA.get(type(made), "download_bytes") is not LITDATA.get(base, "download_bytes")

@@ -16,12 +16,10 @@ def exact_rewrites() -> Iterator[None]:
     """Within the body, an addition is never taken out as one of zero, nor a product as one with 1.
 
     onnxscript takes ``x + 1e-12`` for ``x + 0``: its rules compare constants with a tolerance of 1e-8. A floor that
-    guards a root, a logarithm or a quotient against silence is then gone, and silence gives NaN. A file keeps at most a
-    few needless operators; onnxruntime drops what really does nothing when it loads the file.
+    guards a root, a logarithm or a quotient is then gone, and silence gives NaN.
 
-    Takes ``rules`` of ``rewriter.rules.common._no_op`` out of ``rewriter._DEFAULT_REWRITE_RULES``, which its optimiser
-    reads at every call. Neither the optimiser nor `torch.onnx.export` has an argument for the rules; `optimize=False`
-    there would leave out constant folding as well, which files need.
+    Takes ``rules`` of ``rewriter.rules.common._no_op`` out of ``rewriter._DEFAULT_REWRITE_RULES``: nothing has an
+    argument for the rules, and `optimize=False` of `torch.onnx.export` would leave out constant folding too.
     """
     inexact = {id(rule) for rule in ONNXSCRIPT.load("onnxscript.rewriter.rules.common._no_op", "rules")}
     before = ONNXSCRIPT.load("onnxscript.rewriter", "_DEFAULT_REWRITE_RULES")

@@ -14,11 +14,7 @@ OPTUNA = Library("optuna", "5.0", "optuna>=5,<6")
 
 
 def taken_up(study: Study, trial: FrozenTrial) -> Trial:
-    """A running trial of another process, to go on with.
-
-    `Trial` is made of a study and the id of a trial in its storage, which a `FrozenTrial` keeps as ``_trial_id``:
-    public is its number in the study, and ``study.ask`` gives new trials only.
-    """
+    """A running trial of another process, to go on with: made from its id in the storage (``_trial_id``)."""
     from optuna.trial import Trial
 
     return Trial(study, OPTUNA.get(trial, "_trial_id"))
@@ -27,7 +23,7 @@ def taken_up(study: Study, trial: FrozenTrial) -> Trial:
 def queued_values(trial: FrozenTrial) -> dict[str, Any]:
     """Values with which ``study.enqueue_trial`` queued a trial, by parameter; empty for one that was drawn.
 
-    The entry "fixed_params" of its system attributes. ``trial.params`` has a value only once it has been drawn.
+    ``trial.params`` has a value only once it has been drawn.
     """
     values: dict[str, Any] = OPTUNA.get(trial, "system_attrs").get("fixed_params", {})
     return values

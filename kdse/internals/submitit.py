@@ -10,15 +10,7 @@ SUBMITIT = Library("submitit", "1.5.4", "submitit>=1.5.4,<2")
 
 
 def batch_script(executor: Any, jobs: int = 1) -> str:
-    """The script that a `submitit.SlurmExecutor` would hand to sbatch.
-
-    Made by ``_make_submission_file_text`` with the command ``_submitit_command_str``: submitit writes the script only
-    while it submits. ``map_count`` is where it keeps the size of an array meanwhile.
-
-    Args:
-        executor: with its parameters.
-        jobs: in the array; 1 is no array.
-    """
+    """The script that a `submitit.SlurmExecutor` would hand to sbatch for an array of so many jobs (1: no array)."""
     if jobs > 1:
         SUBMITIT.get(executor, "parameters")["map_count"] = jobs
     write = SUBMITIT.get(executor, "_make_submission_file_text")

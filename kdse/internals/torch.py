@@ -20,19 +20,13 @@ TORCH = Library("torch", "2.11 to 2.14", "torch>=2.11,<2.15")
 
 
 def version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place: ``_version``, which autograd checks; there is no public name for it.
-
-    0 for tensors of inference mode, which have no counter.
-    """
+    """How often a tensor was changed in place (``_version``); 0 for tensors of inference mode, which do not count."""
     return 0 if tensor.is_inference() else int(TORCH.get(tensor, "_version", "Tensor._version"))
 
 
 @contextlib.contextmanager
 def without_forward_hooks(model: nn.Module) -> Iterator[None]:
-    """Runs the body with no forward hook on any module of the model; afterwards they are back, in their order.
-
-    Clears ``Module._forward_hooks``. The public handles can take hooks away, but only whoever registered one has it.
-    """
+    """Runs the body with no forward hook on any module of the model; afterwards they are back, in their order."""
     silenced = [(hooks, dict(hooks)) for hooks in (TORCH.get(part, "_forward_hooks") for part in model.modules())]
     try:
         for hooks, _ in silenced:
@@ -46,8 +40,7 @@ def without_forward_hooks(model: nn.Module) -> Iterator[None]:
 class FollowedModule(nn.Module):
     """A module that another one follows from device to device and type to type without being a part of it.
 
-    `Module._apply` is what ``to``, ``cpu``, ``cuda``, ``float`` and their kind all end in. Overriding these one by one
-    would miss those of other devices.
+    `Module._apply` is what ``to``, ``cpu``, ``cuda``, ``float`` and their kind all end in.
     """
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -71,8 +64,7 @@ class FollowedModule(nn.Module):
 def watched(note: Callable[[Any], None]) -> Iterator[None]:
     """Hands every operator that runs within the body to ``note``, below autograd: ``aten.mm.default`` and the like.
 
-    A `TorchDispatchMode`, which PyTorch documents but keeps in ``torch.utils._python_dispatch``. Public modes see
-    functions of Python only (`TorchFunctionMode`), or count what they know (`FlopCounterMode`).
+    A `TorchDispatchMode`: public modes see Python functions only, or count what they know (`FlopCounterMode`).
     """
     mode: Any = TORCH.load("torch.utils._python_dispatch", "TorchDispatchMode")
 
@@ -90,13 +82,9 @@ def traced_as(rules: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """Within the body, `torch.export` asks these functions for what operators return, instead of taking them apart.
 
     `torch.library.register_fake` refuses operators that PyTorch makes of others, as ``aten.gru.input``. So each rule
-    goes where `torch.export._patches` puts its own: into the table of decompositions (``torch._decomp``) and among the
-    operator's Python kernels (``py_kernels``, keyed by ``torch._C.DispatchKey``); also for the key Autograd, since
-    weights that are trained are dispatched to it first. The operator's ``_dispatch_cache`` forgets what it found
-    before.
-
-    Args:
-        rules: by operator (``torch.ops.aten.gru.input``); called with the operator's arguments.
+    goes where `torch.export._patches` puts its own: into the table of decompositions and among the operator's Python
+    kernels, also for the key Autograd, to which trained weights are dispatched first. Rules are called with the
+    operator's arguments.
     """
     table = TORCH.load("torch._decomp", "global_decomposition_table")["post_autograd"]
     key = TORCH.load("torch._C", "DispatchKey")
@@ -123,15 +111,10 @@ def traced_as(rules: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
 
 
 def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
-    """A file of `torch.jit.save` less some of its records.
+    """The bytes of a file of `torch.jit.save` less the records whose name ``unwanted`` picks.
 
-    Written by ``torch._C.PyTorchFileReader`` and ``PyTorchFileWriter``, which lay records out as the loaders map them
-    into memory. (``zipfile`` reads these files; it does not align what it writes.)
-
-    Args:
-        archive: the file's bytes.
-        unwanted: says of a record's name whether to leave it out. Those that the writer makes itself must be among
-            them: "version", "byteorder" and ".data/serialization_id".
+    Those that the writer makes itself must be among them: "version", "byteorder" and ".data/serialization_id".
+    (``zipfile`` reads these files; it does not align what it writes.)
     """
     reader = TORCH.load("torch._C", "PyTorchFileReader")(io.BytesIO(archive))
     with tempfile.TemporaryDirectory() as folder:

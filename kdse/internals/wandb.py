@@ -19,10 +19,7 @@ def start_folder(run: wandb.Run) -> Path:
 
 
 def earlier_starts(run: wandb.Run) -> int:
-    """How many starts of the same run left a folder beside this one's.
-
-    Reads their names, ``[offline-]run-<time>-<id>`` and what W&B appends for a second one in the same second. Nothing
-    else on disk tells of them.
+    """How many starts of the same run left a folder beside this one's: ``[offline-]run-<time>-<id>[-<n>]``.
 
     Raises:
         MissingInternal: if this start's own folder is not named so.
@@ -35,11 +32,7 @@ def earlier_starts(run: wandb.Run) -> int:
 
 
 def without_system_metrics(**settings: Any) -> wandb.Settings:
-    """W&B settings of a run that measures no CPU and memory.
-
-    W&B keeps names that begin with ``x_`` for itself. The public ways are an environment variable, which would count
-    for other runs of the process too, and none per run.
-    """
+    """W&B settings of a run that measures no CPU and memory; the public environment variable is for all runs."""
     import wandb
 
     if "x_disable_stats" not in WANDB.get(wandb.Settings, "model_fields"):

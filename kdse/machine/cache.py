@@ -9,11 +9,7 @@ from kdse.errors import UserError
 
 
 def cache_root(given: str | Path | None = None) -> Path:
-    """``given``, else the environment variable KDSE_CACHE, else ``~/.cache/kdse``.
-
-    Raises:
-        ValueError: if there is no home folder either.
-    """
+    """``given``, else the environment variable KDSE_CACHE, else ``~/.cache/kdse``; without a home a ValueError."""
     try:
         return Path(given or os.environ.get("KDSE_CACHE") or Path.home() / ".cache" / "kdse").expanduser()
     except RuntimeError:

@@ -1,8 +1,7 @@
 """File locks that the kernel frees when the last process that holds them ends, however it ends.
 
-A lock is held by an open file, which a child process can share: a point stays taken as long as its runner or its
-training lives. On a folder that several machines mount, the file system has to pass locks on between them (NFS 4 does,
-Lustre if mounted with ``flock``, BeeGFS with ``tuneUseGlobalFileLocks``).
+A lock is held by an open file, which a child process can share. On a folder that several machines mount, the file
+system must pass locks on (NFS 4 does, Lustre if mounted with ``flock``, BeeGFS with ``tuneUseGlobalFileLocks``).
 """
 
 from __future__ import annotations

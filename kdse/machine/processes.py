@@ -34,19 +34,15 @@ def listening(numbers: Sequence[int], handler: Callable[[int, FrameType | None],
 
 
 def call(command: Sequence[str], stdout: int | None = None) -> int:
-    """Runs a program of this process's group to its end; returns its exit code.
+    """Runs a program of this process's group to its end; returns its exit code. ``stdout``: a descriptor; None is ours.
 
-    Ctrl-C in a terminal reaches both. The program then has ``PATIENCE_S`` to end by itself, so that what it writes last
-    is whole and comes before our own words; then it gets SIGTERM, and at last, or at a second Ctrl-C, SIGKILL.
-
-    Args:
-        command: program and arguments.
-        stdout: file descriptor that it writes to; None is ours.
+    Ctrl-C in a terminal reaches both. The program then has ``PATIENCE_S`` to end by itself; then it gets SIGTERM, and
+    at last, or at a second Ctrl-C, SIGKILL.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the program has ended.
     """
-    child = subprocess.Popen(list(command), stdout=stdout)
+    child = subprocess.Popen(command, stdout=stdout)
     try:
         return child.wait()
     except BaseException:
@@ -64,34 +60,31 @@ def call(command: Sequence[str], stdout: int | None = None) -> int:
 def start_apart(
     command: Sequence[str], output: BinaryIO, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Starts a program that this process, of one thread, looks after.
+    """Starts a program in a process group of its own, which Ctrl-C in a terminal does not reach.
 
-    It is in a process group of its own, so that Ctrl-C in a terminal reaches this process alone, which passes it on;
-    and it gets SIGTERM when this process ends, however it does (Linux).
+    It gets SIGTERM when this process, which must have one thread, ends in whatever way (Linux).
 
     Args:
-        command: program and arguments.
         output: an open file for all that it says.
-        environment: of the program.
         pass_fds: open files that it keeps.
 
     Raises:
         OSError: if it cannot be started.
     """
     return subprocess.Popen(
-        list(command),
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=dict(environment),
-        pass_fds=tuple(pass_fds),
+        env=environment,
+        pass_fds=pass_fds,
         process_group=0,
         preexec_fn=_stop_with_parent(),  # noqa: PLW1509 (this process has one thread)
     )
 
 
 def _stop_with_parent() -> Callable[[], None] | None:
-    """What a new process runs before it becomes its program, so that it gets SIGTERM when this one ends."""
+    """What a new process runs first, to get SIGTERM when this one ends."""
     if not sys.platform.startswith("linux"):
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

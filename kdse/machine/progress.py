@@ -19,7 +19,7 @@ class Pace:
         self.started = self.said = time.monotonic()
 
     def due(self) -> bool:
-        """Whether a line is due; if so, the next one is due that much later."""
+        """Whether a line is due; if so, it counts as said."""
         now = time.monotonic()
         if now - self.said < SECONDS_BETWEEN_LINES:
             return False
@@ -33,13 +33,7 @@ def say(line: str) -> None:
 
 
 class Lines:
-    """Lines such as ``index: 20/100 files after 15 s``: at the first call, at the end and at a slow pace between.
-
-    Args:
-        what: is counted for.
-        unit: of the count.
-        show: False prints nothing.
-    """
+    """Lines such as ``index: 20/100 files after 15 s``: at the first call, at the end and at a slow pace between."""
 
     def __init__(self, what: str, unit: str, show: bool = True) -> None:
         self.what, self.unit, self.show = what, unit, show
@@ -55,14 +49,18 @@ class Lines:
 
 
 class Counts:
-    """Counts of things that are done, shown as lines. Its methods may be called from any thread."""
+    """Counts of things that are done: bars of a `rich.progress.Progress`, or lines. Safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, bars: Any = None, show: bool = True) -> None:
+        self._bars, self._show = bars, show
         self._lock = threading.Lock()
 
     def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
         """Begins a count; returns what to call after each unit."""
-        lines = Lines(what, unit)
+        if self._bars is not None:
+            task = self._bars.add_task(what, total=total, completed=done, unit=unit)
+            return lambda: self._bars.advance(task)
+        lines = Lines(what, unit, self._show)
         lines(done, total)
 
         def advance() -> None:
@@ -77,46 +75,21 @@ class Counts:
         """A text, or what `rich` can draw, between the lines."""
         from rich.console import Console
 
-        Console(stderr=True).print(text, markup=False)
-
-
-class _Bars(Counts):
-    """The same as bars on a terminal."""
-
-    def __init__(self, progress: Any) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
-        task = self._progress.add_task(what, total=total, completed=done, unit=unit)
-        return lambda: self._progress.advance(task)
-
-    def print(self, text: Any) -> None:
-        self._progress.console.print(text, markup=False)
-
-
-class _Silent(Counts):
-    """Nothing at all."""
-
-    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
-        return lambda: None
-
-    def print(self, text: Any) -> None:
-        pass
+        if self._show:
+            console = Console(stderr=True) if self._bars is None else self._bars.console
+            console.print(text, markup=False)
 
 
 @contextmanager
 def counting(show: bool = True) -> Iterator[Counts]:
     """Gives what shows counts meanwhile: bars if stderr is a terminal, else lines; nothing if ``show`` is off."""
-    if not show:
-        yield _Silent()
-    elif not sys.stderr.isatty():
-        yield Counts()
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    if not show or not sys.stderr.isatty():
+        yield Counts(show=show)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        what, unit = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[unit]}")
-        columns = (what, BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield _Bars(progress)
+    what, unit = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[unit]}")
+    columns = (what, BarColumn(), MofNCompleteColumn(), unit, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield Counts(bars)

@@ -94,7 +94,7 @@ class Aligned(SpeechModel):
 
             self.init_args["model"] = {
                 "class_path": class_path_of(type(model)),
-                "init_args": dict(getattr(model, "init_args", {})),
+                "init_args": dict(model.init_args),
             }
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = max(1, round(self.inner.hop_samples * sample_rate_hz / self.inner.sample_rate_hz))
@@ -171,7 +171,7 @@ class Aligned(SpeechModel):
             clean = read(self.probe, self.sample_rate_hz, stop=round(PROBE_SECONDS * self.sample_rate_hz))[None]
         pair = torch.cat([clean, with_noise(clean)]).to(device)
         pair = self._resample(pair, pair.shape[1], to_teacher=True)
-        fixed = getattr(self.inner, "fixed_samples", None)  # a graph that takes no more than this
+        fixed = self.inner.fixed_samples  # a graph that takes no more than this
         pair = pair if fixed is None else pair[:, :fixed]
         return pair[:1], pair[1:]
 
@@ -218,7 +218,7 @@ def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool
         built = cls(**dict(model.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
-    return built, bool(getattr(built, "brings_weights", False))
+    return built, built.brings_weights
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdse.models.stft import Stft
+
 #: `lookahead_samples` and `latency_samples` of a model whose every output sample depends on the whole signal.
 UNBOUNDED = sys.maxsize
 
@@ -74,6 +76,11 @@ class SpeechModel(nn.Module):
         latency_samples: algorithmic latency with hop buffering (512 for CRUSE).
         width_parameters: names of the constructor arguments (an int or a list of ints each) that set the width;
             empty if the family cannot be compressed by width.
+        clip: True if the waveform is limited to [-1, 1] after the inverse STFT.
+        imports_code: True if building it runs code that kdse does not ship; checkpoints of it need --trust-code.
+        brings_weights: True if it is built with trained weights, so that it can teach without a checkpoint.
+        fixed_samples: the only length of signal it takes; None for any.
+        parameter_count: parameters of a network that is in a file and not in this module; None where that is unknown.
     """
 
     sample_rate_hz: int = 16000
@@ -82,7 +89,12 @@ class SpeechModel(nn.Module):
     lookahead_samples: int = 0
     latency_samples: int = 0
     width_parameters: tuple[str, ...] = ()
-    init_args: dict[str, Any]
+    clip: bool = False
+    imports_code: bool = False
+    brings_weights: bool = False
+    fixed_samples: int | None = None
+    parameter_count: int | None = None
+    init_args: dict[str, Any] = {}  # of a class without a constructor of its own
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,13 +124,31 @@ class SpeechModel(nn.Module):
 
         A model whose last outputs depend on where the signal ends has an entry ``ended`` ``[B, 1]``, zero at first.
         Set it to one after the last hop that holds audio; the zero hops after it then bring out the rest. Who never
-        ends a signal can ignore it.
+        ends a signal can ignore it. Entries of its STFT are named in `kdse.models.stft.HOST_STATES`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     def step(self, noisy_hop: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One hop ``[B, hop_samples]`` in, one enhanced hop out, ``latency_samples - hop_samples`` samples late."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
+
+    def step_spectrum(self, spectrum: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+        """`step` without its STFT: one frame ``[B, F, 1]`` and the network's states in, the enhanced frame out.
+
+        Spectra are complex tensors, or what `Stft.analyse` gives within `kdse.deploy.export.spectrum.real_spectra`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no STFT that could stay outside")
+
+    @property
+    def front_end(self) -> Stft | None:
+        """The STFT around the network: the submodule ``stft``; None in a model without one."""
+        stft = self._modules.get("stft")
+        return stft if isinstance(stft, Stft) else None
+
+    @property
+    def shortest_samples(self) -> int:
+        """The shortest signal that an exported graph of whole signals takes: a size of 1 would count as a constant."""
+        return 2
 
     @property
     def device(self) -> torch.device:

@@ -28,7 +28,7 @@ import kdse
 from kdse import pretrained
 from kdse.errors import UserError
 from kdse.machine.packages import PackageError
-from kdse.models.base import UNBOUNDED, SpeechModel
+from kdse.models.base import SpeechModel
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
@@ -127,7 +127,9 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
         ValueError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
     """
     if Path(path).suffix == ".onnx":
-        return _load_onnx(Path(path))
+        from kdse.models.onnx_student import load_onnx
+
+        return load_onnx(path)
     content = read_checkpoint(path)
     about = content.get("kdse")
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
@@ -144,29 +146,6 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     except (TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
     load_weights(model, content["state_dict"], source=f"checkpoint {path}")
-    return model.eval()
-
-
-def _load_onnx(path: Path) -> SpeechModel:
-    from kdse.models.onnx import Onnx
-    from kdse.models.onnx_student import OnnxStudent, read_metadata
-
-    about = read_metadata(path)
-    if about is None:
-        return Onnx(str(path)).eval()
-    if about["kind"] == "step":
-        return OnnxStudent(str(path)).eval()
-    lookahead, latency = (UNBOUNDED if about[k] is None else about[k] for k in ("lookahead_samples", "latency_samples"))
-    model = Onnx(
-        str(path),
-        about["sample_rate_hz"],
-        minimum_samples=about.get("minimum_samples") or 1,
-        threads=1,
-        causal=about["causal"],
-        lookahead_samples=lookahead,
-        latency_samples=latency,
-    )
-    model.parameter_count = about.get("parameters")
     return model.eval()
 
 
@@ -189,7 +168,7 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
             raise UserError(f"{source}: the class {class_path!r} does not exist here") from None
     if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
         raise UserError(f"{source}: {class_path!r} is not a kdse model")
-    if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
+    if not trust_code and (cls.imports_code or not cls.__module__.startswith("kdse.models")):
         raise UserError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
 

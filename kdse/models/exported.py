@@ -19,12 +19,8 @@ class ExportedStudent(SpeechModel):
     """A file that `kdse export --streaming` wrote, run hop by hop. Its formats differ in `run` alone.
 
     It has no parameters, gradients or taps and runs on the CPU. A file without the STFT is framed, overlapped and
-    added here, with the front end that its metadata states. Files hold one stream each; the items of a batch follow
-    one another.
-
-    Args:
-        about: the file's metadata, checked.
-        source: the file, for messages.
+    added here, with the front end that its metadata, ``about``, states. Files hold one stream each; the items of a
+    batch follow one another.
     """
 
     def __init__(self, about: dict[str, Any], source: str) -> None:
@@ -34,23 +30,17 @@ class ExportedStudent(SpeechModel):
         self.about = about
         self.sample_rate_hz, self.hop_samples = about["sample_rate_hz"], about["hop_samples"]
         self.causal = about["causal"]
-        self.latency_samples = _or_unbounded(about["latency_samples"])
-        self.lookahead_samples = _or_unbounded(about["lookahead_samples"])
-        self._limit: float | None = None
-        front_end: Stft | None = None
-        if about["stft"] == "outside":
-            front_end, self._limit = _front_end(about["front_end"], source)
+        self.latency_samples, self.lookahead_samples = delays(about)
+        self.parameter_count = about.get("parameters")
+        outside = about["stft"] == "outside"
+        front_end, limit = _front_end(about["front_end"], source) if outside else (None, None)
+        self._limit: float | None = limit
         self._front_end = (front_end,)  # (no submodule: it stays on the CPU, where the file runs)
 
     @property
     def stft(self) -> Stft | None:
         """The STFT that is left to this side."""
         return self._front_end[0]
-
-    @property
-    def parameter_count(self) -> int | None:
-        """Parameters of the student in the file."""
-        return self.about.get("parameters")
 
     def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One hop of one stream: audio ``[1, hop]`` (or a frame ``[1, F, 2]``) and all states in, the same out."""
@@ -75,10 +65,10 @@ class ExportedStudent(SpeechModel):
         hop = noisy_hop.to("cpu", torch.float32)
         if self.stft is None:
             return self._rows(hop, state)
-        wave, new = self.stft.step(hop, state, self._step_spectrum)
+        wave, new = self.stft.step(hop, state, self.step_spectrum)
         return (wave if self._limit is None else wave.clamp(-self._limit, self._limit)), new
 
-    def _step_spectrum(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_spectrum(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         enhanced, new = self._rows(torch.view_as_real(spectrum[:, :, 0]), state)
         return torch.view_as_complex(enhanced.contiguous())[:, :, None], new
 
@@ -90,8 +80,10 @@ class ExportedStudent(SpeechModel):
         return torch.cat([row[0] for row in rows]), {n: torch.cat([row[1][n] for row in rows]) for n in names}
 
 
-def _or_unbounded(samples: int | None) -> int:
-    return UNBOUNDED if samples is None else samples
+def delays(about: dict[str, Any]) -> tuple[int, int]:
+    """Latency and look-ahead in samples that a file's metadata state, as a `SpeechModel` states them."""
+    latency, lookahead = (about[name] for name in ("latency_samples", "lookahead_samples"))
+    return UNBOUNDED if latency is None else latency, UNBOUNDED if lookahead is None else lookahead
 
 
 def _front_end(about: dict[str, Any], source: str) -> tuple[Stft, float | None]:
@@ -103,11 +95,7 @@ def _front_end(about: dict[str, Any], source: str) -> tuple[Stft, float | None]:
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
-    """Checks the JSON of a file and returns it.
-
-    Raises:
-        ValueError: one line naming the file, if it is damaged or of another version.
-    """
+    """The JSON of a file, checked; a ValueError names a file that is damaged or of another version."""
     try:
         about = json.loads(text)
     except ValueError:
@@ -147,8 +135,8 @@ _RULES = {
     "stft": lambda v: v in ("inside", "outside"),
     "sample_rate_hz": _positive,
     "hop_samples": _positive,
-    "latency_samples": lambda v: v is None or (type(v) is int and v >= 0),
-    "lookahead_samples": lambda v: v is None or (type(v) is int and v >= 0),
+    "latency_samples": lambda v: v in (None, 0) or _positive(v),
+    "lookahead_samples": lambda v: v in (None, 0) or _positive(v),
     "minimum_samples": lambda v: v is None or _positive(v),
     "causal": lambda v: isinstance(v, bool),
     "states": lambda v: isinstance(v, list) and all(_is_state(entry) for entry in v),

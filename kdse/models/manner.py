@@ -120,6 +120,11 @@ class Manner(SpeechModel):
             length = (length - 1) * self.stride + self.kernel
         return length
 
+    @property
+    def shortest_samples(self) -> int:
+        """More than its deepest layer needs (597 with published strides): a graph has no case for what is padded."""
+        return self.padded_samples(1) + 1
+
     def taps(self) -> dict[str, Tap]:
         """Per block its views (if it has any) and its output; the bottleneck between encoder and decoder."""
         taps = _block_taps("encoder", self.encoder)

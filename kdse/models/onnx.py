@@ -25,8 +25,7 @@ class Onnx(SpeechModel):
 
     It runs on the CPU whatever the student's device, without gradient and without taps. The graph has one input
     ``[B, N]``, ``[B, 1, N]`` or ``[N]``; a batch of fixed size (1 is common) is served in pieces of that size, and for
-    a fixed length shorter audio is filled with zeros, longer audio refused: cutting it would leave seams in the
-    lesson. A graph that carries a streaming state in further inputs is refused too.
+    a fixed length shorter audio is filled with zeros, longer audio refused.
 
     A checkpoint that names an ONNX file is refused unless the reader passes --trust-code. Needs the package
     onnxruntime (tested with 1.31).
@@ -45,7 +44,6 @@ class Onnx(SpeechModel):
     imports_code = True
     brings_weights = True
     file_sha256: Tensor
-    parameter_count: int | None = None  # where the file says so
 
     def __init__(
         self,
@@ -63,7 +61,10 @@ class Onnx(SpeechModel):
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
         self._session = open_session(path, threads)
         self._input = _only_input(self._session, path)
-        self._output = _choose_output(self._session, output_name, path)
+        outputs = [output.name for output in self._session.get_outputs()]
+        self._output = outputs[0] if output_name is None else output_name
+        if self._output not in outputs:
+            raise UserError(f"Onnx: output_name={output_name!r}: {path} has {', '.join(outputs)}")
         self.fixed_samples = self._input.samples
         # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
         self.register_buffer("file_sha256", file_identity(Path(path), Path(path + ".data")))
@@ -90,7 +91,8 @@ class Onnx(SpeechModel):
             count = items.shape[0]
             if count < piece:
                 items = torch.cat([items, items.new_zeros(piece - count, items.shape[1])])
-            fed = items.reshape(_fed_shape(self._input.rank, piece, items.shape[1])).numpy()
+            samples = items.shape[1]
+            fed = items.reshape([[samples], [piece, samples], [piece, 1, samples]][self._input.rank - 1]).numpy()
             (wave,) = self._session.run([self._output], {self._input.name: fed})
             waves.append(self._rows(torch.from_numpy(wave), piece)[:count])
         return torch.cat(waves).to(heard.device, torch.float32)
@@ -115,13 +117,7 @@ class _Input(NamedTuple):
 
 
 def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession:
-    """An onnxruntime session on the CPU.
-
-    Args:
-        path: the file.
-        threads: threads of onnxruntime; 0 lets it choose.
-        who: asks, for messages.
-    """
+    """An onnxruntime session on the CPU of so many threads (0: it chooses); ``who`` asks, for messages."""
     if not Path(path).is_file():
         raise UserError(f"{who}: path {path}: no such file")
     onnxruntime = required("onnxruntime")
@@ -151,14 +147,3 @@ def _only_input(session: InferenceSession, path: str) -> _Input:
             f"Onnx: path {path}: its input {entry.name!r} is {entry.shape}; it must be audio [B, N], [B, 1, N] or [N]"
         )
     return _Input(entry.name, len(sizes), 1 if len(sizes) == 1 else sizes[0], sizes[-1], DTYPES[entry.type])
-
-
-def _choose_output(session: InferenceSession, wanted: str | None, path: str) -> str:
-    names = [output.name for output in session.get_outputs()]
-    if wanted is not None and wanted not in names:
-        raise UserError(f"Onnx: output_name={wanted!r}: {path} has {', '.join(names)}")
-    return str(wanted or names[0])
-
-
-def _fed_shape(rank: int, batch: int, samples: int) -> list[int]:
-    return [[samples], [batch, samples], [batch, 1, samples]][rank - 1]

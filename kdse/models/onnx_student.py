@@ -1,4 +1,4 @@
-"""`OnnxStudent`: a student from an ONNX file of `kdse export`, run hop by hop by onnxruntime."""
+"""ONNX files of `kdse export` as models: `OnnxStudent` runs one hop by hop, `load_onnx` any of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError
-from kdse.models.exported import ExportedStudent, parse
+from kdse.models.base import SpeechModel
+from kdse.models.exported import ExportedStudent, delays, parse
 from kdse.models.foreign import file_identity
-from kdse.models.onnx import open_session
+from kdse.models.onnx import Onnx, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -58,11 +59,7 @@ class OnnxStudent(ExportedStudent):
 
 
 def session_metadata(session: InferenceSession, source: str) -> dict[str, Any] | None:
-    """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing.
-
-    Raises:
-        ValueError: if it is damaged or of another version.
-    """
+    """What kdse wrote into the file of an onnxruntime session; None if it wrote nothing (errors as of `parse`)."""
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     return None if text is None else parse(text, source)
 
@@ -74,6 +71,27 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
         ValueError: if the file cannot be run, or its metadata is damaged.
     """
     return session_metadata(open_session(str(path), 1, "OnnxStudent"), str(path))
+
+
+def load_onnx(path: str | Path) -> SpeechModel:
+    """What runs an ONNX file, in eval mode: `OnnxStudent` for single hops of `kdse export`, else `Onnx`."""
+    about = read_metadata(path)
+    if about is None:
+        return Onnx(str(path)).eval()
+    if about["kind"] == "step":
+        return OnnxStudent(str(path)).eval()
+    latency, lookahead = delays(about)
+    model = Onnx(
+        str(path),
+        about["sample_rate_hz"],
+        minimum_samples=about.get("minimum_samples") or 1,
+        threads=1,
+        causal=about["causal"],
+        lookahead_samples=lookahead,
+        latency_samples=latency,
+    )
+    model.parameter_count = about.get("parameters")
+    return model.eval()
 
 
 def _check(session: InferenceSession, inputs: list[str], outputs: list[str], source: str) -> None:

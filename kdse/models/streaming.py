@@ -1,7 +1,4 @@
-"""Streaming: a model of bounded look-ahead over audio in pieces, equal to the model over the whole signal.
-
-Samples that would spoil a model's state are refused.
-"""
+"""Streaming: a model of bounded look-ahead over audio in pieces, equal to the model over the whole signal."""
 
 from __future__ import annotations
 
@@ -13,31 +10,31 @@ from torch import Tensor
 from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, SpeechModel
 
-#: Largest absolute sample, 120 dB above full scale (which is 1). Our choice: 16- and 24-bit integers that were not
-#: scaled down pass. Far above, from 1e18 on, squares overflow float32; and already a lone sample of 1e10 would weigh
-#: so much in a model's running statistics that hours of speech after it would be treated as silence.
+#: Largest absolute sample, 120 dB above full scale. Our choice: 16- and 24-bit integers that were not scaled down pass;
+#: a lone sample of 1e10 would make a model's running statistics treat hours of speech after it as silence.
 LARGEST = 1e6
 
 
 def can_stream(model: SpeechModel) -> bool:
     """Whether a model offers the streaming contract: bounded look-ahead, with its own `initial_state` and `step`."""
     cls = type(model)
-    bounded = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
-    return bounded and cls.step is not SpeechModel.step and cls.initial_state is not SpeechModel.initial_state
+    own = cls.step is not SpeechModel.step and cls.initial_state is not SpeechModel.initial_state
+    return own and _bounded(model)
+
+
+def _bounded(model: SpeechModel) -> bool:
+    return model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
 
 
 class Streamer:
     """Feeds audio of any chunking through a streaming model, hop by hop, and takes its delay out of the result.
 
     The outputs of all `push` calls and the final `flush`, joined, are ``model(noisy).waveform`` of the joined input:
-    as long, aligned in time, the same for any chunking, equal to float32 rounding. Memory does not grow.
-
-    A sample comes out once the hop that completes its last frame is in: at most ``latency_samples`` later
-    (``model.latency_samples``). Audio is ``[B, n]`` at the model's sample rate; n may be zero.
+    as long, aligned in time, the same for any chunking, equal to float32 rounding. Memory does not grow. A sample comes
+    out at most ``model.latency_samples`` later.
 
     Args:
-        model: a model with `initial_state` and `step` that looks ahead no further than a fixed distance; it is put in
-            eval mode.
+        model: a model that streams (`can_stream`); it is put in eval mode.
         batch: independent streams side by side (the channels of a file, for example).
 
     Raises:
@@ -46,8 +43,7 @@ class Streamer:
 
     def __init__(self, model: SpeechModel, batch: int = 1) -> None:
         if not can_stream(model):
-            finite = model.lookahead_samples < UNBOUNDED and model.latency_samples < UNBOUNDED
-            why = "it has no `step`" if finite else "its output depends on all that follows"
+            why = "it has no `step`" if _bounded(model) else "its output depends on all that follows"
             raise UserError(f"{type(model).__name__} does not stream: {why}")
         self.model = model.eval()
         self.batch = batch
@@ -70,8 +66,7 @@ class Streamer:
         """Takes ``[B, n]`` samples, returns the ``[B, m]`` that are ready.
 
         Raises:
-            ValueError: on another batch size, or on samples that `check_samples` refuses (they
-                would stay in the state for good). The state is as before then.
+            ValueError: on another batch size, or on samples that `check_samples` refuses. The state is as before then.
         """
         if samples.ndim != 2 or samples.shape[0] != self.batch:
             raise UserError(f"expected samples [{self.batch}, n], got {list(samples.shape)}")
@@ -117,15 +112,9 @@ class Streamer:
 
 
 def check_samples(samples: Tensor, position: int, rate_hz: int) -> None:
-    """Refuses what would spoil a model's state.
+    """Refuses samples ``[C, n]`` that would spoil a model's state: NaN, infinite or larger than `LARGEST`.
 
-    Args:
-        samples: ``[C, n]``.
-        position: of their first sample in the signal.
-        rate_hz: of the signal, for the message.
-
-    Raises:
-        ValueError: naming the first sample that is NaN, infinite or larger than `LARGEST`.
+    The ValueError names the first one, given the ``position`` of the samples in the signal.
     """
     for fault, bad in (
         ("NaN or infinite samples", ~torch.isfinite(samples)),

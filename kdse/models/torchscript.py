@@ -15,15 +15,13 @@ from kdse.models.foreign import file_identity, first_line, run_foreign
 class TorchScript(SpeechModel):
     """A file of torch.jit.save (scripted or traced) from noisy wave to enhanced wave.
 
-    Such a file is a program. It runs in torch's own interpreter, not in Python, so it cannot import code, but it may
-    call any operator of torch, among them those that read and write files: load only files you trust. A checkpoint
-    that names one is refused unless the reader passes --trust-code.
+    Such a file is a program of torch's own interpreter. It cannot import code, but it may call any operator of torch,
+    among them those that read and write files: load only files you trust. A checkpoint that names one is refused unless
+    the reader passes --trust-code.
 
-    Modules inside the program run in the interpreter, where hooks are not called: it has no taps, so use objectives
-    on the output, or `kdse.models.Wrapped` with the network's Python class.
-
-    A frozen program (torch.jit.freeze) holds its weights as constants and runs on the CPU only; save it unfrozen to
-    teach on a GPU.
+    The interpreter calls no hooks, so it has no taps: use objectives on the output, or `kdse.models.Wrapped` with the
+    network's Python class. A frozen program (torch.jit.freeze) runs on the CPU only: unfrozen it
+    teaches on a GPU too.
 
     Args:
         path: the file.

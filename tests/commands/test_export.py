@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from kdse.cli import main
-from kdse.deploy.export import write
+from kdse.deploy.export import onnx_graph, parity
 from kdse.distiller import Distiller
 from kdse.models import Cruse, Uformer
 from kdse.models.checkpoint import describe, load_model
@@ -37,8 +37,8 @@ def save(model, path, **more):
 def ready_made(monkeypatch):
     """The exporter's part done before, for a tiny UNet."""
     content = step_bytes("tiny")
-    monkeypatch.setattr(write.onnx_file, "build", lambda *a, **k: content)
-    monkeypatch.setattr(write.parity, "SECONDS", 1.0)
+    monkeypatch.setattr(onnx_graph, "build", lambda *a, **k: content)
+    monkeypatch.setattr(parity, "SECONDS", 1.0)
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
 
 

@@ -107,7 +107,9 @@ def test_an_overlap_of_more_than_half_a_chunk_is_refused():
         CrossFade(Half(), 100, 51)
 
 
-@pytest.mark.parametrize(("rate", "new_rate"), [(48000, 16000), (44100, 16000), (8000, 16000), (16000, 16000)])
+@pytest.mark.parametrize(
+    ("rate", "new_rate"), [(48000, 16000), (44100, 16000), (44101, 16000), (8000, 16000), (16000, 16000)]
+)
 @pytest.mark.parametrize("sizes", [[], [1000, 7, 2500]], ids=str)
 def test_resampling_in_pieces_equals_resampling_at_once(rate, new_rate, sizes):
     signal = torch.randn(2, 9001)

@@ -100,7 +100,7 @@ def test_any_rate_and_channels_keep_length_and_alignment(rate, channels):
     torch.testing.assert_close(result[:, inner], tone[:, inner], atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("rate", [16000, 48000, 44100, 8000])
+@pytest.mark.parametrize("rate", [16000, 48000, 44100, 44101, 8000])
 def test_a_sample_is_out_before_the_stated_latency_is_over(rate):
     """Every output sample n must be readable once the input up to n + latency is in, with the input still open."""
     model, pcm = Passing(), Pcm("s16le", rate)
@@ -115,10 +115,10 @@ def test_a_sample_is_out_before_the_stated_latency_is_over(rate):
     pipes.end()
 
 
-def test_the_stated_latency_is_the_models_at_its_own_rate_and_small_at_48_khz():
+def test_the_stated_latency_is_the_models_at_its_own_rate_and_small_at_others():
     assert latency_seconds(Passing(), 16000) == (0.032, 0)
-    assert 0.001 < latency_seconds(Passing(), 48000)[1] < 0.002
-    assert 0.03 < latency_seconds(Passing(), 44100)[1] < 0.042
+    for rate in (48000, 44100, 44101):
+        assert 0.001 < latency_seconds(Passing(), rate)[1] < 0.002
 
 
 def test_what_is_mixed_in_is_aligned():

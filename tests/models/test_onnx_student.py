@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from kdse.deploy.export import onnx_file
+from kdse.deploy.export import onnx_graph
 from kdse.deploy.files import enhance_file
 from kdse.evaluation.systems import model_system
 from kdse.models import Onnx, OnnxStudent
@@ -92,7 +92,7 @@ def changed(folder, **entries):
     proto = onnx.load_model_from_string(content)
     about = json.loads(proto.metadata_props[0].value) | entries
     path = folder / "changed.onnx"
-    path.write_bytes(onnx_file.with_metadata(content, about))
+    path.write_bytes(onnx_graph.with_metadata(content, about))
     return path
 
 
@@ -144,7 +144,7 @@ def test_a_graph_of_whole_signals_keeps_its_sample_rate(tmp_path):
     assert isinstance(load_model(path), Onnx)
     about = json.loads(onnx.load_model_from_string(step_bytes("tiny")).metadata_props[0].value)
     about |= {"kind": "whole", "states": [], "sample_rate_hz": 8000, "latency_samples": None, "lookahead_samples": None}
-    path.write_bytes(onnx_file.with_metadata(path.read_bytes(), about))
+    path.write_bytes(onnx_graph.with_metadata(path.read_bytes(), about))
     loaded = load_model(path)
     assert isinstance(loaded, Onnx) and loaded.sample_rate_hz == 8000 and not can_stream(loaded)
     with pytest.raises(ValueError, match="holds a graph for whole signals"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -66,47 +67,29 @@ def measure(
     Raises:
         ValueError: if a system does not run, or returns NaN or infinite samples.
     """
-    times: dict[str, list[np.ndarray]] = {label: [] for label in systems}
     reports: dict[str, list[dict[str, Any]]] = {label: [] for label in systems}
+    rates = {label: _rate_of(source) for label, source in systems.items()}
     with tempfile.TemporaryDirectory() as folder:
-        heard = _Audio(audio, sample_rate_hz, Path(folder))
+        for rate in {*rates.values()}:
+            np.save(f"{folder}/{rate}.npy", _resampled(audio, sample_rate_hz, rate))
         for number in range(rounds):
             for label, source in systems.items():
                 tell(f"round {number + 1} of {rounds}: {label}")
-                report, seconds = _run(label, source, heard, threads, Path(folder))
-                reports[label].append(report)
-                times[label].append(seconds)
-    return [_summary(label, source, reports[label], times[label]) for label, source in systems.items()]
+                reports[label].append(_run(label, source, f"{folder}/{rates[label]}.npy", rates[label], threads))
+    return [_summary(label, source, reports[label]) for label, source in systems.items()]
 
 
-class _Audio:
-    """The same audio at the rates that are asked for, each made once."""
+def _resampled(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    from scipy.signal import resample_poly
 
-    def __init__(self, audio: np.ndarray, sample_rate_hz: int, folder: Path) -> None:
-        self.audio, self.sample_rate_hz, self.folder = np.asarray(audio, np.float32), sample_rate_hz, folder
-
-    def at(self, rate: int) -> Path:
-        path = self.folder / f"audio_{rate}.npy"
-        if not path.exists():
-            from math import gcd
-
-            from scipy.signal import resample_poly
-
-            divisor = gcd(rate, self.sample_rate_hz)
-            up, down = rate // divisor, self.sample_rate_hz // divisor
-            wave = self.audio if up == down else resample_poly(self.audio, up, down)
-            np.save(path, np.clip(wave, -1, 1).astype(np.float32))
-        return path
+    divisor = math.gcd(from_hz, to_hz)
+    wave = audio if from_hz == to_hz else resample_poly(audio.astype(np.float32), to_hz // divisor, from_hz // divisor)
+    return np.clip(wave, -1, 1).astype(np.float32)
 
 
-def _run(label: str, source: str, heard: _Audio, threads: int, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
-    job, times = folder / "job.json", folder / "times.npy"
-    rate = _rate_of(source)
-    job.write_text(
-        json.dumps({"source": source, "threads": threads, "audio": str(heard.at(rate)), "times": str(times)})
-    )
+def _run(label: str, source: str, audio: str, rate: int, threads: int) -> dict[str, Any]:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", str(job)]
+    command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", source, audio, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -118,9 +101,9 @@ def _run(label: str, source: str, heard: _Audio, threads: int, folder: Path) -> 
         raise UserError(f"{label}: works at {report['sample_rate_hz']} Hz and heard audio of {rate} Hz")
     if not report["finite"]:
         raise UserError(f"{label}: returned NaN or infinite samples; its timing would mean nothing")
-    if not report["hops"]:
+    if not report["seconds"]:
         raise UserError(f"{label}: the audio is shorter than one of its hops; give a longer --audio or --seconds")
-    return report, np.load(times)
+    return report
 
 
 def _rate_of(source: str) -> int:
@@ -141,23 +124,23 @@ def _rate_of(source: str) -> int:
     return int(read_checkpoint(source).get("kdse", {}).get("sample_rate_hz", 16000))
 
 
-def _summary(label: str, source: str, reports: list[dict[str, Any]], times: list[np.ndarray]) -> Measured:
-    first, all_times = reports[0], 1000 * np.concatenate(times)
+def _summary(label: str, source: str, reports: list[dict[str, Any]]) -> Measured:
+    first, path = reports[0], Path(source)
+    times = 1000 * np.concatenate([report["seconds"] for report in reports])
     hop_seconds = first["hop_samples"] / first["sample_rate_hz"]
-    factors = [float(part.mean()) / hop_seconds for part in times]
-    path = Path(source)
+    factors = [float(np.mean(report["seconds"])) / hop_seconds for report in reports]
     return Measured(
         label=label,
         runtime=first["runtime"],
         hop_ms=1000 * hop_seconds,
         latency_ms=1000 * first["latency_samples"] / first["sample_rate_hz"],
-        median_ms=float(np.median(all_times)),
-        p99_ms=float(np.percentile(all_times, 99)),
-        worst_ms=float(all_times.max()),
+        median_ms=float(np.median(times)),
+        p99_ms=float(np.percentile(times, 99)),
+        worst_ms=float(times.max()),
         real_time_factor=float(np.median(factors)),
         fastest=min(factors),
         slowest=max(factors),
-        hops=len(all_times),
+        hops=len(times),
         load_seconds=min(report["load_seconds"] for report in reports),
         peak_bytes=max(report["peak_bytes"] for report in reports),
         python_bytes=min(report["python_bytes"] for report in reports),
@@ -169,7 +152,7 @@ def _summary(label: str, source: str, reports: list[dict[str, Any]], times: list
 def weight_bytes(path: Path) -> int:
     """Bytes of a graph's initializers, or of a checkpoint's model tensors."""
     if path.suffix == ".onnx":
-        from kdse.deploy.export.onnx_file import initializer_bytes
+        from kdse.deploy.export.onnx_graph import initializer_bytes
 
         return initializer_bytes(path.read_bytes())
     from kdse.models.checkpoint import MODEL_PREFIX, read_checkpoint

@@ -1,4 +1,4 @@
-"""Times one system in a process of its own: `python -m kdse.deploy.benchmark.worker JOB.json`.
+"""Times one system in a process of its own: `python -m kdse.deploy.benchmark.worker SOURCE AUDIO.npy THREADS`.
 
 A process a system makes its peak memory its own, and lets each runtime start as a user's would.
 """
@@ -15,43 +15,31 @@ import numpy as np
 
 from kdse.deploy.benchmark.runners import open_runner
 
-#: Hops before the clock starts: caches, lazy allocations.
-WARM_UP = 20
 
-
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs a job and returns what it measured.
+def run(source: str, audio: str, threads: int) -> dict[str, Any]:
+    """What `measure` needs to know of one run, with the seconds of each hop.
 
     Args:
-        job: "source" and "threads" of `open_runner`, "audio" (a .npy file of float32 samples at the runner's rate),
-            "times" (the .npy file to write the seconds of each hop to).
+        source, threads: as in `open_runner`.
+        audio: a .npy file of float32 samples at the runner's rate.
     """
-    empty = peak_bytes()
+    python_bytes = peak_bytes()
     start = time.perf_counter()
-    runner = open_runner(job["source"], job["threads"])
+    runner = open_runner(source, threads)
     loaded = time.perf_counter() - start
-    audio = np.load(job["audio"])
-    hops = audio[: len(audio) // runner.hop_samples * runner.hop_samples].reshape(-1, runner.hop_samples)
-    times, finite = np.zeros(len(hops)), True
-    for hop in hops[:WARM_UP]:
+    samples = np.load(audio)
+    hops = samples[: len(samples) // runner.hop_samples * runner.hop_samples].reshape(-1, runner.hop_samples)
+    seconds, finite = [], True
+    for hop in hops[:20]:  # fills caches before the clock starts
         runner.process(hop)
-    for index, hop in enumerate(hops):
+    for hop in hops:
         begin = time.perf_counter()
         enhanced = runner.process(hop)
-        times[index] = time.perf_counter() - begin
+        seconds.append(time.perf_counter() - begin)
         finite = finite and bool(np.isfinite(enhanced).all())
-    np.save(job["times"], times)
-    return {
-        "sample_rate_hz": runner.sample_rate_hz,
-        "hop_samples": runner.hop_samples,
-        "latency_samples": runner.latency_samples,
-        "runtime": runner.runtime,
-        "load_seconds": loaded,
-        "hops": len(hops),
-        "finite": finite,
-        "peak_bytes": peak_bytes(),
-        "python_bytes": empty,
-    }
+    about = {name: value for name, value in runner._asdict().items() if name != "process"}
+    memory = {"peak_bytes": peak_bytes(), "python_bytes": python_bytes}
+    return about | memory | {"load_seconds": loaded, "seconds": seconds, "finite": finite}
 
 
 def peak_bytes() -> int:
@@ -67,13 +55,8 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def main() -> int:
+if __name__ == "__main__":
     try:
-        print(json.dumps(run(json.loads(Path(sys.argv[1]).read_text()))))
+        print(json.dumps(run(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
     except ValueError as error:
         print(json.dumps({"error": str(error)}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,8 +18,8 @@ class ProductGru(nn.GRU):
         i = W_ih x + b_ih      r = sigmoid(i_r + h_r)      n = tanh(i_n + r * h_n)
         h = W_hh h + b_hh      z = sigmoid(i_z + h_z)      h' = n + z * (h - n)
 
-    Equal to `nn.GRU` up to float32 rounding. Frames follow each other in a Python loop, so an export holds one copy of
-    the cell per frame: meant for graphs of one frame. It is never built: `gru_as_products` lends its method.
+    Equal to `nn.GRU` up to float32 rounding. An export holds one copy of the cell per frame: meant for graphs of one
+    frame. It is never built: `gru_as_products` lends its method.
     """
 
     # nn.GRU takes a PackedSequence too, which no graph of one frame holds

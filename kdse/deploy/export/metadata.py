@@ -8,57 +8,55 @@ from pathlib import Path
 from typing import Any
 
 import kdse
-from kdse.deploy.export.graphs import Step
-from kdse.deploy.export.whole import WholeSignal
+from kdse.deploy.export.graphs import Graph
 from kdse.models.base import UNBOUNDED, SpeechModel
 from kdse.models.exported import FORMAT_VERSION
-from kdse.models.stft import Stft
 
 
-def describe_export(model: SpeechModel, graph: Step | None, stft: str, checkpoint: Path | None) -> dict[str, Any]:
-    """The metadata of a file that holds ``model``; `parity` and `quantized` are null until they are known.
+def describe_export(graph: Graph, checkpoint: Path | None) -> dict[str, Any]:
+    """The metadata of a file; `parity` and `quantized` are null until they are known.
 
     Args:
-        model: the student.
-        graph: its step graph; None for whole signals.
-        stft: "inside" or "outside".
+        graph: what the file holds.
         checkpoint: where the student came from: its run folder knows its config and validation scores.
     """
     from kdse.models.budget import count_parameters
     from kdse.models.checkpoint import describe, fingerprint
 
-    states = {} if graph is None else graph.first_states(1)
-    origin = _origin(checkpoint)
+    model = graph.model
     return {
         "format_version": FORMAT_VERSION,
-        "kind": "whole" if graph is None else "step",
-        "stft": stft,
+        "kind": graph.kind,
+        "stft": graph.stft,
         "kdse_version": kdse.__version__,
         "sample_rate_hz": int(model.sample_rate_hz),
         "hop_samples": int(model.hop_samples),
-        "latency_samples": None if model.latency_samples >= UNBOUNDED else int(model.latency_samples),
-        "lookahead_samples": None if model.lookahead_samples >= UNBOUNDED else int(model.lookahead_samples),
+        "latency_samples": _bounded(model.latency_samples),
+        "lookahead_samples": _bounded(model.lookahead_samples),
         "causal": bool(model.causal),
-        "minimum_samples": WholeSignal(model).minimum_samples if graph is None else None,
+        "minimum_samples": model.shortest_samples if graph.kind == "whole" else None,
         "states": [
             {"name": name, "shape": list(state.shape), "dtype": str(state.dtype).removeprefix("torch.")}
-            for name, state in states.items()
+            for name, state in graph.first_states(1).items()
         ],
         "front_end": _front_end(model),
         "model": describe(model)["model"],
         "parameters": count_parameters(model),
         "weights_sha256": fingerprint(model),
-        "config_sha256": origin["config_sha256"],
-        "scores": origin["scores"],
+        **_origin(checkpoint),
         "quantized": None,
         "parity": None,
     }
 
 
+def _bounded(samples: int) -> int | None:
+    return None if samples >= UNBOUNDED else int(samples)
+
+
 def _front_end(model: SpeechModel) -> dict[str, Any] | None:
     """The STFT that a host has to compute; `limit` is the clipping of the waveform that comes after it."""
-    stft = getattr(model, "stft", None)
-    if not isinstance(stft, Stft):
+    stft = model.front_end
+    if stft is None:
         return None
     return {
         "n_fft": stft.n_fft,
@@ -66,7 +64,7 @@ def _front_end(model: SpeechModel) -> dict[str, Any] | None:
         "window_samples": stft.window_samples,
         "window_offset": stft.window_offset,
         "window": stft.window_name,
-        "limit": 1.0 if getattr(model, "clip", False) else None,
+        "limit": 1.0 if model.clip else None,
     }
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kdse.audio.files import EXTENSIONS, AudioError, read
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
+from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.streaming import Streamer
 
 #: Largest difference of any sample, of full scale: -80 dB. Our choice: far below what 16 bits hear, far above float32.
@@ -65,8 +66,6 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
     Raises:
         ValueError: for a file that cannot be read, or is shorter than 4 s.
     """
-    from kdse.audio.files import read
-
     if file is not None:
         try:
             wave = read(file, sample_rate_hz)
@@ -75,35 +74,22 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
         if wave.numel() < SECONDS * sample_rate_hz:
             raise UserError(f"--parity-audio {file}: is {wave.numel() / sample_rate_hz:.1f} s long; give 4 s or more")
         return wave[None], Path(file).name
-    samples = round(SECONDS * sample_rate_hz)
     root = os.environ.get("KDSE_CORPUS")
-    speech, noise = (
-        _first_of(Path(root) / part / "test", samples, sample_rate_hz) if root else None for part in _PARTS
-    )
+    speech, noise = (_first_of(root, part, sample_rate_hz) if root else None for part in ("speech", "noise"))
     if speech is None or noise is None:
-        from kdse.models.probe_speech import speech_like, with_noise
-
-        return _with_silence(with_noise(speech_like(sample_rate_hz, SECONDS)), sample_rate_hz), PROBE
-    gain = speech[0].square().mean().sqrt() / noise[0].square().mean().sqrt().clamp_min(1e-9) * 10 ** (-SNR_DB / 20)
-    mixed = speech[0] + gain * noise[0]
-    quiet = _with_silence((mixed / mixed.abs().max().clamp_min(1.0))[None], sample_rate_hz)
-    return quiet, f"{speech[1]} + {noise[1]} at {SNR_DB:g} dB"
-
-
-def _with_silence(wave: Tensor, sample_rate_hz: int) -> Tensor:
-    wave = wave.clone()
-    wave[:, 2 * sample_rate_hz : 5 * sample_rate_hz // 2] = 0
-    return wave
+        mixed, signal = with_noise(speech_like(sample_rate_hz, SECONDS)), PROBE
+    else:
+        gain = speech[0].square().mean().sqrt() / noise[0].square().mean().sqrt().clamp_min(1e-9) * 10 ** (-SNR_DB / 20)
+        mixed = (speech[0] + gain * noise[0])[None]
+        mixed, signal = mixed / mixed.abs().max().clamp_min(1.0), f"{speech[1]} + {noise[1]} at {SNR_DB:g} dB"
+    mixed[:, 2 * sample_rate_hz : 5 * sample_rate_hz // 2] = 0
+    return mixed, signal
 
 
-_PARTS = ("speech", "noise")
-
-
-def _first_of(folder: Path, samples: int, sample_rate_hz: int) -> tuple[Tensor, str] | None:
-    """The first file of a folder that is long enough and not silent, and its name."""
-    from kdse.audio.files import EXTENSIONS, AudioError, read
-
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS):
+def _first_of(corpus: str, part: str, sample_rate_hz: int) -> tuple[Tensor, str] | None:
+    """The first file of a corpus' test split that is long enough and not silent, and its name."""
+    samples = round(SECONDS * sample_rate_hz)
+    for path in sorted(p for p in Path(corpus, part, "test").rglob("*") if p.suffix.lower() in EXTENSIONS):
         try:
             wave = read(path, sample_rate_hz, 0, samples)
         except AudioError:  # shorter than that, or damaged: the next one will do
@@ -114,31 +100,28 @@ def _first_of(folder: Path, samples: int, sample_rate_hz: int) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def compare_steps(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: str) -> Parity:
-    """A step file against the model hop by hop, and against its whole forward pass with the delay taken out."""
-    found = _stream(exported, noisy)
-    against = {"hop by hop": _stream(model, noisy), "over the whole signal": model.eval()(noisy).waveform}
-    return _worst(found, against, noisy, model, signal)
+def compare(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: str, kind: str) -> Parity:
+    """A file, as a model, against the student, by the graph that it holds.
 
+    "step": hop by hop, and against the whole forward pass with the delay taken out. "whole": on the signal, and on a
+    part of it of an odd length.
 
-@torch.no_grad()
-def compare_whole(exported: Callable[[Tensor], Tensor], model: SpeechModel, noisy: Tensor, signal: str) -> Parity:
-    """A file of whole signals against the model, on the signal and on a part of an odd length."""
-    part = noisy[:, : noisy.shape[1] // 3 | 1]
-    results = [
-        _worst(exported(wave), {"over the whole signal": model.eval()(wave).waveform}, wave, model, signal)
-        for wave in (part, noisy)
-    ]
-    worst = max(results, key=lambda r: r.max_abs_difference)
-    return worst._replace(seconds=results[-1].seconds)
+    Raises:
+        ValueError: if lengths differ.
+    """
+    model = model.eval()
+    if kind == "step":
+        found, hop_by_hop = _stream(exported, noisy), _stream(model, noisy)
+        pairs = [(found, hop_by_hop), (found, model(noisy).waveform)]
+    else:
+        waves = (noisy[:, : noisy.shape[1] // 3 | 1], noisy)
+        pairs = [(exported(wave).waveform, model(wave).waveform) for wave in waves]
+    difference, place = max(_difference(*pair) for pair in pairs)
+    return Parity(difference, place / model.sample_rate_hz, noisy.shape[1] / model.sample_rate_hz, signal)
 
 
 def require(parity: Parity, what: str, tolerance: float = TOLERANCE) -> None:
-    """Refuses a file that is too far from PyTorch.
-
-    Raises:
-        ValueError: with the difference, where it is, and the tolerance.
-    """
+    """Refuses a file that is too far from PyTorch with a ValueError of the difference, its place and the tolerance."""
     if not parity.max_abs_difference <= tolerance:
         raise UserError(
             f"{what}: the exported file differs from PyTorch by {parity.max_abs_difference:.3g} at "
@@ -151,13 +134,9 @@ def _stream(model: SpeechModel, noisy: Tensor) -> Tensor:
     return torch.cat([streamer.push(noisy), streamer.flush()], dim=1)
 
 
-def _worst(found: Tensor, against: dict[str, Tensor], noisy: Tensor, model: SpeechModel, signal: str) -> Parity:
-    """The largest difference; infinite where the file gives what is not finite, or another length."""
-    rate, difference, place = model.sample_rate_hz, -1.0, 0
-    for how, wanted in against.items():
-        if found.shape != wanted.shape:
-            raise UserError(f"the exported file gives {list(found.shape)} {how}, PyTorch {list(wanted.shape)}")
-        apart = (found - wanted).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-        if apart.max() > difference:
-            difference, place = float(apart.max()), int(apart.argmax()) % apart.shape[1]
-    return Parity(difference, place / rate, noisy.shape[1] / rate, signal)
+def _difference(found: Tensor, wanted: Tensor) -> tuple[float, int]:
+    """The largest difference and its sample; infinite where the file gives what is not finite."""
+    if found.shape != wanted.shape:
+        raise UserError(f"the exported file gives {list(found.shape)}, PyTorch {list(wanted.shape)}")
+    apart = (found - wanted).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(apart.max()), int(apart.argmax()) % apart.shape[1]

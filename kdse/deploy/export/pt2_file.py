@@ -5,51 +5,46 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from kdse.deploy.export.capture import capture
-from kdse.deploy.export.graphs import step_graph
+from kdse.deploy.export.capture import capture, quiet
+from kdse.deploy.export.format import ExportFormat, Options
+from kdse.deploy.export.graphs import Graph
 from kdse.deploy.export.torchscript_file import ENTRY
-from kdse.deploy.export.whole import WholeSignal
 from kdse.machine.files import write_bytes
-from kdse.models.base import SpeechModel
 
 #: What PyTorch notes at each operator about the Python code it came from.
 ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn", "custom")
 
 
-def write_pt2(model: SpeechModel, path: str | Path, streaming: bool, stft: str, metadata: dict[str, Any]) -> None:
-    """Writes the graph of one hop (batch 1) or of whole signals (any batch, any length), with weights and metadata.
+class Pt2File(ExportFormat):
+    """A graph of one hop (batch 1) or of whole signals (any batch, any length), with arguments as in TorchScript files.
 
-    ``torch.export.load(path).module()`` runs it. Arguments and results are as in `write_torchscript`. Recurrent layers
+    ``torch.export.load(path, extra_files={"kdse.json": ""}).module()`` runs it and reads the metadata. Recurrent layers
     are one operator each (see `capture`).
-
-    Args:
-        model: the student, on the CPU.
-        path: the file.
-        streaming: one hop a call; False for whole signals.
-        stft: "inside" or "outside" (streaming only).
-        metadata: JSON object for the entry "kdse.json" (``torch.export.load(path, extra_files={"kdse.json": ""})``).
-
-    Raises:
-        ValueError: if the model does not stream, or the file cannot be written.
     """
-    if streaming:
-        step = step_graph(model, stft)
-        program = capture(step, step.example(1))
-    else:
-        whole = WholeSignal(model)
-        program = capture(whole, whole.example(), whole.dynamic_shapes())
-    _forget_origins(program)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, buffer, extra_files={ENTRY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
-    write_bytes(path, buffer.getvalue())
+
+    name = "pt2"
+    suffixes = (".pt2",)
+
+    def write(self, graph: Graph, path: Path, options: Options, about: dict[str, Any]) -> None:
+        program = capture(graph)
+        _forget_origins(program)
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            entries = {ENTRY: json.dumps(about, sort_keys=True, allow_nan=False)}
+            torch.export.save(program, buffer, extra_files=entries)
+        write_bytes(path, buffer.getvalue())
+
+    def program(self, path: Path) -> Callable[..., Any]:
+        with quiet():
+            return torch.export.load(str(path)).module()
 
 
 def _forget_origins(program: ExportedProgram) -> None:
@@ -59,3 +54,6 @@ def _forget_origins(program: ExportedProgram) -> None:
             for node in module.graph.nodes:
                 for origin in ORIGINS:
                     node.meta.pop(origin, None)
+
+
+FORMAT = Pt2File()

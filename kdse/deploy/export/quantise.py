@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdse.deploy.export import onnx_file, parity
-from kdse.deploy.export.calibration import calibration_clips, feeds
+from kdse.deploy.export import parity
+from kdse.deploy.export.capture import quiet
+from kdse.deploy.export.onnx_graph import initializer_bytes, with_metadata
 from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 from kdse.models.onnx_student import OnnxStudent, read_metadata
 
-MODES = ("static", "dynamic", "weights")
+#: Ways to quantise, as --quantize names them and as `quantise_file` does.
+QUANTIZE = {"int8": "static", "int8-dynamic": "dynamic", "int8-weights": "weights"}
 ACTIVATIONS = ("uint8", "int16")
 #: Operators with weights that are worth storing in 8 bits: all of them multiply by a constant second input.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,7 +51,7 @@ def quantise_file(
     Args:
         source: a float step graph whose GRUs are matrix products (`gru_as_products`); GRU nodes are left alone.
         target: the file to write.
-        mode: one of `MODES`.
+        mode: "static", "dynamic" or "weights".
         calibration: for "static": a corpus or folder (see `calibration_clips`), or noisy clips ``[N]``.
         activations: of "static": "uint8", or "int16" (46.1 dB; runtimes compute in float then).
 
@@ -56,63 +59,66 @@ def quantise_file(
         The metadata's entry "quantized": what was done, weight bytes before and after, the difference to float.
 
     Raises:
-        ValueError: for an unknown mode, missing calibration or packages, or a file that is no float step graph.
+        ValueError: for an unknown mode, missing calibration, or a file that is no float step graph.
     """
-    if mode not in MODES:
-        raise UserError(f"--quantize {mode}: use one of {', '.join(MODES)}")
+    if mode not in QUANTIZE.values():
+        raise UserError(f"--quantize {mode}: use one of {', '.join(QUANTIZE.values())}")
     if activations not in ACTIVATIONS:
         raise UserError(f"activations={activations!r}: use one of {', '.join(ACTIVATIONS)}")
     if mode == "static" and calibration is None:
         raise UserError("--quantize int8: needs audio that sets the ranges: give --calibration FOLDER of noisy speech")
-    onnx = _packages()
+    import onnx
+
     about = read_metadata(source)
     if about is None or about["kind"] != "step" or about["quantized"] is not None:
         raise UserError(f"--quantize: {source} must be a float file of one hop a call: kdse export --streaming")
-    before = source.read_bytes()
+    before, rate = source.read_bytes(), about["sample_rate_hz"]
     graph = onnx.load_model_from_string(before).graph
-    first = first_weighted(graph)
-    recurrent = [node.name for node in graph.node if node.op_type in ("GRU", "LSTM", "RNN")]
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, onnx_file.quiet():
+    started, seconds = time.perf_counter(), 0.0
+    with tempfile.TemporaryDirectory() as folder, quiet():
         draft = Path(folder) / "draft.onnx"
         if mode == "static":
             assert calibration is not None
-            rate = about["sample_rate_hz"]
             clips = calibration_clips(calibration, rate) if isinstance(calibration, Path) else list(calibration)
             if not clips:
                 raise UserError("--calibration: holds no audio; give at least a few seconds of noisy speech")
-            _static(source, draft, clips, first, activations)
             seconds = sum(len(clip) for clip in clips) / rate
-        else:
-            seconds = 0.0
-            _dynamic(source, draft, first) if mode == "dynamic" else draft.write_bytes(before)
-        model = onnx.load(draft)
-    kept = store_in_8_bits(model)
+            _static(source, draft, clips, first_weighted(graph), activations)
+        elif mode == "dynamic":
+            _dynamic(source, draft, first_weighted(graph))
+        model = onnx.load(source if mode == "weights" else draft)
     done: dict[str, Any] = {
         "mode": mode,
         "weights": "int8, one scale per channel",
         "activations": {"static": activations, "dynamic": "uint8 in matrix products", "weights": "float32"}[mode],
-        "float_activations": kept,
+        "float_activations": store_in_8_bits(model),
         "calibration_seconds": seconds,
         "operators_quantised": len(weighted_nodes(graph)),
-        "operators_left": recurrent,
+        "operators_left": [node.name for node in graph.node if node.op_type in ("GRU", "LSTM", "RNN")],
         "quantise_seconds": round(time.perf_counter() - started, 1),
     }
-    content = onnx_file.with_metadata(model.SerializeToString(deterministic=True), {**about, "quantized": done})
-    done |= _sizes(before, content) | _difference(source, content, about["sample_rate_hz"])
-    write_bytes(target, onnx_file.with_metadata(content, {**about, "quantized": done}))
+    content = with_metadata(model.SerializeToString(deterministic=True), {**about, "quantized": done})
+    sizes = initializer_bytes(before), initializer_bytes(content)
+    done |= {
+        "weight_bytes_float": sizes[0],
+        "weight_bytes": sizes[1],
+        "weight_share": round(sizes[1] / sizes[0], 4),
+        "file_bytes_float": len(before),
+        "file_bytes": len(content),
+    }
+    done |= _difference(source, content, rate)
+    write_bytes(target, with_metadata(content, {**about, "quantized": done}))
     return done
 
 
 def _static(source: Path, target: Path, clips: list[np.ndarray], first: list[str], activations: str) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.hops = feeds(source, clips)
+    hops = _feeds(source, clips)
 
+    class Reader(CalibrationDataReader):
         def get_next(self) -> Any:
-            return next(self.hops, None)
+            return next(hops, None)
 
     quantize_static(
         str(source),
@@ -140,17 +146,6 @@ def _dynamic(source: Path, target: Path, first: list[str]) -> None:
     )
 
 
-def _sizes(before: bytes, after: bytes) -> dict[str, Any]:
-    counts = [onnx_file.initializer_bytes(content) for content in (before, after)]
-    return {
-        "weight_bytes_float": counts[0],
-        "weight_bytes": counts[1],
-        "weight_share": round(counts[1] / counts[0], 4),
-        "file_bytes_float": len(before),
-        "file_bytes": len(after),
-    }
-
-
 def _difference(source: Path, content: bytes, sample_rate_hz: int) -> dict[str, Any]:
     """SI-SDR of the quantised file's output against the float one's, on the signal of `parity.probe`."""
     from kdse.losses.si_sdr import si_sdr
@@ -166,13 +161,53 @@ def _difference(source: Path, content: bytes, sample_rate_hz: int) -> dict[str, 
     }
 
 
-def _packages() -> Any:
+def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = 8) -> list[np.ndarray]:
+    """Noisy clips ``[N]`` of up to four seconds; eight, 32 s, are our choice.
+
+    Of a corpus: mixtures of its training speech and noise at -5 to 15 dB, never of its test split. Of any other folder
+    of noisy audio files: the beginnings of evenly spaced ones.
+
+    Raises:
+        ValueError: if the folder holds no audio.
+    """
+    from kdse.audio.files import EXTENSIONS, read
+    from kdse.data.mixtures import Mixtures
+
+    samples = round(4 * sample_rate_hz)
+    if (folder / "speech" / "train").is_dir() and (folder / "noise" / "train").is_dir():
+        data = Mixtures(root=str(folder), sample_rate_hz=sample_rate_hz, seed=0)
+        mixtures = data.mixture_set("train", data.snr_db, samples, clips, False)
+        return [mixtures[i]["noisy"].numpy() for i in range(clips)]
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"--calibration {folder}: no folder with audio files; give a corpus or a folder of noisy audio")
+    spread = [paths[i * len(paths) // clips] for i in range(clips)] if len(paths) > clips else paths
     try:
-        import onnx
-        import onnxruntime.quantization  # noqa: F401 (quantises later)
-    except Exception as error:  # (a compiled package can fail in any way)
-        raise UserError(f"--quantize: needs onnx and onnxruntime ({error}): pip install 'kdse[onnx]'") from None
-    return onnx
+        return [read(path, sample_rate_hz)[:samples].numpy() for path in spread]
+    except ValueError as error:
+        raise UserError(f"--calibration {error}") from None
+
+
+class _Listener(OnnxStudent):
+    """A student that keeps what its graph is fed, hop by hop."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.heard: list[dict[str, np.ndarray]] = []
+
+    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        feeds = {f"state.{name}": value.numpy().copy() for name, value in states.items()}
+        self.heard.append({self._first: first.numpy().copy(), **feeds})
+        return super().run(first, states)
+
+
+def _feeds(path: Path, clips: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
+    """What the float step graph at ``path`` is fed over the clips, its states as they evolve, hop by hop."""
+    student = _Listener(str(path))
+    for clip in clips:
+        student.heard.clear()
+        student(torch.from_numpy(np.asarray(clip, dtype=np.float32))[None])
+        yield from student.heard
 
 
 def weighted_nodes(graph: Any) -> list[Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from kdse.deploy.export import onnx_file
-from kdse.deploy.export.graphs import step_graph
+from kdse.deploy.export import onnx_graph
+from kdse.deploy.export.graphs import graph_of
 from kdse.deploy.export.metadata import describe_export
 from kdse.models import Cruse, Dccrn, UNet
 from kdse.models.base import SpeechModel
@@ -38,9 +38,8 @@ def student(name: str) -> SpeechModel:
 def step_bytes(name: str, stft: str = "inside", opset: int = 18) -> bytes:
     """An ONNX step file with its metadata."""
     model = student(name)
-    graph = step_graph(model, stft)
-    content = onnx_file.build(graph, graph.example(1), graph.input_names, graph.output_names, opset)
-    return onnx_file.with_metadata(content, describe_export(model, graph, stft, None))
+    graph = graph_of(model, stft=stft)
+    return onnx_graph.with_metadata(onnx_graph.build(graph, opset), describe_export(graph, None))
 
 
 def step_file(folder: Path, name: str, stft: str = "inside", opset: int = 18) -> Path:

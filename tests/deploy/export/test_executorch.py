@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kdse.cli import main
-from kdse.deploy.export.executorch_file import DELEGATES, load_executorch, write_executorch
-from kdse.deploy.export.graphs import step_graph
+from kdse.deploy.export.executorch_file import DELEGATES, FORMAT, load_executorch
+from kdse.deploy.export.format import Options
+from kdse.deploy.export.graphs import graph_of
 from kdse.models import Cruse
 
 needs_executorch = pytest.mark.skipif(
@@ -43,7 +44,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 @pytest.mark.skipif(importlib.util.find_spec("executorch") is not None, reason="executorch is installed")
 def test_the_missing_package_is_named_with_the_command_that_brings_it(student, tmp_path):
     with pytest.raises(ValueError, match=r"pip install 'kdse\[executorch\]'"):
-        write_executorch(student, tmp_path / "s.pte", "outside", {})
+        FORMAT.write(graph_of(student, stft="outside"), tmp_path / "s.pte", Options(stft="outside"), {})
     assert not any(tmp_path.iterdir())
 
 
@@ -52,10 +53,10 @@ def test_the_missing_package_is_named_with_the_command_that_brings_it(student, t
 @pytest.mark.parametrize("delegate", DELEGATES)
 def test_a_program_is_the_student_hop_by_hop_and_says_what_it_is(delegate, student, tmp_path):
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    write_executorch(student, tmp_path / "s.pte", "outside", {"hop_samples": 256}, delegate)
+    step, options = graph_of(student, stft="outside"), Options(stft="outside", delegate=delegate)
+    FORMAT.write(step, tmp_path / "s.pte", options, {"hop_samples": 256})
     run, about = load_executorch(tmp_path / "s.pte")
     assert about == {"hop_samples": 256}
-    step = step_graph(student, "outside")
     first, *states = step.example(1)
     ours = theirs = list(states)
     generator = torch.Generator().manual_seed(1)

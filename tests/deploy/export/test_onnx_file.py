@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.deploy.export import onnx_file
-from kdse.deploy.export.graphs import step_graph
+from kdse.deploy.export import onnx_graph
+from kdse.deploy.export.graphs import graph_of
 from kdse.deploy.export.metadata import describe_export
 from kdse.models import Uformer
 from kdse.models.stft import Stft
@@ -99,7 +99,7 @@ def test_no_path_and_no_source_line_is_in_the_file():
         assert trace not in content
     assert not proto.doc_string and not any(n.doc_string or n.metadata_props for n in proto.graph.node)
     assert [entry.key for entry in proto.metadata_props] == ["kdse"]
-    assert len(content) < onnx_file.initializer_bytes(content) + 45_000
+    assert len(content) < onnx_graph.initializer_bytes(content) + 45_000
 
 
 def test_the_operator_set_is_the_one_asked_for():
@@ -111,16 +111,16 @@ def test_the_operator_set_is_the_one_asked_for():
 
 @pytest.mark.parametrize("opset", [9, 17, 27])
 def test_an_operator_set_that_cannot_be_written_is_refused_with_the_range(opset):
-    graph = step_graph(student("tiny"), "inside")
+    graph = graph_of(student("tiny"))
     with pytest.raises(ValueError, match=rf"--opset {opset}: .*18 to 26"):
-        onnx_file.build(graph, graph.example(1), graph.input_names, graph.output_names, opset)
+        onnx_graph.build(graph, opset)
 
 
 def test_the_exporter_says_nothing_and_leaves_the_model_as_it_was(capfd, recwarn):
     model = student("tiny")
-    graph = step_graph(model, "outside")
+    graph = graph_of(model, stft="outside")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    onnx_file.build(graph, graph.example(1), graph.input_names, graph.output_names)
+    onnx_graph.build(graph)
     out = capfd.readouterr()
     assert (out.out, out.err, list(recwarn)) == ("", "", [])
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -140,7 +140,7 @@ def test_the_metadata_says_what_is_inside(tmp_path):
 
 def test_the_metadata_lets_a_host_build_the_front_end():
     model = student("dccrn")
-    about = describe_export(model, step_graph(model, "outside"), "outside", None)
+    about = describe_export(graph_of(model, stft="outside"), None)
     assert (about["hop_samples"], about["latency_samples"], about["lookahead_samples"]) == (100, 400, 398)
     assert about["front_end"] == {
         "n_fft": 512, "hop_samples": 100, "window_samples": 400, "window_offset": 0, "window": "hann", "limit": 1.0
@@ -151,4 +151,4 @@ def test_the_metadata_lets_a_host_build_the_front_end():
 
 def test_what_cannot_stream_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="--streaming: Uformer cannot run hop by hop: .*not causal"):
-        step_graph(Uformer([2, 2], dilated_layers=1), "inside")
+        graph_of(Uformer([2, 2], dilated_layers=1))

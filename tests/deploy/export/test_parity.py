@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from kdse.deploy.export import onnx_file, parity, write
+from kdse.deploy.export import onnx_graph, parity, write
 from kdse.models.onnx_student import OnnxStudent, read_metadata
 from tests.data.small_corpus import hiss, make_corpus, put
 from tests.deploy.export.students import step_bytes, step_file, student
@@ -22,7 +22,7 @@ pytest.importorskip("onnxscript")
 def ready_made(monkeypatch):
     """The exporter's part done before: its bytes for a tiny UNet, as they are or changed by the test."""
     found = {"bytes": step_bytes("tiny")}
-    monkeypatch.setattr(write.onnx_file, "build", lambda *a, **k: found["bytes"])
+    monkeypatch.setattr(onnx_graph, "build", lambda *a, **k: found["bytes"])
     monkeypatch.delenv("KDSE_CORPUS", raising=False)
     monkeypatch.setattr(parity, "SECONDS", 1.0)
     return found
@@ -71,7 +71,7 @@ def test_the_place_of_the_largest_difference_is_named(tmp_path):
         return out, new
 
     exported.step = late_error
-    found = parity.compare_steps(exported, student("tiny"), noisy, "noise")
+    found = parity.compare(exported, student("tiny"), noisy, "noise", "step")
     assert found.max_abs_difference == pytest.approx(0.25, abs=1e-5)
     assert found.place_seconds == (9 * 256 + 5 - 256) / 16000  # (the tenth hop, 256 samples late)
     assert found.decibels == pytest.approx(-12.04, abs=0.01)
@@ -102,4 +102,4 @@ def test_the_same_student_gives_the_same_bytes(tmp_path, ready_made):
     for name in "ab":
         write.export_file(student("tiny"), tmp_path / name / "s.onnx")
     assert (tmp_path / "a" / "s.onnx").read_bytes() == (tmp_path / "b" / "s.onnx").read_bytes()
-    assert onnx_file.KEY in {e.key for e in onnx.load(tmp_path / "a" / "s.onnx").metadata_props}
+    assert onnx_graph.KEY in {e.key for e in onnx.load(tmp_path / "a" / "s.onnx").metadata_props}

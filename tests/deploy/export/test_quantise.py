@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.deploy.export.onnx_file import build, initializer_bytes, with_metadata
+from kdse.deploy.export.onnx_graph import build, initializer_bytes, with_metadata
 from kdse.deploy.export.quantise import first_weighted, quantise_file, store_in_8_bits, weighted_nodes
 from tests.data.small_corpus import hiss, make_corpus, put, real_corpus, tone_and_pauses
 
@@ -23,18 +23,18 @@ def noisy(seconds: float, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small shipped student, STFT outside, GRUs as products."""
-    from kdse.deploy.export.graphs import step_graph
+    from kdse.deploy.export.graphs import graph_of
     from kdse.deploy.export.gru_cell import gru_as_products
     from kdse.deploy.export.metadata import describe_export
     from kdse.models.checkpoint import load_model
     from kdse.pretrained import find
 
     model = load_model(find("cruse-30k"))
-    graph = step_graph(model, "outside")
+    graph = graph_of(model, stft="outside")
     with gru_as_products(model):
-        content = build(graph, graph.example(1), graph.input_names, graph.output_names)
+        content = build(graph)
     path = tmp_path_factory.mktemp("export") / "float.onnx"
-    path.write_bytes(with_metadata(content, describe_export(model, graph, "outside", None)))
+    path.write_bytes(with_metadata(content, describe_export(graph, None)))
     return path
 
 
@@ -106,7 +106,7 @@ def test_the_first_operator_is_the_mel_matrix(float_file: Path) -> None:
 
 
 def test_calibration_takes_train_mixtures_of_a_corpus_and_never_its_test_split(tmp_path: Path) -> None:
-    from kdse.deploy.export.calibration import calibration_clips
+    from kdse.deploy.export.quantise import calibration_clips
 
     root = make_corpus(tmp_path / "corpus", files=1, seconds=0.5)
     first = calibration_clips(root, 16000, clips=2)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdse.deploy.export.pt2_file import write_pt2
-from kdse.deploy.export.torchscript_file import write_torchscript
-from kdse.deploy.export.whole import WholeSignal
+from kdse.deploy.export.format import Options
+from kdse.deploy.export.graphs import graph_of
+from kdse.deploy.export.write import FORMATS
 from kdse.models import SpeechModel, TorchScript
 from tests.deploy.export.tiny import MODELS, STREAMING, built
 
 pytestmark = pytest.mark.integration
 
-WRITERS = {"pt": write_torchscript, "pt2": write_pt2}
+WRITERS = {"pt": FORMATS["torchscript"], "pt2": FORMATS["pt2"]}
 FAST = {"pt": "dccrn", "pt2": "unet"}
 #: Runs a file on the arguments it finds and keeps the answers; knows torch alone.
 RUNNER = """
@@ -53,6 +53,10 @@ assert not any(name.partition(".")[0] == "kdse" for name in sys.modules)
 """
 
 
+def write(ending: str, model: SpeechModel, path: str | Path, streaming: bool, stft: str, about: dict) -> None:
+    WRITERS[ending].write(graph_of(model, streaming, stft), Path(path), Options(streaming, stft), about)
+
+
 def noise(*shape: int) -> Tensor:
     return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(4))
 
@@ -66,7 +70,7 @@ def run_elsewhere(folder: Path, jobs: list[dict]) -> list[dict]:
 
 def signals(model: SpeechModel, batch: int = 1) -> list[Tensor]:
     """The shortest signal that a file takes and one of an odd length."""
-    least = WholeSignal(model).minimum_samples
+    least = model.shortest_samples
     return [noise(batch, n) for n in (least, 1997)]
 
 
@@ -77,14 +81,14 @@ def check_all(names: list[str], ending: str, folder: Path) -> None:
     for number, name in enumerate(names):
         model = built(name)
         path = str(folder / f"{number}.whole.{ending}")
-        WRITERS[ending](model, path, False, "inside", {"kind": "whole", "name": name})
+        write(ending, model, path, False, "inside", {"kind": "whole", "name": name})
         audio = signals(model) + signals(model, 3)[-1:]
         jobs.append({"path": path, "audio": audio, "states": None})
         expected.append([model(wave).waveform for wave in audio])
         if name not in STREAMING:
             continue
         path = str(folder / f"{number}.step.{ending}")
-        WRITERS[ending](model, path, True, "inside", {"kind": "step", "name": name})
+        write(ending, model, path, True, "inside", {"kind": "step", "name": name})
         audio = list(noise(1, 20 * model.hop_samples).split(model.hop_samples, 1))
         jobs.append({"path": path, "audio": audio, "states": list(model.initial_state(1).values())})
         state, answers = model.initial_state(1), []
@@ -115,7 +119,7 @@ def test_files_of_every_family_give_the_models_results_without_kdse(ending, tmp_
 def test_a_step_file_without_its_stft_enhances_spectra(ending, tmp_path):
     model = built("dccrn")
     path = str(tmp_path / f"step.{ending}")
-    WRITERS[ending](model, path, True, "outside", {})
+    write(ending, model, path, True, "outside", {})
     program = torch.jit.load(path) if ending == "pt" else torch.export.load(path).module()
     state = {k: v for k, v in model.initial_state(1).items() if k not in ("input", "output")}
     names, states = list(state), list(state.values())
@@ -131,7 +135,7 @@ def test_a_step_file_without_its_stft_enhances_spectra(ending, tmp_path):
 @torch.no_grad()
 def test_a_torchscript_step_takes_any_batch(tmp_path):
     model = built("cruse")
-    write_torchscript(model, tmp_path / "step.pt", True, "inside", {})
+    write("pt", model, tmp_path / "step.pt", True, "inside", {})
     program = torch.jit.load(str(tmp_path / "step.pt"))
     hop, state = noise(5, model.hop_samples), model.initial_state(5)
     torch.testing.assert_close(program(hop, *state.values())[0], model.step(hop, state)[0], atol=1e-6, rtol=0)
@@ -140,8 +144,8 @@ def test_a_torchscript_step_takes_any_batch(tmp_path):
 @torch.no_grad()
 def test_kdse_serves_a_whole_torchscript_file(tmp_path):
     model = built("manner")
-    write_torchscript(model, tmp_path / "whole.pt", False, "inside", {})
-    least = WholeSignal(model).minimum_samples
+    write("pt", model, tmp_path / "whole.pt", False, "inside", {})
+    least = model.shortest_samples
     served = TorchScript(str(tmp_path / "whole.pt"), minimum_samples=least)
     wave = noise(2, 5001)
     torch.testing.assert_close(served(wave).waveform, model(wave).waveform, atol=1e-6, rtol=0)
@@ -155,7 +159,7 @@ def test_writing_is_quiet_and_leaves_the_model_and_no_trace_of_this_machine(endi
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for streaming in (True, False):
-            WRITERS[ending](model, tmp_path / f"{streaming}.{ending}", streaming, "inside", {"a": 1})
+            write(ending, model, tmp_path / f"{streaming}.{ending}", streaming, "inside", {"a": 1})
     assert capfd.readouterr() == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"False.{ending}", f"True.{ending}"]
     here = str(Path(__file__).resolve().parents[3]).encode()
@@ -169,5 +173,5 @@ def test_writing_is_quiet_and_leaves_the_model_and_no_trace_of_this_machine(endi
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_model_that_does_not_stream_has_no_step_file(ending, tmp_path):
     with pytest.raises(ValueError, match="Manner cannot run hop by hop"):
-        WRITERS[ending](built("manner"), tmp_path / f"x.{ending}", True, "inside", {})
+        write(ending, built("manner"), tmp_path / f"x.{ending}", True, "inside", {})
     assert not any(tmp_path.iterdir())

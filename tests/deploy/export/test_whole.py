@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdse.deploy.export import onnx_file
+from kdse.deploy.export import onnx_graph
 from kdse.deploy.export.capture import recurrent_layers_kept, with_plain_names
-from kdse.deploy.export.whole import WholeSignal
+from kdse.deploy.export.graphs import WholeSignal
 from kdse.models import Cruse, Dccrn, Manner, Onnx, SpeechModel, Uformer, UNet
 from kdse.models.probe_speech import speech_like, with_noise
 from tests.deploy.export.tiny import MODELS, built
@@ -21,8 +21,7 @@ pytest.importorskip("onnxscript")
 
 
 def write(model: SpeechModel, path: Path) -> Path:
-    whole = WholeSignal(model)
-    path.write_bytes(onnx_file.build(whole, whole.example(), ["audio"], ["enhanced"], 20, whole.dynamic_shapes()))
+    path.write_bytes(onnx_graph.build(WholeSignal(model), 20))
     return path
 
 
@@ -31,7 +30,7 @@ def largest_difference(model: SpeechModel, path: Path, seconds: tuple[float, ...
     """Over noisy speech of these lengths and a batch of three; the outputs must not be empty."""
     session = onnxruntime.InferenceSession(path)
     speech = with_noise(speech_like(model.sample_rate_hz, 4.0))
-    least, worst = WholeSignal(model).minimum_samples, 0.0
+    least, worst = model.shortest_samples, 0.0
     waves = [speech[:, : max(least, round(s * model.sample_rate_hz) + 1)] for s in seconds]
     for wave in [*waves, speech[:, :3999].reshape(3, -1)]:
         wanted = model(wave).waveform
