@@ -25,7 +25,6 @@ from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
-from kdse.seeding import seeded
 from kdse.taps import probe, record, resolve_taps
 from kdse.teacher import Teacher, load_teacher
 
@@ -138,36 +137,35 @@ class Distiller(FollowedModule, Enhancer):
         """The teacher, which goes where the student goes."""
         return self.teacher
 
-    # --- binding: called from the callbacks' setup, before optimizers are made and weights loaded ---
+    # --- what the callbacks bring in their setup, before optimizers are made and weights loaded ---
 
     def bind_objective(self, objective: Objective) -> None:
-        """Resolves an objective's taps and builds its heads.
+        """Binds an objective to the two models and keeps its heads.
 
         Raises:
             ValueError: if its name is taken, a tap is missing, or its taps cannot be compared.
         """
-        if self.objectives.get(objective.name) is objective:
+        name = objective.name
+        if self.objectives.get(name) is objective:
             return
-        if objective.name in self.objectives or objective.name == SUPERVISED:
-            raise UserError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
+        if name in self.objectives or name == SUPERVISED:
+            raise UserError(f"objectives: the name {name!r} is used twice; give each objective its own name")
         if objective.uses_taps and not self._teacher.has_activations:
             raise UserError(
-                f"objectives.{objective.name}: compares activations, which a recorded teacher does not have; use an "
-                "output objective"
+                f"objectives.{name}: compares activations, which a recorded teacher does not have; use an output "
+                "objective"
             )
-        objective.bound_pairs = objective.resolve_pairs(self.teacher_taps, self.student_taps)
-        if objective.uses_taps:
-            if self._shapes is None:
-                samples = 2 * self.student.sample_rate_hz
-                self._shapes = (
-                    probe(self.teacher, self.teacher_taps, samples),
-                    probe(self.student, self.student_taps, samples),
-                )
-            with seeded(f"heads/{objective.name}"):
-                heads = objective.build_heads(*self._shapes)
-            if heads is not None and len(heads):
-                self.heads[objective.name] = heads
-        self.objectives[objective.name] = objective
+        heads = objective.bind(self.teacher_taps, self.student_taps, self._tap_shapes)
+        if len(heads):
+            self.heads[name] = heads
+        self.objectives[name] = objective
+
+    def _tap_shapes(self) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+        if self._shapes is None:
+            samples = 2 * self.student.sample_rate_hz
+            taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
+            self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
+        return self._shapes
 
     def bind_schedule(self, schedule: Schedule) -> None:
         """Takes the schedule whose weights this run follows."""
@@ -279,8 +277,9 @@ class Distiller(FollowedModule, Enhancer):
         if self.schedule is None and self.objectives:
             log.warning("no schedule: the supervised loss and every objective have weight 1 throughout")
         for objective in self.objectives.values():
-            if hasattr(objective, "gather"):
-                log.info("objectives.%s: %s", objective.name, _effective_batch(objective.gather, self.trainer))
+            if objective.compares_items:
+                gather = bool(getattr(objective, "gather", False))
+                log.info("objectives.%s: %s", objective.name, _effective_batch(gather, self.trainer))
 
     # --- the teacher's own quality, once ---
 

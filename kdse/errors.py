@@ -28,3 +28,10 @@ def one_line(error: BaseException) -> str:
             break
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def require_one_of(name: str, value: object, *known: object) -> None:
+    """Raises a `UserError` that names the argument unless its value is one of those known."""
+    if value not in known:
+        choices = ", ".join("null" if choice is None else f'"{choice}"' for choice in known)
+        raise UserError(f"{name}={value!r}: use one of {choices}")

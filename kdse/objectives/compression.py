@@ -8,18 +8,17 @@ layers into one target for each student layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Exchange, Objective, Shapes
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import FLOOR, frame_vectors, soft_unit
 from kdse.precision import exact
-
-# Variance below which a channel counts as constant. Far under any active layer, far above float32 rounding.
-FLOOR = 1e-8
 
 
 class AttentionCompression(Objective):
@@ -48,7 +47,6 @@ class AttentionCompression(Objective):
         temperature: divides the cosines; smaller is closer to picking one teacher layer.
         width: channels of the compressed features.
         dimensions: length of queries and keys.
-        weight: factor on the value.
         pairs: which teacher layers each student layer may attend to: "all" means every one to every one, "encoder",
             "bottleneck", "decoder" the same within the group, or a list of [teacher_tap, student_tap].
     """
@@ -63,16 +61,13 @@ class AttentionCompression(Objective):
         temperature: float = 0.1,
         width: int = 16,
         dimensions: int = 32,
-        weight: float = 1.0,
         pairs: str | list[list[str]] = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
-        if guard not in ("fixed", "reconstruct", None):
-            raise UserError(f'guard={guard!r}: use "fixed", "reconstruct" or null')
-        if distance not in ("mse", "cosine"):
-            raise UserError(f'distance={distance!r}: use "mse" or "cosine"')
-        if query not in ("pooled", "frame"):
-            raise UserError(f'query={query!r}: use "pooled" or "frame"')
+        super().__init__(pairs=pairs, **kwargs)
+        require_one_of("guard", guard, "fixed", "reconstruct", None)
+        require_one_of("distance", distance, "mse", "cosine")
+        require_one_of("query", query, "pooled", "frame")
         if not temperature > 0:
             raise UserError(f"temperature={temperature} must be above zero")
         if width < 1 or dimensions < 1:
@@ -80,9 +75,7 @@ class AttentionCompression(Objective):
         self.guard, self.distance, self.query = guard, distance, query
         self.temperature, self.width, self.dimensions = temperature, width, dimensions
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         teachers, students, sees = split_pairs(self.bound_pairs)
         attention = LayerAttention(
             [teacher_shapes[t][1] for t in teachers],
@@ -123,8 +116,8 @@ class AttentionCompression(Objective):
     def _distance(self, target: Tensor, estimate: Tensor) -> Tensor:
         if self.distance == "mse":
             return (estimate - target).square().mean()
-        a, b = target.transpose(1, 2).flatten(2), estimate.transpose(1, 2).flatten(2)
-        return (1 - (_unit(a) * _unit(b)).sum(-1)).mean()
+        a, b = soft_unit(frame_vectors(target)), soft_unit(frame_vectors(estimate))
+        return (1 - (a * b).sum(-1)).mean()
 
 
 class LayerAttention(nn.Module):
@@ -168,8 +161,8 @@ class LayerAttention(nn.Module):
         result = []
         for j, (linear, layer) in enumerate(zip(self.queries, student, strict=True)):
             frames = layer.shape[2] if self.per_frame else 1
-            query = _unit(linear(_pool(layer, frames)))
-            keys = [_unit(self.keys[i](_pool(teacher[i], frames))) for i in self.sees[j]]
+            query = soft_unit(linear(_pool(layer, frames)))
+            keys = [soft_unit(self.keys[i](_pool(teacher[i], frames))) for i in self.sees[j]]
             scores = torch.stack([(query * key).sum(-1) for key in keys], dim=-1)
             result.append((scores / self.temperature).softmax(-1))
         return result
@@ -225,8 +218,3 @@ def _standardise(x: Tensor) -> Tensor:
     """Zero mean and unit variance over time and frequency, per item and channel; a constant channel becomes zero."""
     x = x - x.mean((2, 3), keepdim=True)
     return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + FLOOR)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Unit length over the last axis; zero stays zero with a finite gradient."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + FLOOR)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdse.errors import UserError
 from kdse.models.stft import Stft
-from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.base import Exchange, OutputObjective
 from kdse.precision import exact
 
 
-class FrequencyAdaptive(Objective):
+class FrequencyAdaptive(OutputObjective):
     """After dynamic frequency-adaptive KD (Yuan et al. 2025, arXiv 2502.04711), on the spectra of both outputs.
 
     In every frame a crossover bin m is read off the teacher: with the running maximum ``M(f) = max_{g<=f} |T(g)|``,
@@ -35,10 +37,7 @@ class FrequencyAdaptive(Objective):
         hop: samples between frames; 128 there.
         eps: added under the roots of the cosine and to its denominator; 1e-8 there.
         first_bin: lowest bin the crossover can be; 0 there. 1 or more is our alternative, see above.
-        weight: factor on the value.
     """
-
-    uses_taps = False
 
     def __init__(
         self,
@@ -47,9 +46,9 @@ class FrequencyAdaptive(Objective):
         hop: int = 128,
         eps: float = 1e-8,
         first_bin: int = 0,
-        weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs=None)
+        super().__init__(**kwargs)
         if not 0 <= beta <= 1:
             raise UserError(f"beta={beta} must lie between 0 and 1")
         if not eps > 0:
@@ -67,8 +66,7 @@ class FrequencyAdaptive(Objective):
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
         """The bare equation on complex spectra ``[B, F, T]`` of equal shape."""
         (a,), (b,) = teacher, student
-        if a.shape != b.shape:
-            raise UserError(f"objectives.{self.name}: spectra of {[*a.shape]} and {[*b.shape]} cannot be compared")
+        self.require_equal_shapes(a, b, "spectrum", "both models must return as many samples as they are given")
         low, high = self.bands(a)
         bins = a.shape[1]
         total = self.patch_errors(a, b, low, bins, high=False) + self.patch_errors(a, b, high, bins, high=True)

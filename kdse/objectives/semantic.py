@@ -7,21 +7,23 @@ attention weights *losses*, where `AttentionCompression` weights features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.distributed import gather_batch, world_size
+from kdse.distributed import world_size
 from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.base import Exchange, Gathering, Shapes
 from kdse.objectives.compression import split_pairs
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import perceptron
 from kdse.precision import exact
 
 
-class SemanticCalibration(Objective):
+class SemanticCalibration(Gathering):
     """Attention-weighted mean squared errors between regressed student layers and teacher layers.
 
     For every layer the batch similarities ``A A^T`` (``[b, b]``) of the whole activation; row n of them, through a
@@ -46,8 +48,6 @@ class SemanticCalibration(Objective):
         expansion: hidden channels of a regressor over the teacher layer's channels (2 in the authors' code).
         scale_similarity: divide similarities by the number of products they sum (our choice: it keeps what goes into
             the perceptrons near one); false leaves them raw, as the authors do.
-        gather: under DDP compare the global batch, not each process's own.
-        weight: factor on the value.
         pairs: which teacher layers each student layer may learn from: "all" means every one from every one,
             "encoder", "bottleneck", "decoder" the same within the group, or a list of [teacher_tap, student_tap].
     """
@@ -60,11 +60,10 @@ class SemanticCalibration(Objective):
         factor: int = 4,
         expansion: float = 2.0,
         scale_similarity: bool = True,
-        gather: bool = True,
-        weight: float = 1.0,
         pairs: str | list[list[str]] = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
+        super().__init__(pairs=pairs, **kwargs)
         if factor < 1 or batch_size < max(2, factor):
             raise UserError(
                 f"batch_size={batch_size} must be at least 2 and at least factor={factor}, itself at least 1"
@@ -73,11 +72,8 @@ class SemanticCalibration(Objective):
             raise UserError(f"expansion={expansion} must be above zero")
         self.batch_size, self.factor, self.expansion = batch_size, factor, expansion
         self.scale_similarity = scale_similarity
-        self.gather = gather
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         teachers, students, sees = split_pairs(self.bound_pairs)
         affinity = BatchAffinity(len(teachers), len(students), sees, self.batch_size, self.batch_size // self.factor)
         regressors = nn.ModuleDict()
@@ -90,12 +86,8 @@ class SemanticCalibration(Objective):
 
     def loss(self, exchange: Exchange) -> Tensor:
         teachers, students, _ = split_pairs(self.bound_pairs)
-        teacher = [exchange.teacher_taps[t] for t in teachers]
-        student = [exchange.student_taps[s] for s in students]
-        if self.gather:
-            # The whole global loss on every process: each item's weights depend on all items, and `gather_batch`
-            # brings only the own slice's gradient back.
-            teacher, student = [gather_batch(x) for x in teacher], [gather_batch(x) for x in student]
+        teacher = self.gathered([exchange.teacher_taps[t] for t in teachers])
+        student = self.gathered([exchange.student_taps[s] for s in students])
         return self.compare(teacher, student, exchange.heads)
 
     def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
@@ -128,8 +120,8 @@ class BatchAffinity(nn.Module):
     def __init__(self, teachers: int, students: int, sees: Sequence[Sequence[int]], batch: int, entries: int) -> None:
         super().__init__()
         self.sees = [list(seen) for seen in sees]
-        self.keys = nn.ModuleList(_perceptron(batch, 2 * entries, entries) for _ in range(teachers))
-        self.queries = nn.ModuleList(_perceptron(batch, 2 * entries, entries) for _ in range(students))
+        self.keys = nn.ModuleList(perceptron(batch, 2 * entries, entries) for _ in range(teachers))
+        self.queries = nn.ModuleList(perceptron(batch, 2 * entries, entries) for _ in range(students))
 
     def forward(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """Similarities ``[b, b]`` to weights ``[b, n]`` over the n teacher layers each student layer sees."""
@@ -163,10 +155,6 @@ def _similarity(x: Tensor, scale: bool) -> Tensor:
     rows = x.flatten(1)
     gram = rows @ rows.t()
     return gram / rows.shape[1] if scale else gram
-
-
-def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def _regressor(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
