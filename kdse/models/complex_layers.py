@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdse.models.layers import State
+from kdse.models.layers import State, band_conv
+from kdse.precision import exact
 
 
 def split(x: Tensor) -> Tensor:
@@ -50,14 +51,7 @@ class ComplexConv(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, up: bool) -> None:
         super().__init__()
-        self.real, self.imaginary = (
-            nn.ConvTranspose2d(
-                channels_in // 2, channels_out // 2, (2, 5), stride=(1, 2), padding=(0, 2), output_padding=(0, 1)
-            )
-            if up
-            else nn.Conv2d(channels_in // 2, channels_out // 2, (2, 5), stride=(1, 2), padding=(0, 2))
-            for _ in range(2)
-        )
+        self.real, self.imaginary = (band_conv(channels_in // 2, channels_out // 2, up, width=5) for _ in range(2))
         for conv in (self.real, self.imaginary):
             nn.init.normal_(conv.weight, std=0.05)
             assert conv.bias is not None
@@ -95,8 +89,7 @@ class ComplexBatchNorm(nn.Module):
         self.register_buffer("running_covariance", torch.tensor([1.0, 0.0, 1.0])[:, None].repeat(1, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        exact = x if x.dtype == torch.float64 else x.float()
-        real, imaginary = exact.chunk(2, dim=1)
+        real, imaginary = exact(x).chunk(2, dim=1)
         mean, covariance = self._statistics(real, imaginary)
         centred_real, centred_imaginary = real - _per_channel(mean[0]), imaginary - _per_channel(mean[1])
         rr, ri, ir, ii = (_per_channel(m) for m in self._matrix(covariance))
@@ -164,12 +157,11 @@ class RealLstm(nn.Module):
         y = _unflatten(self.linear(y), x.shape[1])
         return y, {"hidden": hidden.transpose(0, 1), "cell": cell.transpose(0, 1)}
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         zeros = torch.zeros(batch, self.lstm.num_layers, self.lstm.hidden_size, device=device)
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         return self._run(x, state)
 
 
@@ -210,7 +202,7 @@ class ComplexLstm(nn.Module):
         hidden, cell = (torch.stack(halves(s), dim=1) for s in stacked)
         return torch.cat(parts, dim=1), {"hidden": hidden, "cell": cell}
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         """``[B, 2, 2 layers, units // 2]``: real and imaginary input, then the layers' LSTMs in order."""
         units = self.real[0].hidden_size
         assert isinstance(units, int)
@@ -218,7 +210,6 @@ class ComplexLstm(nn.Module):
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         return self._run(x, state)
 
 

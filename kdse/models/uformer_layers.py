@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.models.complex_layers import halves
+from kdse.models.layers import BandConv
 
 # Power below which a modulus counts as zero for gradients: the authors' constant, the float32 resolution.
 FLOOR = torch.finfo(torch.float32).eps
@@ -111,32 +112,9 @@ def linear_map(is_complex: bool, make: Callable[[], nn.Module]) -> nn.Module:
     return ComplexMap(make) if is_complex else make()
 
 
-class BandConv(nn.Module):
-    """Convolution over 2 frames and 5 frequencies with stride 2 in frequency; frame t sees frames t - 1 and t.
-
-    Args:
-        channels_in, channels_out: widths.
-        up: the transposed convolution, which doubles the frequency axis.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, up: bool) -> None:
-        super().__init__()
-        self.up = up
-        self.conv: nn.Module
-        if up:
-            self.conv = nn.ConvTranspose2d(
-                channels_in, channels_out, (2, 5), stride=(1, 2), padding=(0, 2), output_padding=(0, 1)
-            )
-        else:
-            self.conv = nn.Conv2d(channels_in, channels_out, (2, 5), stride=(1, 2), padding=(0, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, 1, 0)))
-
-
 def band_layer(is_complex: bool, channels_in: int, channels_out: int, up: bool, last: bool = False) -> nn.Module:
-    """`BandConv`, batch norm and PReLU (the last one of the decoder: the convolution alone)."""
-    conv = linear_map(is_complex, lambda: BandConv(channels_in, channels_out, up))
+    """`BandConv` over 2 frames and 5 frequencies, batch norm and PReLU (the decoder's last: the convolution alone)."""
+    conv = linear_map(is_complex, lambda: BandConv(channels_in, channels_out, up, width=5))
     return conv if last else nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.PReLU())
 
 
