@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.enhancer import Enhancer, has_labels
@@ -43,13 +42,6 @@ class Distiller(FollowedModule, Enhancer):
             ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
         compression: build the student from the teacher's own family with 1/compression of its parameters.
-        loss: supervised loss; None means the phase-sensitive approximation.
-        optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
-        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
-            value, after each validation); None for none.
-        metrics: what validation and test measure besides the loss; see `kdse.metrics`.
-        metric_workers: processes that compute metrics; 0 computes them in the training process.
-        weights: checkpoint to take the student's initial weights from (not a resume).
         teacher_taps: taps of the teacher by name, if not its own: ``{name: {path, layout, sizes, group}}``.
         student_taps: the same for the student.
         teacher_autocast: run the teacher in this lower precision, "bfloat16" or "float16"; None runs it as it is.
@@ -66,12 +58,6 @@ class Distiller(FollowedModule, Enhancer):
         teacher_checkpoint: str | None = None,
         student: ModelOrFactory | None = None,
         compression: float | None = None,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=6e-5),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        metrics: list[str] = ["si_sdr", "pesq_wb", "estoi"],  # noqa: B006 (jsonargparse shows it in --help)
-        metric_workers: int = 0,
-        weights: str | None = None,
         teacher_taps: dict[str, Any] | None = None,
         student_taps: dict[str, Any] | None = None,
         teacher_autocast: str | None = None,
@@ -79,6 +65,7 @@ class Distiller(FollowedModule, Enhancer):
         trust_code: bool = False,
         balance_gradients: bool = False,
         balance_every: int = 10,
+        **kwargs: Any,
     ) -> None:
         if (student is None) == (compression is None):
             raise UserError("give --model.student or --model.compression, one of the two")
@@ -86,15 +73,7 @@ class Distiller(FollowedModule, Enhancer):
         if student is None:
             assert compression is not None
             student = compress(loaded, compression)
-        super().__init__(
-            model=student,
-            loss=loss,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            metrics=metrics,
-            metric_workers=metric_workers,
-            weights=weights,
-        )
+        super().__init__(model=student, **kwargs)
         if loaded.sample_rate_hz != self.student.sample_rate_hz:
             raise UserError(
                 f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz; "

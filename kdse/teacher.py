@@ -77,6 +77,6 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
     if checkpoint is not None:
         source = f"--model.teacher_checkpoint {checkpoint}"
         load_weights(loaded, read_checkpoint(checkpoint)["state_dict"], source=source)
-    elif not isinstance(teacher, SpeechModel) and not getattr(loaded, "brings_weights", False):
+    elif not isinstance(teacher, SpeechModel) and not loaded.brings_weights:
         log.warning("the teacher has random weights: no --model.teacher_checkpoint was given")
     return loaded

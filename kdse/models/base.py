@@ -74,6 +74,12 @@ class SpeechModel(nn.Module):
         latency_samples: algorithmic latency with hop buffering (512 for CRUSE).
         width_parameters: names of the constructor arguments (an int or a list of ints each) that set the width;
             empty if the family cannot be compressed by width.
+        clip: whether the waveform is limited to [-1, 1].
+        brings_weights: whether the constructor loads trained weights.
+        imports_code: whether the constructor imports code by name; a checkpoint of it is then loaded only if trusted.
+        fixed_samples: the longest input it takes; None for any.
+
+    A model that enhances STFT frames also has `stft` (a `kdse.models.stft.Stft`); see `kdse.models.spectral`.
     """
 
     sample_rate_hz: int = 16000
@@ -82,6 +88,10 @@ class SpeechModel(nn.Module):
     lookahead_samples: int = 0
     latency_samples: int = 0
     width_parameters: tuple[str, ...] = ()
+    clip: bool = False
+    brings_weights: bool = False
+    imports_code: bool = False
+    fixed_samples: int | None = None
     init_args: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -119,6 +129,11 @@ class SpeechModel(nn.Module):
     def step(self, noisy_hop: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One hop ``[B, hop_samples]`` in, one enhanced hop out, ``latency_samples - hop_samples`` samples late."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
+
+    @property
+    def parameter_count(self) -> int | None:
+        """Parameters inside a file, which ``parameters()`` does not show; None if there are none."""
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -189,7 +189,7 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
             raise UserError(f"{source}: the class {class_path!r} does not exist here") from None
     if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
         raise UserError(f"{source}: {class_path!r} is not a kdse model")
-    if not trust_code and (getattr(cls, "imports_code", False) or not cls.__module__.startswith("kdse.models")):
+    if not trust_code and (cls.imports_code or not cls.__module__.startswith("kdse.models")):
         raise UserError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
 
