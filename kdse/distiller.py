@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 class Distiller(FollowedModule, Enhancer):
     """Trains a student under a frozen teacher.
 
-    Objectives and the schedule are callbacks of the Trainer; they bind themselves in their `setup`. Without a
-    schedule every term has weight 1.
+    Objectives and the schedule are callbacks of the Trainer and join it in their `setup`. Without a schedule every
+    term has weight 1.
 
     Args:
         teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
@@ -84,7 +84,7 @@ class Distiller(FollowedModule, Enhancer):
         self.heads = nn.ModuleDict()
         self.student_taps = resolve_taps(self.student, student_taps)
         self.objectives: dict[str, Objective] = {}
-        self.schedule: Schedule | None = None
+        self.schedule: Schedule | None = None  # sets itself in its setup
         self._balance = GradientBalance(balance_every) if balance_gradients else None
         self._shapes: tuple[dict[str, torch.Size], dict[str, torch.Size]] | None = None
         self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
@@ -116,10 +116,8 @@ class Distiller(FollowedModule, Enhancer):
         """The teacher, which goes where the student goes."""
         return self.teacher
 
-    # --- what the callbacks bring in their setup, before optimizers are made and weights loaded ---
-
     def bind_objective(self, objective: Objective) -> None:
-        """Binds an objective to the two models and keeps its heads.
+        """Binds an objective to the two models and keeps its heads, before optimizers are made and weights loaded.
 
         Raises:
             ValueError: if its name is taken, a tap is missing, or its taps cannot be compared.
@@ -145,10 +143,6 @@ class Distiller(FollowedModule, Enhancer):
             taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
             self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
         return self._shapes
-
-    def bind_schedule(self, schedule: Schedule) -> None:
-        """Takes the schedule whose weights this run follows."""
-        self.schedule = schedule
 
     # --- the loop ---
 

@@ -1,7 +1,5 @@
 """Taps: record activations by dotted module path and bring them to one layout, ``[B, C, T, F]``.
 
-The rules, stated once:
-
 - A tap's layout names the axes of the module's output with the letters b, c, t and f, in einops notation. An axis
   that the layout leaves out has size 1: time-domain features ``"b c t"`` become ``[B, C, T, 1]``.
 - Tuples and lists (RNN outputs, `Estimate`): the first element counts, also when nested.
@@ -12,10 +10,11 @@ The rules, stated once:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -62,7 +61,12 @@ class TapRecorder:
             raise RuntimeError("this TapRecorder is already recording")
         self.clear()
         for name, module in self._modules.items():
-            self._handles.append(hook(module, self.taps[name].path, partial(self._record, name)))
+            if isinstance(module, torch.jit.ScriptModule):
+                raise UserError(
+                    f"tap {self.taps[name].path!r}: lies inside a TorchScript program, whose activations cannot be "
+                    "recorded; use objectives on the output"
+                )
+            self._handles.append(module.register_forward_hook(partial(self._record, name)))
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -106,20 +110,6 @@ class TapRecorder:
     def clear(self) -> None:
         """Lets go of every recorded tensor."""
         self._raw.clear()
-
-
-def hook(module: nn.Module, path: str, function: Callable[[nn.Module, Any, Any], None]) -> RemovableHandle:
-    """Registers a forward hook.
-
-    Raises:
-        ValueError: for modules inside a TorchScript program, which take none.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UserError(
-            f"tap {path!r}: lies inside a TorchScript program, whose activations cannot be recorded; use objectives on "
-            "the output"
-        )
-    return module.register_forward_hook(function)
 
 
 def first_tensor(output: Any, name: str) -> Tensor:
@@ -255,15 +245,15 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
 
     "not called" if it is not; a module that is called more than once says how often; "TorchScript" if it cannot tell.
     """
-    shapes = {p: _before_a_call(m) for p, m in model.named_modules() if p}
+    scripted = {p: isinstance(m, torch.jit.ScriptModule) for p, m in model.named_modules() if p}
+    shapes = {p: "TorchScript" if is_script else "not called" for p, is_script in scripted.items()}
     calls: Counter[str] = Counter()
 
     def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         calls[path] += 1
         shapes[path] = _shape_text(output) + (f" (last of {calls[path]} calls)" if calls[path] > 1 else "")
 
-    tapped = ((p, m) for p, m in model.named_modules() if p and not isinstance(m, torch.jit.ScriptModule))
-    handles = [hook(module, path, partial(note, path)) for path, module in tapped]
+    handles = [m.register_forward_hook(partial(note, p)) for p, m in model.named_modules() if p and not scripted[p]]
     try:
         with undisturbed(model):
             model(probe_signal(model, samples))
@@ -271,10 +261,6 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
         for handle in handles:
             handle.remove()
     return shapes
-
-
-def _before_a_call(module: nn.Module) -> str:
-    return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
 
 
 def _shape_text(output: Any) -> str:
@@ -288,18 +274,9 @@ def _shape_text(output: Any) -> str:
 def record(
     model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
 ) -> tuple[Estimate, Mapping[str, Tensor]]:
-    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
-
-    Args:
-        model: the model the taps belong to.
-        taps: what to record, by name.
-        noisy: audio.
-        run: what to call, if not the model itself (its compiled form).
-    """
-    run = model if run is None else run
-    if not taps:
-        return run(noisy), {}
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``; ``run`` is called for it if given (its compiled
+    form)."""
     recorder = TapRecorder(model, taps)
-    with recorder:
-        estimate = run(noisy)
+    with recorder if taps else contextlib.nullcontext():
+        estimate = (run or model)(noisy)
     return estimate, recorder.activations()

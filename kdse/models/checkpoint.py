@@ -68,7 +68,7 @@ def class_path_of(cls: type) -> str:
 
 
 def _plain(value: Any, name: str, cls: type) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v, name, cls) for v in value]
@@ -156,16 +156,12 @@ def _load_onnx(path: Path) -> SpeechModel:
         return Onnx(str(path)).eval()
     if about["kind"] == "step":
         return OnnxStudent(str(path)).eval()
-    lookahead, latency = (UNBOUNDED if about[k] is None else about[k] for k in ("lookahead_samples", "latency_samples"))
-    model = Onnx(
-        str(path),
-        about["sample_rate_hz"],
-        minimum_samples=about.get("minimum_samples") or 1,
-        threads=1,
-        causal=about["causal"],
-        lookahead_samples=lookahead,
-        latency_samples=latency,
-    )
+    ahead: dict[str, Any] = {
+        k: UNBOUNDED if about[k] is None else about[k] for k in ("lookahead_samples", "latency_samples")
+    }
+    shortest = about.get("minimum_samples") or 1
+    rate, causal = about["sample_rate_hz"], about["causal"]
+    model = Onnx(str(path), rate, minimum_samples=shortest, threads=1, causal=causal, **ahead)
     model.parameter_count = about.get("parameters")
     return model.eval()
 
@@ -202,15 +198,13 @@ def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str
     """
     weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
     own = model.state_dict()
-    missing = [k for k in own if k not in weights]
-    unexpected = [k for k in weights if k not in own]
-    wrong = [k for k in own if k in weights and tuple(own[k].shape) != tuple(weights[k].shape)]
-    if missing or unexpected or wrong:
-        details = [
-            f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}"
-            for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", wrong))
-            if keys
-        ]
+    faults = {
+        "lacks": [k for k in own if k not in weights],
+        "has unknown": [k for k in weights if k not in own],
+        "has other shapes for": [k for k in own if k in weights and own[k].shape != weights[k].shape],
+    }
+    details = [f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}" for what, keys in faults.items() if keys]
+    if details:
         raise UserError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
     model.load_state_dict(weights)
 

@@ -41,12 +41,9 @@ def concatenate(x: Tensor, y: Tensor) -> Tensor:
 class ComplexConv(nn.Module):
     """Complex convolution over 2 frames and 5 frequencies, stride 2 in frequency, no padding in time.
 
-    T frames give T - 1, F frequencies F / 2. With ``up`` it is the transposed convolution: T + 1 and 2 F. Weights
-    start from N(0, 0.05^2) and biases from zero, as in DCCRN's code.
-
-    Args:
-        channels_in, channels_out: real and imaginary parts together, even.
-        up: the transposed convolution.
+    T frames give T - 1, F frequencies F / 2. With ``up`` it is the transposed convolution: T + 1 and 2 F. Channels
+    count real and imaginary parts and are even. Weights start from N(0, 0.05^2) and biases from zero, as in DCCRN's
+    code.
     """
 
     def __init__(self, channels_in: int, channels_out: int, up: bool) -> None:
@@ -67,12 +64,8 @@ class ComplexBatchNorm(nn.Module):
     by the inverse square root of their 2 x 2 covariance, scale by a symmetric 2 x 2 matrix, shift.
 
     Five parameters a complex channel. Gains start from ``[[1, 0], [0, 1]] / sqrt(2)`` as in that paper. Statistics
-    are over batch, frames and frequencies, in float32; running ones serve in eval mode.
-
-    Args:
-        channels: real and imaginary parts together, even.
-        eps: added to both variances.
-        momentum: of the running statistics.
+    are over batch, frames and frequencies, in float32; running ones serve in eval mode. ``eps`` is added to both
+    variances.
     """
 
     running_mean: Tensor
@@ -132,13 +125,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 class RealLstm(nn.Module):
-    """LSTM over flattened channels and frequencies and a linear layer back, ``[B, C, T, F]`` in and out.
-
-    Args:
-        channels, frequencies: of the input.
-        units: of each layer.
-        layers: of the LSTM.
-    """
+    """LSTM over flattened channels and frequencies and a linear layer back, ``[B, C, T, F]`` in and out."""
 
     def __init__(self, channels: int, frequencies: int, units: int, layers: int) -> None:
         super().__init__()
@@ -169,11 +156,6 @@ class ComplexLstm(nn.Module):
     """Complex LSTM layers over flattened channels and frequencies and two linear layers back (DCCRN-CL).
 
     Each complex layer is two real LSTMs of ``units // 2``; real and imaginary part have a linear layer each.
-
-    Args:
-        channels, frequencies: of the input.
-        units: of each layer, both LSTMs together; even.
-        layers: complex layers.
     """
 
     def __init__(self, channels: int, frequencies: int, units: int, layers: int) -> None:

@@ -28,11 +28,8 @@ def whole(name: str, part: nn.Module, x: Tensor) -> Tensor:
 
 
 class OneFrame:
-    """Runs parts of a network on one frame: what `whole` does, by their steps. Their new states are collected in `new`.
-
-    Args:
-        state: of the whole network.
-    """
+    """Runs parts of a network on one frame with the network's ``state``: `whole`, but by their steps. `new` collects
+    their new states."""
 
     def __init__(self, state: State) -> None:
         self.state = state

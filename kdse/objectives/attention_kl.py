@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
 from kdse.objectives.base import Taps
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import resample
@@ -68,10 +68,8 @@ class AttentionKl(Layerwise):
         require_one_of("attention", attention, "frequency", "time_frequency", "self_similarity")
         require_one_of("direction", direction, "teacher_student", "student_teacher")
         require_one_of("rows", rows, "each", "together")
-        if not power >= 1:
-            raise UserError(f"power={power}: must be 1 or more (below, the gradient at zero is infinite)")
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature}: must be above zero")
+        require_at_least(1, power=power)  # below, the gradient at zero is infinite
+        require_positive(temperature=temperature)
         self.attention, self.power, self.temperature, self.direction = attention, power, temperature, direction
         self.scale_by_temperature, self.rows = scale_by_temperature, rows
 

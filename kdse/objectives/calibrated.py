@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError, require_one_of
-from kdse.objectives.base import Exchange, Gathering, Shapes, Taps
+from kdse.errors import UserError, require_at_least, require_one_of
+from kdse.objectives.base import Exchange, Shapes, Taps
 from kdse.objectives.compression import split_pairs
 from kdse.objectives.review_fusion import FusionBlock, ReviewFusion
-from kdse.objectives.semantic import require_batch
+from kdse.objectives.semantic import FixedBatch
 from kdse.objectives.shapes import resample
 from kdse.objectives.vectors import frame_vectors, perceptron, soft_unit
 from kdse.precision import exact
@@ -27,7 +27,7 @@ from kdse.precision import exact
 SIMILARITY_FLOOR = 1e-4
 
 
-class TimeFrequencyCalibrated(Gathering):
+class TimeFrequencyCalibrated(FixedBatch):
     """Intra-set and inter-set distillation of two similarity streams, after I2S-TFCKD.
 
     Sets are the groups of taps (encoder, bottleneck, decoder). Within a set every student layer i is compared with
@@ -54,8 +54,6 @@ class TimeFrequencyCalibrated(Gathering):
     CRUSE pair with the defaults.
 
     Args:
-        batch_size: items that are compared with each other: the data's batch size, times the number of processes if
-            ``gather`` is on. The default is that of `kdse.data.Mixtures` in one process.
         frames: frames that activations are averaged to over time before anything else. 32 is our choice: any clip
             length works, and the default teacher and student at 32 x 2 s take 7 s forward and backward on one core
             where all 126 frames take 46 s, nearly all of it in the fusion. null takes activations as they are,
@@ -63,8 +61,6 @@ class TimeFrequencyCalibrated(Gathering):
         factor: f, the width of the batch stream's embedding (2 in the authors' code).
         inter_set: compare fused sets as well; false leaves the intra-set part alone.
         mid_channels: channels inside the fusion (128 in the authors' code).
-        scale_similarity: divide the products G by C F (our choice: it keeps what goes into the perceptrons near
-            one); false leaves them raw, as the authors do.
         reduction: "mean" sums J over its columns to a divergence and averages over frames, streams and parts (our
             choice: the value does not shrink as batch and frames grow); "sum" is the equation above, the authors'.
         pairs: "all", one group ("encoder", "bottleneck", "decoder"), or a list of [teacher_tap, student_tap]: it
@@ -75,27 +71,21 @@ class TimeFrequencyCalibrated(Gathering):
 
     def __init__(
         self,
-        batch_size: int = 16,
         frames: int | None = 32,
         factor: int = 2,
         inter_set: bool = True,
         mid_channels: int = 128,
-        scale_similarity: bool = True,
         reduction: str = "mean",
         pairs: str | list[list[str]] = "all",
         **kwargs: Any,
     ) -> None:
         super().__init__(pairs=pairs, **kwargs)
-        if batch_size < 2:
-            raise UserError(f"batch_size={batch_size}: items are compared with each other, so at least 2")
         if frames is not None and frames < 2:
             raise UserError(f"frames={frames}: frames are compared with each other, so at least 2, or null")
-        if factor < 1 or mid_channels < 1:
-            raise UserError(f"factor={factor} and mid_channels={mid_channels} must be at least 1")
+        require_at_least(1, factor=factor, mid_channels=mid_channels)
         require_one_of("reduction", reduction, "mean", "sum")
-        self.batch_size, self.frames, self.factor = batch_size, frames, factor
-        self.inter_set, self.mid_channels = inter_set, mid_channels
-        self.scale_similarity, self.reduction = scale_similarity, reduction
+        self.frames, self.factor, self.inter_set, self.mid_channels = frames, factor, inter_set, mid_channels
+        self.reduction = reduction
         self.sets: dict[str, list[tuple[str, str]]] = {}  # group to its (teacher tap, student tap) pairs
 
     def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
@@ -171,7 +161,7 @@ class TimeFrequencyCalibrated(Gathering):
         Raises:
             ValueError: if batch size or frame count are not those the heads were built for.
         """
-        require_batch(self.name, self.batch_size, self.gather, [x for layers in [*teacher, *student] for x in layers])
+        self.require_batch([x for layers in [*teacher, *student] for x in layers])
         with torch.autocast(student[0][0].device.type, enabled=False):
             teacher = [[self._place(x.detach()) for x in layers] for layers in teacher]
             student = [[self._place(x) for x in layers] for layers in student]

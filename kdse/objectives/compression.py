@@ -14,14 +14,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError, require_one_of
-from kdse.objectives.base import Exchange, Objective, Shapes
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
+from kdse.objectives.base import Activations, Exchange, Objective, Shapes
 from kdse.objectives.shapes import resample
 from kdse.objectives.vectors import FLOOR, frame_vectors, soft_unit
 from kdse.precision import exact
 
 
-class AttentionCompression(Objective):
+class ManyToMany(Objective):
+    """Base of objectives in which every student layer meets many teacher layers, each layer given once.
+
+    Subclasses implement `build_heads` and `compare`.
+
+    Args:
+        pairs: which teacher layers each student layer meets: "all" means every one, "encoder", "bottleneck",
+            "decoder" every one of the group, or a list of [teacher_tap, student_tap].
+    """
+
+    every_pair = True
+
+    def __init__(self, pairs: str | list[list[str]] = "all", **kwargs: Any) -> None:
+        super().__init__(pairs=pairs, **kwargs)
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        return self.compare(*self.activations(exchange), exchange.heads)
+
+    def activations(self, exchange: Exchange) -> Activations:
+        teachers, students, _ = split_pairs(self.bound_pairs)
+        return [exchange.teacher_taps[t] for t in teachers], [exchange.student_taps[s] for s in students]
+
+    def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
+        """The bare equation: all teacher layers and all student layers, each ``[B, C, T, F]`` and each once, in the
+        order of the heads.
+
+        Raises:
+            ValueError: if the layers do not fit the heads.
+        """
+        raise NotImplementedError
+
+
+class AttentionCompression(ManyToMany):
     """After ABC-KD: distance of each student layer to an attention-weighted mixture of teacher layers ("ABC-style").
 
     With student layer j, teacher layer i, and features ``[B, C, T, F]``:
@@ -47,11 +79,7 @@ class AttentionCompression(Objective):
         temperature: divides the cosines; smaller is closer to picking one teacher layer.
         width: channels of the compressed features.
         dimensions: length of queries and keys.
-        pairs: which teacher layers each student layer may attend to: "all" means every one to every one, "encoder",
-            "bottleneck", "decoder" the same within the group, or a list of [teacher_tap, student_tap].
     """
-
-    every_pair = True
 
     def __init__(
         self,
@@ -61,17 +89,14 @@ class AttentionCompression(Objective):
         temperature: float = 0.1,
         width: int = 16,
         dimensions: int = 32,
-        pairs: str | list[list[str]] = "all",
         **kwargs: Any,
     ) -> None:
-        super().__init__(pairs=pairs, **kwargs)
+        super().__init__(**kwargs)
         require_one_of("guard", guard, "fixed", "reconstruct", None)
         require_one_of("distance", distance, "mse", "cosine")
         require_one_of("query", query, "pooled", "frame")
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature} must be above zero")
-        if width < 1 or dimensions < 1:
-            raise UserError(f"width={width} and dimensions={dimensions} must be at least 1")
+        require_positive(temperature=temperature)
+        require_at_least(1, width=width, dimensions=dimensions)
         self.guard, self.distance, self.query = guard, distance, query
         self.temperature, self.width, self.dimensions = temperature, width, dimensions
 
@@ -89,20 +114,7 @@ class AttentionCompression(Objective):
         )
         return nn.ModuleDict({"attention": attention})
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teachers, students, _ = split_pairs(self.bound_pairs)
-        return self.compare(
-            [exchange.teacher_taps[t] for t in teachers], [exchange.student_taps[s] for s in students], exchange.heads
-        )
-
     def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
-        """The bare equation: ``teacher`` are the layers attended to, ``student`` the layers that attend.
-
-        Both lists hold every layer once, ``[B, C, T, F]``, in the order of the heads (not one entry a pair).
-
-        Raises:
-            ValueError: if the numbers of layers do not fit the heads.
-        """
         attention = heads["attention"]
         assert isinstance(attention, LayerAttention)
         with torch.autocast(student[0].device.type, enabled=False):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import require_at_least, require_one_of, require_positive
 from kdse.objectives.items import ItemRelations
 from kdse.objectives.vectors import unit
 
@@ -37,10 +37,8 @@ class CorrelationCongruence(ItemRelations):
     def __init__(self, kernel: str = "rbf", gamma: float = 0.4, order: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         require_one_of("kernel", kernel, "rbf", "bilinear")
-        if not gamma > 0:
-            raise UserError(f"gamma={gamma} must be positive")
-        if order < 1:
-            raise UserError(f"order={order}: the series needs at least its linear term")
+        require_positive(gamma=gamma)
+        require_at_least(1, order=order)
         self.kernel, self.gamma, self.order = kernel, gamma, order
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:

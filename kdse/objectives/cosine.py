@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
 from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise, project
 from kdse.objectives.shapes import require_equal, resample
@@ -70,12 +70,10 @@ class CosineAlignment(Layerwise):
         require_one_of("head", head, "inverted", "linear", None)
         require_one_of("head_over", head_over, "features", "channels")
         require_one_of("distance", distance, "cosine", "mse")
-        if expansion < 1:
-            raise UserError(f"expansion={expansion}: must be 1 or more")
+        require_at_least(1, expansion=expansion)
+        require_positive(eps=eps)
         if not set(resample) <= {"time", "frequency"} or len(set(resample)) != len(resample):
             raise UserError(f'resample={resample}: use any of "time" and "frequency", each once')
-        if not eps > 0:
-            raise UserError(f"eps={eps}: must be above zero")
         self.vectors, self.head, self.head_over, self.expansion = vectors, head, head_over, expansion
         self.distance, self.resample, self.eps = distance, tuple(resample), eps
 

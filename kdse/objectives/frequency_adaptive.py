@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_positive
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, OutputObjective
 from kdse.precision import exact
@@ -51,8 +51,7 @@ class FrequencyAdaptive(OutputObjective):
         super().__init__(**kwargs)
         if not 0 <= beta <= 1:
             raise UserError(f"beta={beta} must lie between 0 and 1")
-        if not eps > 0:
-            raise UserError(f"eps={eps} must be positive")
+        require_positive(eps=eps)
         if not 0 <= first_bin < n_fft // 2:
             raise UserError(f"first_bin={first_bin}: there are {n_fft // 2 + 1} bins; leave some above it")
         self.beta, self.eps, self.first_bin = beta, eps, first_bin

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import require_one_of, require_positive
 from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise, pointwise_heads, project
 from kdse.objectives.shapes import require_equal, resample
@@ -58,8 +58,7 @@ class LatentMix(Layerwise):
         require_one_of("student_mix", student_mix, "latents", "audio")
         require_one_of("head", head, "conv", "none")
         require_one_of("distance", distance, "l2", "l1", "cosine")
-        if not concentration > 0:
-            raise UserError(f"concentration={concentration} must be positive")
+        require_positive(concentration=concentration)
         self.student_mix, self.concentration, self.head = student_mix, concentration, head
         self.match_axes, self.distance = match_axes, distance
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
 from kdse.objectives.base import Taps
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal, resample
@@ -72,10 +72,8 @@ class MultiViewAttention(Layerwise):
             raise UserError(f"pairs={pairs!r}: this objective needs to know each pair's view; name the pairs in views")
         if views is not None and pairs != "all":
             raise UserError(f"pairs={pairs!r} selects from the default views; leave it out when you give views")
-        if not power >= 1:
-            raise UserError(f"power={power}: must be 1 or more")
-        if not eps > 0:
-            raise UserError(f"eps={eps}: must be above zero")
+        require_at_least(1, power=power)
+        require_positive(eps=eps)
         require_one_of("norm", norm, "zagoruyko", "squared")
         require_one_of("lengths", lengths, *AGREE)
         given = dict(view_weights or {})

@@ -29,9 +29,7 @@ class FusionBlock(nn.Module):
     and frequencies by nearest neighbours; the output is ``norm(conv3x3(x))``, and x is carried on.
 
     Args:
-        student_channels: C of the student's activation.
-        mid_channels: C of the carried feature.
-        teacher_channels: C of the output.
+        student_channels, mid_channels, teacher_channels: of the student's activation, what is carried, the output.
         fuse: whether a deeper level carries something here.
         norm: "batch" (BatchNorm) or "instance" (InstanceNorm with gain and bias, then PReLU).
     """
@@ -60,13 +58,9 @@ class FusionBlock(nn.Module):
 
 
 class ReviewFusion(nn.Module):
-    """A chain of levels, deepest first.
+    """A chain of levels, deepest first, from the channels of each student level and of the teacher level it meets.
 
-    Args:
-        student_channels: C of each student level, deepest first.
-        teacher_channels: C of the teacher level that each is compared with.
-        mid_channels: C of the carried feature; None for ``min(512, C of the deepest student level)``.
-        norm: see `FusionBlock`.
+    ``mid_channels`` are those of the carried feature; None for ``min(512, C of the deepest student level)``.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, Objective, OutputObjective
@@ -62,8 +62,7 @@ class SelectivePatches(OutputObjective):
         super().__init__(**kwargs)
         if not 0 < share <= 1:
             raise UserError(f"share={share} must lie in (0, 1]")
-        if patch_bins < 1 or high_patch_bins < 1:
-            raise UserError(f"patch_bins={patch_bins}, high_patch_bins={high_patch_bins}: at least one bin each")
+        require_at_least(1, patch_bins=patch_bins, high_patch_bins=high_patch_bins)
         self.objective = FrequencyAdaptive() if objective is None else objective
         if isinstance(self.objective, OutputDistillation) and self.objective.on == "mask":
             raise UserError(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least
 from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal
@@ -46,8 +46,7 @@ class VariationalInformation(Layerwise):
         self, layers: int = 1, initial_variance: float = 5.0, minimum_variance: float = 1e-5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if layers < 1:
-            raise UserError(f"layers={layers}: the mean needs at least one convolution")
+        require_at_least(1, layers=layers)
         if not 0 < minimum_variance < initial_variance:
             raise UserError(
                 f"minimum_variance={minimum_variance} must lie between 0 and initial_variance={initial_variance}"
