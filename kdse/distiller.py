@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdse.enhancer import Enhancer, has_labels
 from kdse.errors import UserError
-from kdse.gradients import GradientBalance, window_factor
+from kdse.gradients import GradientBalance, connected, window_factor
 from kdse.internals.torch import FollowedModule
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
@@ -221,17 +221,14 @@ class Distiller(FollowedModule, Enhancer):
         return record(self.student, taps, noisy)
 
     def _connect(self, total: Tensor) -> Tensor:
-        """Joins parameters outside this phase to the total by a term that is zero by shape.
+        """Joins parameters outside this phase to the total, so that plain DDP survives the switch.
 
-        Plain DDP then survives the switch. Which parameters those are is read off the autograd graph, once for each
-        set of active terms.
+        Which those are is read off the autograd graph, once for each set of active terms.
         """
         if self._active not in self._idle:
             used = _leaves(total)
             self._idle[self._active] = [p for p in self.trained_parameters() if p.requires_grad and id(p) not in used]
-        for parameter in self._idle[self._active]:
-            total = total + parameter.reshape(-1)[:0].sum()
-        return total
+        return connected(total, self._idle[self._active])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Adam moves a parameter whose gradient is zero, so parameters outside the phase get none at all.

@@ -86,11 +86,7 @@ def take_buffers_of_rank_zero(module: nn.Module) -> None:
 
 
 class SameStart(L.Callback):
-    """Refuses to train on from different checkpoints: a disk that several machines share can show them an older file.
-
-    Raises:
-        ValueError: in every process, when training starts.
-    """
+    """Refuses to train on from different checkpoints: a disk that machines share can show some an older file."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if world_size() == 1:

@@ -82,6 +82,16 @@ def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
     return float(squared.sqrt())
 
 
+def connected(total: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A loss joined with parameters that it does not depend on, by terms that are zero by shape.
+
+    (Not by 0 x value: 0 x inf is NaN.) Their gradient is then zero and not missing, which plain DDP asks for.
+    """
+    for parameter in parameters:
+        total = total + parameter.reshape(-1)[:0].sum()
+    return total
+
+
 def window_factor(trainer: L.Trainer, batch_idx: int) -> float:
     """What a batch's loss is multiplied by so that its optimizer step takes the mean over its batches.
 

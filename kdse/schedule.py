@@ -75,15 +75,12 @@ class Phase:
 
 
 def phase_starts(phases: Sequence[Phase], total_steps: float, steps_per_epoch: float | None) -> list[int]:
-    """The optimizer step at which each phase begins.
+    """The optimizer step at which each phase begins; only the last may be open-ended.
 
     Args:
-        phases: the phases in order; only the last may be open-ended.
+        phases: in order.
         total_steps: optimizer steps of the whole run (math.inf if unknown), needed for fractions.
-        steps_per_epoch: optimizer steps an epoch, needed for epochs.
-
-    Raises:
-        ValueError: if a length cannot be resolved.
+        steps_per_epoch: optimizer steps an epoch (None if unknown), needed for epochs.
     """
     starts = [0]
     for number, phase in enumerate(phases[:-1]):
@@ -232,6 +229,7 @@ class TwoStep(Schedule):
         reset_optimizer: forget Adam's moments at the switch. The paper is silent; off is our choice.
         distil_learning_rate: learning rate of the first step; None keeps the optimizer's.
         supervised_learning_rate: learning rate of the second step; None keeps the optimizer's.
+        accept_new_switch: resume although the switch now falls on another step than the checkpoint stored.
     """
 
     def __init__(
@@ -243,7 +241,7 @@ class TwoStep(Schedule):
         reset_optimizer: bool = False,
         distil_learning_rate: float | None = None,
         supervised_learning_rate: float | None = None,
-        **kwargs: Any,
+        accept_new_switch: bool = False,
     ) -> None:
         _check_gamma(gamma)
         if distil_steps is not None and distil_epochs is not None:
@@ -261,7 +259,7 @@ class TwoStep(Schedule):
             learning_rate=supervised_learning_rate,
             reset_optimizer=reset_optimizer,
         )
-        super().__init__(phases=[first, second], **kwargs)
+        super().__init__([first, second], accept_new_switch)
 
 
 class Joint(Schedule):

@@ -40,14 +40,7 @@ class TapRecorder:
     >>> activations = recorder.activations()  # name -> [B, C, T, F]; `recorder.clear()` lets go of them
 
     Hooks exist only inside the ``with`` block, so the model can be copied, pickled and run freely outside it.
-    Activations keep their gradient.
-
-    Args:
-        model: the module the paths refer to.
-        taps: what to record, by name.
-
-    Raises:
-        ValueError: if a path does not exist.
+    Activations keep their gradient. A path that does not exist in the model is a ValueError.
     """
 
     def __init__(self, model: nn.Module, taps: Mapping[str, Tap]) -> None:
@@ -89,8 +82,7 @@ class TapRecorder:
         """What was recorded, name to ``[B, C, T, F]``, in the order of the taps.
 
         Raises:
-            ValueError: if a tapped module was not called, its output does not fit its layout, or a later layer
-                overwrote it in place.
+            ValueError: if a module was not called, does not fit its layout, or was overwritten in place later.
         """
         result = {}
         for name, tap in self.taps.items():
@@ -122,11 +114,7 @@ def first_tensor(output: Any, name: str) -> Tensor:
 
 
 def to_bctf(x: Tensor, tap: Tap, name: str) -> Tensor:
-    """Brings a module output to ``[B, C, T, F]`` by the tap's layout; complex becomes real with 2C channels.
-
-    Raises:
-        ValueError: naming the tap, the actual shape and the layout, if they do not fit.
-    """
+    """Brings a module output to ``[B, C, T, F]`` by the tap's layout; complex becomes real with 2C channels."""
     present = layout_axes(tap, name)
     target = " ".join(axis if axis in present else "1" for axis in AXES)
     try:
@@ -141,11 +129,7 @@ def to_bctf(x: Tensor, tap: Tap, name: str) -> Tensor:
 
 
 def layout_axes(tap: Tap, name: str) -> set[str]:
-    """The axes that a layout names.
-
-    Raises:
-        ValueError: if it names others than b, c, t, f, or one twice, or no batch.
-    """
+    """The axes that a layout names: the batch, and any of c, t, f once each."""
     letters = [axis for axis in re.findall(r"[^\s()]+", tap.layout) if axis != "1"]
     unknown = [axis for axis in letters if axis not in AXES]
     if unknown or len(set(letters)) != len(letters) or "b" not in letters:
@@ -160,11 +144,7 @@ def layout_axes(tap: Tap, name: str) -> set[str]:
 
 
 def find_module(model: nn.Module, path: str, name: str) -> nn.Module:
-    """The submodule at a dotted path.
-
-    Raises:
-        ValueError: listing the closest existing paths, if there is none.
-    """
+    """The submodule at a dotted path; a ValueError lists the closest ones if there is none."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if path and path in modules:
         return modules[path]
@@ -228,9 +208,6 @@ def probe(model: nn.Module, taps: Mapping[str, Tap], samples: int = 16000) -> di
     """Shapes ``[B, C, T, F]`` of the taps for one clip of ``samples`` samples of noise (B = 1).
 
     The model is as before afterwards: training flags, buffers and the global random streams included.
-
-    Raises:
-        ValueError: as `TapRecorder`.
     """
     recorder = TapRecorder(model, taps)
     with undisturbed(model), recorder:

@@ -20,13 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A frozen network and how it is run. Not a module: what holds one neither trains nor saves it.
+    """A frozen network and how it is run: in a lower precision ("bfloat16", "float16"), or through torch.compile.
 
-    Args:
-        network: the model; its parameters are frozen here.
-        taps: its distillation points by name.
-        autocast: run it in this lower precision, "bfloat16" or "float16"; None runs it as it is.
-        compiled: run it through torch.compile.
+    Not a module: what holds one neither trains nor saves it.
     """
 
     def __init__(
@@ -55,11 +51,7 @@ class Teacher:
 
 
 def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
-    """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one.
-
-    Raises:
-        ValueError: if neither is given or they do not fit together.
-    """
+    """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one."""
     if teacher is None:
         if checkpoint is None:
             raise UserError(

@@ -123,10 +123,7 @@ class Aligned(SpeechModel):
         return Estimate(wave / alignment.gain, spectrum)
 
     def measure(self, device: torch.device | None = None) -> Alignment:
-        """The teacher's delay (at its own rate) and gain, measured at the first call and logged.
-
-        Args:
-            device: where to run the teacher; None means where its parameters are.
+        """The teacher's delay (at its own rate) and gain, measured at the first call, on ``device``, and logged.
 
         Raises:
             ValueError: if its answer to the probe resembles the probe too little, or is silent.
@@ -216,10 +213,8 @@ def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool
 
 @contextlib.contextmanager
 def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Runs the body in eval mode, with random streams of its own, and with no hooks.
-
-    A tap recorder that listens would count the probe as a second call.
-    """
+    """Runs the body in eval mode, with random streams of its own, and with no hooks: a tap recorder would count the
+    probe as a second call."""
     streams = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with without_forward_hooks(model), undisturbed(model), streams:
         torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
@@ -229,12 +224,11 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:
-    correlation = f"(correlation {found.correlation:.2f})"
-    if delay_measured and found.delay_samples:
-        when = "late" if found.delay_samples > 0 else "early"
-        log.info("teacher output is %d samples %s %s: corrected", abs(found.delay_samples), when, correlation)
-    elif delay_measured:
-        log.info("teacher output is in time %s", correlation)
+    late = found.delay_samples
+    if delay_measured:
+        when = f"{abs(late)} samples {'late' if late > 0 else 'early'}" if late else "in time"
+        corrected = ": corrected" if late else ""
+        log.info("teacher output is %s (correlation %.2f)%s", when, found.correlation, corrected)
     if gain_measured and found.gain != 1:
         inverted = ", inverted" if found.gain < 0 else ""
         decibels = 20 * math.log10(abs(found.gain))

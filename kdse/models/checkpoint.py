@@ -38,11 +38,7 @@ TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
 
 def describe(model: SpeechModel) -> dict[str, Any]:
-    """The ``"kdse"`` entry of a checkpoint that holds ``model``.
-
-    Raises:
-        ValueError: if the model's constructor arguments are not plain data, so that it could not be rebuilt.
-    """
+    """The ``"kdse"`` entry of a checkpoint that holds ``model``, whose constructor arguments must be plain data."""
     cls = type(model)
     return {
         "format_version": FORMAT_VERSION,
@@ -193,8 +189,7 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
 def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:
     """Loads the ``"model."`` entries of a training checkpoint's state_dict, strictly.
 
-    Raises:
-        ValueError: one line naming the source and the first keys that do not fit.
+    A ValueError names the source and the first keys that do not fit.
     """
     weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
     own = model.state_dict()

@@ -26,15 +26,15 @@ class ComplexBlock(CausalConv):
     """Complex convolution, norm, PReLU with one slope, on ``[B, C, T, F]``; as many frames out as in.
 
     An encoder block puts one zero frame before the first, so frame t sees frames t - 1 and t. A decoder block's
-    transposed convolution gives T + 1 frames, of which one end is dropped: without the first, frame t sees t and
-    t + 1 (behind the last frame stands a zero one); without the last, it sees t - 1 and t. Either way frame t of the
-    output belongs to frame t of the input. The published code drops the frame after norm and PReLU; we do so before
-    the norm, which differs only in one frame's share of the batch statistics.
+    transposed convolution gives T + 1 frames, of which one end is dropped: without the first (``look_ahead``), frame t
+    sees t and t + 1 (behind the last frame stands a zero one); without the last, it sees t - 1 and t. Either way frame
+    t of the output belongs to frame t of the input. The published code drops the frame after norm and PReLU; we do so
+    before the norm, which differs only in one frame's share of the batch statistics.
 
     Args:
         channels_in, channels_out: real and imaginary parts together.
         up: a decoder block.
-        look_ahead: a decoder block drops the first frame, not the last.
+        look_ahead: see above.
         complex_norm: complex batch norm instead of a plain one.
         last: neither norm nor activation.
     """
@@ -283,12 +283,7 @@ class Dccrn(SpectralModel):
 
 
 class _Delay:
-    """A delay line of frames ``[B, C, 1, F]``, with the state of a layer.
-
-    Args:
-        channels: of a frame.
-        frames: how long the line is.
-    """
+    """A delay line of some frames ``[B, C, 1, F]``, with the state of a layer."""
 
     def __init__(self, channels: int, frames: int) -> None:
         self.channels, self.frames = channels, frames

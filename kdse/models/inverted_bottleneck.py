@@ -62,12 +62,8 @@ class InvertedBottleneck(Block):
     the block. MobileNetV2 multiplies the input's width; the wider side is our choice, because the first block's input
     has a single channel, whose few multiples would hold back everything after it.
 
-    Args:
-        channels_in, channels_out: widths.
-        up: double the frequency axis instead of halving it.
-        expansion: factor of the expanded width.
-        end: "bare" leaves out the projection's norm and gives it a bias; anything else is the same here.
-        settings: of `Block`.
+    ``up`` doubles the frequency axis instead of halving it; ``end`` "bare" leaves out the projection's norm and gives
+    it a bias, anything else is the same here; further settings are `Block`'s.
     """
 
     def __init__(
@@ -89,11 +85,8 @@ class SeparableBlock(Block):
     A single input channel (the spectrogram) is spread over ``channels_out`` by the depthwise convolution; one filter
     would hold back everything after it (our choice, MobileNet starts with a full convolution).
 
-    Args:
-        channels_in, channels_out: widths.
-        up: double the frequency axis instead of halving it.
-        end: "activation"; "linear" leaves out the last activation, "bare" the last norm too.
-        settings: of `Block`.
+    ``up`` doubles the frequency axis instead of halving it; ``end`` "linear" leaves out the last activation, "bare" the
+    last norm too; further settings are `Block`'s.
     """
 
     def __init__(self, channels_in: int, channels_out: int, up: bool, end: str = "activation", **settings: Any) -> None:

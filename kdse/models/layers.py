@@ -103,14 +103,8 @@ def band_conv(
 
 
 class CausalConv(nn.Module):
-    """A `band_conv` whose frame t sees frames t - K + 1 to t; frames before the first are zeros.
-
-    Args:
-        conv: the convolution, with as many frames of context as `band_conv` says.
-        channels_in: of the input.
-        up: whether it is transposed.
-        frames: K.
-    """
+    """A convolution as `band_conv` makes it, whose frame t sees frames t - K + 1 to t; frames before the first are
+    zeros. K is ``frames``."""
 
     def __init__(self, conv: nn.Module, channels_in: int, up: bool, frames: int = 2) -> None:
         super().__init__()
@@ -143,8 +137,6 @@ class CausalBlock(BandConv):
     can be tapped.
 
     Args:
-        channels_in, channels_out: widths.
-        up: double the frequency axis instead of halving it.
         last: sigmoid without a norm, as in CRUSE's final block.
         slope: of LeakyReLU.
         norm_over_time: see `CumulativeLayerNorm`.

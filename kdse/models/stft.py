@@ -125,10 +125,8 @@ class Stft(nn.Module):
         """One hop ``[B, hop]`` in, one out, ``window_samples - hop`` samples late.
 
         Args:
-            wave: the hop.
-            state: that of `initial_state`, and the network's own.
-            network: turns the spectrum of one frame ``[B, F, 1]`` and the state into the enhanced one and its own new
-                state.
+            wave, state: the hop; that of `initial_state`, and the network's own.
+            network: turns the spectrum of a frame ``[B, F, 1]`` and the state into the enhanced one and its new state.
         """
         frame = torch.cat([state["input"], wave], dim=-1)
         spectrum, new = network(self.analyse(frame)[:, :, None], state)

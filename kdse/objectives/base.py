@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdse.distributed import gather_batch
 from kdse.errors import UserError
+from kdse.gradients import connected
 from kdse.models.base import Estimate, Tap
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
@@ -50,10 +51,7 @@ class Exchange:
 
     def nothing(self) -> Tensor:
         """Zero for a batch that an objective has no use for; student and heads stay connected, by shape alone."""
-        total = self.student.waveform[:0].sum()
-        for parameter in self.heads.parameters():
-            total = total + parameter.reshape(-1)[:0].sum()
-        return total
+        return connected(self.student.waveform[:0].sum(), self.heads.parameters())
 
     def labelled_rows(self, name: str) -> Tensor:
         """Indices of the items that have clean speech ``[L]``, for the objective ``name`` that needs it.
@@ -233,6 +231,5 @@ class Gathering(Objective):
         return self.gathered(teacher), self.gathered(student)
 
     def gathered(self, activations: list[Tensor]) -> list[Tensor]:
-        """Activations of all processes, if that is wanted. Each process then computes the whole global loss, and
-        `gather_batch` brings it the gradient of its own slice."""
+        """Activations of all processes, if that is wanted: each process then computes the whole global loss."""
         return [gather_batch(x) for x in activations] if self.gather else activations

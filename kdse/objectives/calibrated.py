@@ -89,11 +89,7 @@ class TimeFrequencyCalibrated(FixedBatch):
         self.sets: dict[str, list[tuple[str, str]]] = {}  # group to its (teacher tap, student tap) pairs
 
     def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
-        """Every student tap with every teacher tap of its set, set by set.
-
-        Raises:
-            ValueError: as `Objective.resolve_pairs`, or if a group has taps in one of the models only.
-        """
+        """Every student tap with every teacher tap of its set, set by set."""
         pairs = super().resolve_pairs(teacher, student)
         if isinstance(self.pairs, str):
             pairs = [(t, s) for t, s in pairs if teacher[t].group == student[s].group]
@@ -120,10 +116,10 @@ class TimeFrequencyCalibrated(FixedBatch):
             heads[f"intra{index}"] = Calibration(len(teachers), len(students), frames, self.batch_size, self.factor)
             if self.inter_set:
                 # Outputs keep the channels of the layer where the recursion ends, as in the authors' code.
-                shapes = {"teacher": [teacher_shapes[t] for t in teachers]}
-                shapes["student"] = [student_shapes[s] for s in students]
-                for side, levels in shapes.items():
-                    heads[f"{side}_fusion{index}"] = _fusion([shape[1] for shape in levels], self.mid_channels)
+                widths = {"teacher": [teacher_shapes[t][1] for t in teachers]}
+                widths["student"] = [student_shapes[s][1] for s in students]
+                for side, channels in widths.items():
+                    heads[f"{side}_fusion{index}"] = _fusion(channels, self.mid_channels)
         if self.inter_set:
             count = len(self.sets)
             heads["inter"] = Calibration(count, count, frames, self.batch_size, self.factor)
@@ -156,11 +152,7 @@ class TimeFrequencyCalibrated(FixedBatch):
         return self.compare(teacher, student, exchange.heads)
 
     def compare(self, teacher: list[list[Tensor]], student: list[list[Tensor]], heads: nn.ModuleDict) -> Tensor:
-        """The bare equation on sets of layers ``[B, C, T, F]``, each set in the order in which it is fused.
-
-        Raises:
-            ValueError: if batch size or frame count are not those the heads were built for.
-        """
+        """The bare equation on sets of layers ``[B, C, T, F]``, each set in the order in which it is fused."""
         self.require_batch([x for layers in [*teacher, *student] for x in layers])
         with torch.autocast(student[0][0].device.type, enabled=False):
             teacher = [[self._place(x.detach()) for x in layers] for layers in teacher]

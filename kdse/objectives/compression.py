@@ -211,11 +211,8 @@ class LayerAttention(nn.Module):
 
 
 def split_pairs(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str], list[list[int]]]:
-    """(teacher tap, student tap) pairs as the distinct taps of each side and who sees whom.
-
-    Returns:
-        teacher taps, student taps, and for each student tap the indices of the teacher taps paired with it.
-    """
+    """(teacher tap, student tap) pairs as teacher taps, student taps, and for each student tap the indices of the
+    teacher taps paired with it."""
     teachers, students = list(dict.fromkeys(t for t, _ in pairs)), list(dict.fromkeys(s for _, s in pairs))
     known = set(pairs)
     return teachers, students, [[i for i, t in enumerate(teachers) if (t, s) in known] for s in students]

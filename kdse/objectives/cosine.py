@@ -78,11 +78,7 @@ class CosineAlignment(Layerwise):
         self.distance, self.resample, self.eps = distance, tuple(resample), eps
 
     def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
-        """One head a pair, from the student's channels and frequencies to the teacher's.
-
-        Raises:
-            ValueError: if a pair's shapes differ where neither head nor `resample` bridges them.
-        """
+        """One head a pair; shapes that neither head nor `resample` brings together are an error."""
         heads = nn.ModuleDict()
         fold = self.head_over == "features"
         for index, (t, s) in enumerate(self.bound_pairs):
@@ -130,7 +126,7 @@ class Head(nn.Module):
     Args:
         source, target: (channels, frequencies) of student and teacher.
         fold: work on channels times frequencies; else on channels, alike at every frequency.
-        expansion: hidden units times the input's; None for a single linear map.
+        expansion: hidden units over the input's; None for a single linear map.
     """
 
     def __init__(self, source: tuple[int, int], target: tuple[int, int], fold: bool, expansion: int | None) -> None:

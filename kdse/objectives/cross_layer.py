@@ -46,11 +46,7 @@ class CrossLayerSimilarity(Gathering, ReviewObjective):
         return pairs
 
     def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
-        """As `ReviewObjective.build_heads`.
-
-        Raises:
-            ValueError: if a pair that is not fused differs in frames.
-        """
+        """As `ReviewObjective.build_heads`; pairs that are not fused must agree in frames."""
         fused = {i for chain in self.chains.values() for i in chain}
         for index, pair in enumerate(self.bound_pairs):
             if index not in fused:

@@ -72,11 +72,7 @@ class FlowOfSolution(Layerwise):
         return terms
 
     def flows(self, teacher: Sequence[torch.Size], student: Sequence[torch.Size]) -> list[tuple[int, int]]:
-        """Numbers of the pairs of taps that a flow leads from and to.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Numbers of the pairs of taps that a flow leads from and to; none is an error."""
         count = len(teacher)
         if self.between == "consecutive":
             found = [(i, i + 1) for i in range(count - 1)]

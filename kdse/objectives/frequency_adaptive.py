@@ -82,12 +82,11 @@ class FrequencyAdaptive(OutputObjective):
         return bins <= crossover, bins >= crossover
 
     def patch_errors(self, reference: Tensor, estimate: Tensor, band: Tensor, size: int, high: bool) -> Tensor:
-        """Error of every patch of ``size`` bins by one frame, within a band: ``[B, ceil(F / size), T]``.
+        """Error of every patch of ``size`` bins by one frame (the last padded with zeros): ``[B, ceil(F / size), T]``.
 
         Args:
             reference, estimate: complex spectra ``[B, F, T]``.
             band: which bins count ``[B, F, T]``; a patch without any has error 1 (cosine) and 0 (MSE).
-            size: bins of a patch, the last one padded with zeros.
             high: whether the magnitudes' squared error is mixed in.
         """
         a, b = into_patches(reference * band, size), into_patches(estimate * band, size)

@@ -89,11 +89,7 @@ class MultiViewAttention(Layerwise):
         self.bound_views: list[str] = []  # one a bound pair; set with the pairs
 
     def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
-        """The pairs of all views that have a weight, and in `bound_views` the view of each.
-
-        Raises:
-            ValueError: if a named tap does not exist, or a view that has a weight has no pair.
-        """
+        """The pairs of all views that have a weight, and in `bound_views` the view of each."""
         wanted = {view for view, weight in self.view_weights.items() if weight > 0}
         if self.views is None:
             found = [(match[1], (name, name)) for name, match in self._shared(teacher, student) if match[1] in wanted]
@@ -116,14 +112,9 @@ class MultiViewAttention(Layerwise):
         return [(name, match) for name in shared if (match := NAMED_VIEW.fullmatch(name))]
 
     def compare(self, teacher: list[Tensor], student: list[Tensor], views: Sequence[str] | None = None) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``.
+        """The bare equation on activations ``[B, C, T, F]``, one of each network a pair.
 
-        Args:
-            teacher, student: one activation of each network a pair.
-            views: the view of each pair; by default that of each bound pair.
-
-        Raises:
-            ValueError: if the lists or the shapes of a pair do not fit, or a view is unknown.
+        ``views`` names the view of each pair; by default that of each bound pair.
         """
         views = self.bound_views if views is None else views
         if not teacher or not len(teacher) == len(student) == len(views):

@@ -54,11 +54,7 @@ class OutputDistillation(OutputObjective):
         return self.compare([self._view(exchange.teacher)], [self._view(exchange.student)])
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on outputs of equal shape.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
+        """The bare equation on outputs of equal shape."""
         (a,), (b,) = teacher, student
         self.require_equal_shapes(a, b, self.on, 'compare on: "waveform"')
         return self.distances(a, b).mean()
@@ -99,11 +95,7 @@ class SiSdrDistillation(OutputObjective):
         return self.compare([exchange.teacher.waveform], [exchange.student.waveform])
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on one waveform ``[B, N]`` of each network.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
+        """The bare equation on one waveform ``[B, N]`` of each network."""
         (a,), (b,) = teacher, student
         self.require_equal_shapes(a, b, "waveform", "both models must return as many samples as they are given")
         with torch.autocast(a.device.type, enabled=False):

@@ -104,9 +104,7 @@ class SelectivePatches(OutputObjective):
     def select(self, gap: Tensor, band: Tensor | None = None) -> Tensor:
         """Which patches are kept, boolean ``[B, P, T]``: the ``floor(share x patches)`` largest gaps of every item.
 
-        Args:
-            gap: the student's error minus the teacher's ``[B, P, T]``.
-            band: patches that can be chosen ``[B, P, T]``; None means all.
+        ``gap`` is the student's error minus the teacher's ``[B, P, T]``; ``band`` are the patches that can be chosen.
         """
         flat = gap.flatten(1)
         allowed = torch.ones_like(flat, dtype=torch.bool) if band is None else band.flatten(1)
