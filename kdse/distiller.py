@@ -12,13 +12,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from kdse.data.batch import Batch
 from kdse.enhancer import Enhancer, has_labels
 from kdse.errors import UserError
-from kdse.gradients import GradientBalance, window_factor
+from kdse.gradients import GradientBalance, connected, window_factor
 from kdse.internals.torch import FollowedModule
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
@@ -26,7 +25,6 @@ from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
-from kdse.seeding import seeded
 from kdse.taps import probe, record, resolve_taps
 from kdse.teacher import Teacher, load_teacher
 
@@ -36,8 +34,8 @@ log = logging.getLogger(__name__)
 class Distiller(FollowedModule, Enhancer):
     """Trains a student under a frozen teacher.
 
-    Objectives and the schedule are callbacks of the Trainer; they bind themselves in their `setup`. Without a
-    schedule every term has weight 1.
+    Objectives and the schedule are callbacks of the Trainer and join it in their `setup`. Without a schedule every
+    term has weight 1.
 
     Args:
         teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
@@ -45,13 +43,6 @@ class Distiller(FollowedModule, Enhancer):
             ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
         compression: build the student from the teacher's own family with 1/compression of its parameters.
-        loss: supervised loss; None means the phase-sensitive approximation.
-        optimizer: builds the optimizer from parameters. Adam at 6e-5 is the two-step paper's.
-        lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
-            value, after each validation); None for none.
-        metrics: what validation and test measure besides the loss; see `kdse.metrics`.
-        metric_workers: processes that compute metrics; 0 computes them in the training process.
-        weights: checkpoint to take the student's initial weights from (not a resume).
         teacher_taps: taps of the teacher by name, if not its own: ``{name: {path, layout, sizes, group}}``.
         student_taps: the same for the student.
         teacher_autocast: run the teacher in this lower precision, "bfloat16" or "float16"; None runs it as it is.
@@ -68,12 +59,6 @@ class Distiller(FollowedModule, Enhancer):
         teacher_checkpoint: str | None = None,
         student: ModelOrFactory | None = None,
         compression: float | None = None,
-        loss: nn.Module | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=6e-5),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        metrics: list[str] = ["si_sdr", "pesq_wb", "estoi"],  # noqa: B006 (jsonargparse shows it in --help)
-        metric_workers: int = 0,
-        weights: str | None = None,
         teacher_taps: dict[str, Any] | None = None,
         student_taps: dict[str, Any] | None = None,
         teacher_autocast: str | None = None,
@@ -81,6 +66,7 @@ class Distiller(FollowedModule, Enhancer):
         trust_code: bool = False,
         balance_gradients: bool = False,
         balance_every: int = 10,
+        **kwargs: Any,
     ) -> None:
         if (student is None) == (compression is None):
             raise UserError("give --model.student or --model.compression, one of the two")
@@ -88,15 +74,7 @@ class Distiller(FollowedModule, Enhancer):
         if student is None:
             assert compression is not None
             student = compress(loaded, compression)
-        super().__init__(
-            model=student,
-            loss=loss,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            metrics=metrics,
-            metric_workers=metric_workers,
-            weights=weights,
-        )
+        super().__init__(model=student, **kwargs)
         if loaded.sample_rate_hz != self.student.sample_rate_hz:
             raise UserError(
                 f"the teacher works at {loaded.sample_rate_hz} Hz and the student at {self.student.sample_rate_hz} Hz; "
@@ -107,7 +85,7 @@ class Distiller(FollowedModule, Enhancer):
         self.heads = nn.ModuleDict()
         self.student_taps = resolve_taps(self.student, student_taps)
         self.objectives: dict[str, Objective] = {}
-        self.schedule: Schedule | None = None
+        self.schedule: Schedule | None = None  # sets itself in its setup
         self._balance = GradientBalance(balance_every) if balance_gradients else None
         self._shapes: tuple[dict[str, torch.Size], dict[str, torch.Size]] | None = None
         self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
@@ -139,40 +117,33 @@ class Distiller(FollowedModule, Enhancer):
         """The teacher, which goes where the student goes."""
         return self.teacher
 
-    # --- binding: called from the callbacks' setup, before optimizers are made and weights loaded ---
-
     def bind_objective(self, objective: Objective) -> None:
-        """Resolves an objective's taps and builds its heads.
+        """Binds an objective to the two models and keeps its heads, before optimizers are made and weights loaded.
 
         Raises:
             ValueError: if its name is taken, a tap is missing, or its taps cannot be compared.
         """
-        if self.objectives.get(objective.name) is objective:
+        name = objective.name
+        if self.objectives.get(name) is objective:
             return
-        if objective.name in self.objectives or objective.name == SUPERVISED:
-            raise UserError(f"objectives: the name {objective.name!r} is used twice; give each objective its own name")
+        if name in self.objectives or name == SUPERVISED:
+            raise UserError(f"objectives: the name {name!r} is used twice; give each objective its own name")
         if objective.uses_taps and not self._teacher.has_activations:
             raise UserError(
-                f"objectives.{objective.name}: compares activations, which a recorded teacher does not have; use an "
-                "output objective"
+                f"objectives.{name}: compares activations, which a recorded teacher does not have; use an output "
+                "objective"
             )
-        objective.bound_pairs = objective.resolve_pairs(self.teacher_taps, self.student_taps)
-        if objective.uses_taps:
-            if self._shapes is None:
-                samples = 2 * self.student.sample_rate_hz
-                self._shapes = (
-                    probe(self.teacher, self.teacher_taps, samples),
-                    probe(self.student, self.student_taps, samples),
-                )
-            with seeded(f"heads/{objective.name}"):
-                heads = objective.build_heads(*self._shapes)
-            if heads is not None and len(heads):
-                self.heads[objective.name] = heads
-        self.objectives[objective.name] = objective
+        heads = objective.bind(self.teacher_taps, self.student_taps, self._tap_shapes)
+        if len(heads):
+            self.heads[name] = heads
+        self.objectives[name] = objective
 
-    def bind_schedule(self, schedule: Schedule) -> None:
-        """Takes the schedule whose weights this run follows."""
-        self.schedule = schedule
+    def _tap_shapes(self) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+        if self._shapes is None:
+            samples = 2 * self.student.sample_rate_hz
+            taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
+            self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
+        return self._shapes
 
     # --- the loop ---
 
@@ -251,17 +222,14 @@ class Distiller(FollowedModule, Enhancer):
         return record(self.student, taps, noisy)
 
     def _connect(self, total: Tensor) -> Tensor:
-        """Joins parameters outside this phase to the total by a term that is zero by shape.
+        """Joins parameters outside this phase to the total, so that plain DDP survives the switch.
 
-        Plain DDP then survives the switch. Which parameters those are is read off the autograd graph, once for each
-        set of active terms.
+        Which those are is read off the autograd graph, once for each set of active terms.
         """
         if self._active not in self._idle:
             used = _leaves(total)
             self._idle[self._active] = [p for p in self.trained_parameters() if p.requires_grad and id(p) not in used]
-        for parameter in self._idle[self._active]:
-            total = total + parameter.reshape(-1)[:0].sum()
-        return total
+        return connected(total, self._idle[self._active])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Adam moves a parameter whose gradient is zero, so parameters outside the phase get none at all.
@@ -280,8 +248,9 @@ class Distiller(FollowedModule, Enhancer):
         if self.schedule is None and self.objectives:
             log.warning("no schedule: the supervised loss and every objective have weight 1 throughout")
         for objective in self.objectives.values():
-            if hasattr(objective, "gather"):
-                log.info("objectives.%s: %s", objective.name, _effective_batch(objective.gather, self.trainer))
+            if objective.compares_items:
+                gather = bool(getattr(objective, "gather", False))
+                log.info("objectives.%s: %s", objective.name, _effective_batch(gather, self.trainer))
 
     # --- the teacher's own quality, once ---
 

@@ -34,9 +34,6 @@ def check_processes(world_size: int, environment: Mapping[str, str] = os.environ
     """Refuses a trainer that would be alone in each of several processes: all would train the same run, in one folder.
 
     Lightning checks other differences itself, but on a CPU its ``--trainer.devices=auto`` is one device.
-
-    Raises:
-        ValueError: naming the flags.
     """
     count, launcher = started(environment)
     if world_size == 1 and count > 1:
@@ -50,9 +47,7 @@ def launched_by(plugins: Sequence[object]) -> list[ClusterEnvironment]:
     """Lightning's SLURM environment where Lightning would choose it, without its requeue; else nothing.
 
     Its own handler for the signal before the time limit saves in the middle of a step; see `kdse.training.stopping`.
-
-    Args:
-        plugins: of the trainer; an environment among them is left alone.
+    An environment among the trainer's plugins is left alone.
     """
     chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
     if chosen or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
@@ -61,11 +56,7 @@ def launched_by(plugins: Sequence[object]) -> list[ClusterEnvironment]:
 
 
 def check_strategy(strategy: object) -> None:
-    """Refuses Lightning's strategies that copy the running process: a command line is started again instead.
-
-    Raises:
-        ValueError: naming the ones that work.
-    """
+    """Refuses Lightning's strategies that copy the running process: a command line is started again instead."""
     name = str(strategy)
     plain = re.sub("_(spawn|fork|notebook)(?=_|$)", "", name)
     if plain != name:
@@ -95,11 +86,7 @@ def take_buffers_of_rank_zero(module: nn.Module) -> None:
 
 
 class SameStart(L.Callback):
-    """Refuses to train on from different checkpoints: a disk that several machines share can show them an older file.
-
-    Raises:
-        ValueError: in every process, when training starts.
-    """
+    """Refuses to train on from different checkpoints: a disk that machines share can show some an older file."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if world_size() == 1:
@@ -129,10 +116,11 @@ def gather_batch(x: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        sizes = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world_size())]
-        dist.all_gather(sizes, torch.tensor(x.shape[0], device=x.device))
-        if len({int(s) for s in sizes}) > 1:
-            raise UserError(f"gather: the processes hold batches of {[int(s) for s in sizes]} items; use drop_last")
+        counts = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(world_size())]
+        dist.all_gather(counts, torch.tensor(x.shape[0], device=x.device))
+        sizes = [int(count) for count in counts]
+        if len(set(sizes)) > 1:
+            raise UserError(f"gather: the processes hold batches of {sizes} items; use drop_last")
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in sizes]
         dist.all_gather(parts, x.contiguous())
         ctx.items = x.shape[0]  # type: ignore[attr-defined]  # (a context takes any)

@@ -117,11 +117,7 @@ class Enhancer(L.LightningModule):
         check_shared(self.trainer, self.trainer.train_dataloader, "training")
 
     def check_labels(self, terms: list[str]) -> None:
-        """Refuses to train terms that need clean speech on data that has none, before the first step.
-
-        Raises:
-            ValueError: naming the term and the fix.
-        """
+        """Refuses to train terms that need clean speech on data that has none, before the first step."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if terms and getattr(datamodule, "labelled_share", 1.0) == 0:
             raise UserError(

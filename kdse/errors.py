@@ -32,3 +32,24 @@ def mistake_in(error: BaseException) -> UserError | None:
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; of the `UserError` that a library wrapped in its own, if there is one."""
     return " ".join(str(mistake_in(error) or error).split()) or type(error).__name__
+
+
+def require_one_of(name: str, value: object, *known: object) -> None:
+    """Raises a `UserError` that names the argument unless its value is one of those known."""
+    if value not in known:
+        choices = ", ".join("null" if choice is None else f'"{choice}"' for choice in known)
+        raise UserError(f"{name}={value!r}: use one of {choices}")
+
+
+def require_at_least(least: float, **values: float) -> None:
+    """Raises a `UserError` that names the first argument below ``least``."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"{name}={value}: must be {least} or more")
+
+
+def require_positive(**values: float) -> None:
+    """Raises a `UserError` that names the first argument that is not above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{name}={value}: must be above zero")

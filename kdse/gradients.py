@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdse.distributed import world_size
 from kdse.errors import UserError
-
-if TYPE_CHECKING:
-    import lightning as L
-
 
 FLOOR = 1e-12
 
@@ -25,13 +22,12 @@ class GradientBalance:
 
     With the moving averages ``n_k`` of the norms of ``d raw_k / d student``, the total becomes
     ``sum_k w_k (n_ref / n_k) raw_k``: weights then are ratios of gradient norms, whatever the scale of each term. The
-    reference is the supervised loss where it is active, else the first active term; its factor is 1. (After the loss
-    balancer of EnCodec, Defossez et al. 2022, which balances gradients at the model's output, where
-    features have none.)
+    reference is the supervised loss where it is active, else the first active term. (After the loss balancer of
+    EnCodec, Defossez et al. 2022, which balances gradients at the model's output, where features have none.)
 
     A measurement costs one backward pass a term, so it is repeated every ``every`` steps only. A batch in which a term
-    has no gradient, or none that is finite, does not count for it. Parameters outside
-    the student (heads) do not count. Under DDP the mean of the squared norms over processes is used.
+    has no finite gradient does not count for it; nor do heads. Under DDP the mean of the squared norms over processes
+    is used.
 
     Args:
         every: optimizer steps between measurements.
@@ -86,16 +82,22 @@ def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
     return float(squared.sqrt())
 
 
+def connected(total: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A loss joined with parameters that it does not depend on, by terms that are zero by shape.
+
+    (Not by 0 x value: 0 x inf is NaN.) Their gradient is then zero and not missing, which plain DDP asks for.
+    """
+    for parameter in parameters:
+        total = total + parameter.reshape(-1)[:0].sum()
+    return total
+
+
 def window_factor(trainer: L.Trainer, batch_idx: int) -> float:
     """What a batch's loss is multiplied by so that its optimizer step takes the mean over its batches.
 
     Lightning divides every loss by ``accumulate_grad_batches``, and steps at the end of an epoch with what there is:
     such a step would pull less than the others, by the share of batches that it lacks. 1 for whole windows, and where
-    the length of an epoch is unknown.
-
-    Args:
-        trainer: the Lightning trainer.
-        batch_idx: of the batch in its epoch.
+    the length of an epoch is unknown. ``batch_idx`` counts the batches of the epoch.
     """
     window, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
     if window == 1 or not math.isfinite(batches) or trainer.strategy.handles_gradient_accumulation:

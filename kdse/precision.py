@@ -18,11 +18,7 @@ def exact(x: Tensor) -> Tensor:
 
 
 def check_precision(precision: str) -> None:
-    """Refuses formats that would store the network, its STFT window and the optimizer's moments in 16 or 8 bits.
-
-    Raises:
-        ValueError: naming the ones that work.
-    """
+    """Refuses formats that would store the network, its STFT window and the optimizer's moments in 16 or 8 bits."""
     if str(precision) not in PRECISIONS:
         raise UserError(
             f"--trainer.precision={precision}: parameters and STFTs stay in float32 or float64 here; use one of "

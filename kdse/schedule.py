@@ -1,11 +1,7 @@
-"""Schedules: phases as a pure function of the optimizer step, and the callbacks that carry them into training.
+"""Schedules: weights of the loss terms as a pure function of the optimizer step, and the callbacks that apply them.
 
-Everything is one mechanism: a schedule is a list of `Phase`s. `TwoStep` is two of them, `Joint` is one.
-
-    weights(step) -> {"supervised": w, "<objective>": w, ...}
-
-A weight of zero means that the term is *not computed*. A step is an optimizer step, so gradient accumulation
-does not move a switch.
+A schedule is a list of `Phase`s: `TwoStep` is two of them, `Joint` is one. A weight of zero means that the term is
+*not computed*. A step is an optimizer step, so gradient accumulation does not move a switch.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from typing import Any
 
 import lightning as L
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_one_of
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +25,12 @@ EVERY_OBJECTIVE = "*"
 
 @dataclass
 class Phase:
-    """One phase of training.
+    """One phase of training. Give it one of steps, epochs, fraction; the last phase may leave all three out.
 
     Args:
         weights: term to weight; "supervised" is the supervised loss, "*" every objective not named. Terms that are
             not mentioned are off.
-        steps: length in optimizer steps. Give one of steps, epochs, fraction; the last phase may leave all three out.
+        steps: length in optimizer steps.
         epochs: length in epochs.
         fraction: length as a share of the whole run, between 0 and 1.
         ramp: how weights move from the phase before: "none" (at once), "linear" or "cosine" over `ramp_steps`.
@@ -65,8 +61,7 @@ class Phase:
             raise UserError(
                 f"schedule: a phase of fraction={self.fraction} is longer than the run; give 0 to 1 (distil_fraction)"
             )
-        if self.ramp not in ("none", "linear", "cosine"):
-            raise UserError(f'schedule: ramp={self.ramp!r} is unknown; use "none", "linear" or "cosine"')
+        require_one_of("schedule: ramp", self.ramp, "none", "linear", "cosine")
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights.values()):
             raise UserError(f"schedule: weights must be finite and zero or more, got {self.weights}")
         if self.learning_rate is not None and not self.learning_rate > 0:
@@ -80,15 +75,12 @@ class Phase:
 
 
 def phase_starts(phases: Sequence[Phase], total_steps: float, steps_per_epoch: float | None) -> list[int]:
-    """The optimizer step at which each phase begins.
+    """The optimizer step at which each phase begins; only the last may be open-ended.
 
     Args:
-        phases: the phases in order; only the last may be open-ended.
+        phases: in order.
         total_steps: optimizer steps of the whole run (math.inf if unknown), needed for fractions.
-        steps_per_epoch: optimizer steps an epoch, needed for epochs.
-
-    Raises:
-        ValueError: if a length cannot be resolved.
+        steps_per_epoch: optimizer steps an epoch (None if unknown), needed for epochs.
     """
     starts = [0]
     for number, phase in enumerate(phases[:-1]):
@@ -136,9 +128,9 @@ class Schedule(L.Callback):
     """Base of all schedules: resolves the phases once, stores the result, answers `weights(step)`.
 
     Args:
-        phases: the phases in order.
-        accept_new_switch: resume although the run now resolves to other switch steps than the checkpoint stored
-            (after raising max_steps, say); the new ones are used.
+        phases: the phases in order; see `Phase`.
+        accept_new_switch: resume although the phases now switch at other steps than the checkpoint stored (after
+            raising max_steps, say); the new ones are used.
     """
 
     def __init__(self, phases: list[Phase], accept_new_switch: bool = False) -> None:
@@ -149,9 +141,6 @@ class Schedule(L.Callback):
         self.accept_new_switch = accept_new_switch
         self.starts: list[int] | None = None
         self._stored_starts: list[int] | None = None
-        self._base_learning_rates: list[float] | None = None
-
-    # --- pure ---
 
     def weights(self, step: int, terms: Sequence[str]) -> dict[str, float]:
         """Weight of every term (``"supervised"`` and the objectives' names) at an optimizer step."""
@@ -164,16 +153,13 @@ class Schedule(L.Callback):
         assert self.starts is not None
         return bisect.bisect_right(self.starts, step) - 1
 
-    # --- Lightning ---
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        bind = getattr(pl_module, "bind_schedule", None)
-        if bind is None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        if not hasattr(pl_module, "schedule"):
             raise UserError(
                 f"schedule: {type(pl_module).__name__} has no teacher; use `model.class_path: kdse.Distiller`, "
                 "or leave out --schedule"
             )
-        bind(self)
+        pl_module.schedule = self
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.lr_scheduler_configs and any(p.learning_rate is not None for p in self.phases):
@@ -196,28 +182,23 @@ class Schedule(L.Callback):
             log.info("schedule: phase %d starts at optimizer step %d with weights %s", number, start, phase.weights)
 
     def _resolve(self, trainer: L.Trainer) -> list[int]:
-        total: float = math.inf
-        steps_per_epoch: float | None = None
-        if any(p.fraction is not None or p.epochs is not None for p in self.phases[:-1]):
-            total = float(trainer.estimated_stepping_batches)
-            batches = trainer.num_training_batches
-            if math.isfinite(batches):
-                steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        return phase_starts(self.phases, total, steps_per_epoch)
+        if all(p.fraction is None and p.epochs is None for p in self.phases[:-1]):
+            return phase_starts(self.phases, math.inf, None)
+        total = float(trainer.estimated_stepping_batches)  # (makes the loader, which the next line counts)
+        batches = trainer.num_training_batches
+        known = math.isfinite(batches)
+        return phase_starts(self.phases, total, math.ceil(batches / trainer.accumulate_grad_batches) if known else None)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert self.starts is not None
         step = trainer.global_step
-        if self._base_learning_rates is None:
-            self._base_learning_rates = [
-                group.setdefault("kdse_base_lr", group["lr"]) for o in trainer.optimizers for group in o.param_groups
-            ]
         phase = self.phases[self.phase_index(step)]
-        if any(p.learning_rate is not None for p in self.phases):
-            groups = [group for o in trainer.optimizers for group in o.param_groups]
-            for group, base in zip(groups, self._base_learning_rates, strict=True):
+        own_rates = any(p.learning_rate is not None for p in self.phases)
+        for group in (group for o in trainer.optimizers for group in o.param_groups):
+            base = group.setdefault("kdse_base_lr", group["lr"])  # (saved with the optimizer, for a resume)
+            if own_rates:
                 group["lr"] = base if phase.learning_rate is None else phase.learning_rate
         first_micro_batch = batch_idx % trainer.accumulate_grad_batches == 0
         if phase.reset_optimizer and step > 0 and step in self.starts and first_micro_batch:
@@ -248,7 +229,7 @@ class TwoStep(Schedule):
         reset_optimizer: forget Adam's moments at the switch. The paper is silent; off is our choice.
         distil_learning_rate: learning rate of the first step; None keeps the optimizer's.
         supervised_learning_rate: learning rate of the second step; None keeps the optimizer's.
-        accept_new_switch: resume although the switch would fall on another step than the checkpoint stored.
+        accept_new_switch: resume although the switch now falls on another step than the checkpoint stored.
     """
 
     def __init__(
@@ -294,15 +275,7 @@ class Joint(Schedule):
 
 
 class Phases(Schedule):
-    """Any list of phases, with ramps between them.
-
-    Args:
-        phases: the phases in order; see `Phase`.
-        accept_new_switch: resume although a switch would fall on another step than the checkpoint stored.
-    """
-
-    def __init__(self, phases: list[Phase], accept_new_switch: bool = False) -> None:
-        super().__init__(phases, accept_new_switch)
+    """Any list of phases, with ramps between them."""
 
 
 def _check_gamma(gamma: float) -> None:

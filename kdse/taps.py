@@ -1,7 +1,5 @@
 """Taps: record activations by dotted module path and bring them to one layout, ``[B, C, T, F]``.
 
-The rules, stated once:
-
 - A tap's layout names the axes of the module's output with the letters b, c, t and f, in einops notation. An axis
   that the layout leaves out has size 1: time-domain features ``"b c t"`` become ``[B, C, T, 1]``.
 - Tuples and lists (RNN outputs, `Estimate`): the first element counts, also when nested.
@@ -12,10 +10,11 @@ The rules, stated once:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -41,14 +40,7 @@ class TapRecorder:
     >>> activations = recorder.activations()  # name -> [B, C, T, F]; `recorder.clear()` lets go of them
 
     Hooks exist only inside the ``with`` block, so the model can be copied, pickled and run freely outside it.
-    Activations keep their gradient.
-
-    Args:
-        model: the module the paths refer to.
-        taps: what to record, by name.
-
-    Raises:
-        ValueError: if a path does not exist.
+    Activations keep their gradient. A path that does not exist in the model is a ValueError.
     """
 
     def __init__(self, model: nn.Module, taps: Mapping[str, Tap]) -> None:
@@ -62,7 +54,12 @@ class TapRecorder:
             raise RuntimeError("this TapRecorder is already recording")
         self.clear()
         for name, module in self._modules.items():
-            self._handles.append(hook(module, self.taps[name].path, partial(self._record, name)))
+            if isinstance(module, torch.jit.ScriptModule):
+                raise UserError(
+                    f"tap {self.taps[name].path!r}: lies inside a TorchScript program, whose activations cannot be "
+                    "recorded; use objectives on the output"
+                )
+            self._handles.append(module.register_forward_hook(partial(self._record, name)))
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -85,8 +82,7 @@ class TapRecorder:
         """What was recorded, name to ``[B, C, T, F]``, in the order of the taps.
 
         Raises:
-            ValueError: if a tapped module was not called, its output does not fit its layout, or a later layer
-                overwrote it in place.
+            ValueError: if a module was not called, does not fit its layout, or was overwritten in place later.
         """
         result = {}
         for name, tap in self.taps.items():
@@ -108,20 +104,6 @@ class TapRecorder:
         self._raw.clear()
 
 
-def hook(module: nn.Module, path: str, function: Callable[[nn.Module, Any, Any], None]) -> RemovableHandle:
-    """Registers a forward hook.
-
-    Raises:
-        ValueError: for modules inside a TorchScript program, which take none.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UserError(
-            f"tap {path!r}: lies inside a TorchScript program, whose activations cannot be recorded; use objectives on "
-            "the output"
-        )
-    return module.register_forward_hook(function)
-
-
 def first_tensor(output: Any, name: str) -> Tensor:
     """The tensor that stands for a module's output: itself, or the first element of a tuple or list."""
     while isinstance(output, (tuple, list)) and len(output):
@@ -132,11 +114,7 @@ def first_tensor(output: Any, name: str) -> Tensor:
 
 
 def to_bctf(x: Tensor, tap: Tap, name: str) -> Tensor:
-    """Brings a module output to ``[B, C, T, F]`` by the tap's layout; complex becomes real with 2C channels.
-
-    Raises:
-        ValueError: naming the tap, the actual shape and the layout, if they do not fit.
-    """
+    """Brings a module output to ``[B, C, T, F]`` by the tap's layout; complex becomes real with 2C channels."""
     present = layout_axes(tap, name)
     target = " ".join(axis if axis in present else "1" for axis in AXES)
     try:
@@ -151,11 +129,7 @@ def to_bctf(x: Tensor, tap: Tap, name: str) -> Tensor:
 
 
 def layout_axes(tap: Tap, name: str) -> set[str]:
-    """The axes that a layout names.
-
-    Raises:
-        ValueError: if it names others than b, c, t, f, or one twice, or no batch.
-    """
+    """The axes that a layout names: the batch, and any of c, t, f once each."""
     letters = [axis for axis in re.findall(r"[^\s()]+", tap.layout) if axis != "1"]
     unknown = [axis for axis in letters if axis not in AXES]
     if unknown or len(set(letters)) != len(letters) or "b" not in letters:
@@ -170,11 +144,7 @@ def layout_axes(tap: Tap, name: str) -> set[str]:
 
 
 def find_module(model: nn.Module, path: str, name: str) -> nn.Module:
-    """The submodule at a dotted path.
-
-    Raises:
-        ValueError: listing the closest existing paths, if there is none.
-    """
+    """The submodule at a dotted path; a ValueError lists the closest ones if there is none."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if path and path in modules:
         return modules[path]
@@ -238,9 +208,6 @@ def probe(model: nn.Module, taps: Mapping[str, Tap], samples: int = 16000) -> di
     """Shapes ``[B, C, T, F]`` of the taps for one clip of ``samples`` samples of noise (B = 1).
 
     The model is as before afterwards: training flags, buffers and the global random streams included.
-
-    Raises:
-        ValueError: as `TapRecorder`.
     """
     recorder = TapRecorder(model, taps)
     with undisturbed(model), recorder:
@@ -255,15 +222,15 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
 
     "not called" if it is not; a module that is called more than once says how often; "TorchScript" if it cannot tell.
     """
-    shapes = {p: _before_a_call(m) for p, m in model.named_modules() if p}
+    scripted = {p: isinstance(m, torch.jit.ScriptModule) for p, m in model.named_modules() if p}
+    shapes = {p: "TorchScript" if is_script else "not called" for p, is_script in scripted.items()}
     calls: Counter[str] = Counter()
 
     def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         calls[path] += 1
         shapes[path] = _shape_text(output) + (f" (last of {calls[path]} calls)" if calls[path] > 1 else "")
 
-    tapped = ((p, m) for p, m in model.named_modules() if p and not isinstance(m, torch.jit.ScriptModule))
-    handles = [hook(module, path, partial(note, path)) for path, module in tapped]
+    handles = [m.register_forward_hook(partial(note, p)) for p, m in model.named_modules() if p and not scripted[p]]
     try:
         with undisturbed(model):
             model(probe_signal(model, samples))
@@ -271,10 +238,6 @@ def module_shapes(model: nn.Module, samples: int = 16000) -> dict[str, str]:
         for handle in handles:
             handle.remove()
     return shapes
-
-
-def _before_a_call(module: nn.Module) -> str:
-    return "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "not called"
 
 
 def _shape_text(output: Any) -> str:
@@ -288,18 +251,9 @@ def _shape_text(output: Any) -> str:
 def record(
     model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
 ) -> tuple[Estimate, Mapping[str, Tensor]]:
-    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
-
-    Args:
-        model: the model the taps belong to.
-        taps: what to record, by name.
-        noisy: audio.
-        run: what to call, if not the model itself (its compiled form).
-    """
-    run = model if run is None else run
-    if not taps:
-        return run(noisy), {}
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``; ``run`` is called for it if given (its compiled
+    form)."""
     recorder = TapRecorder(model, taps)
-    with recorder:
-        estimate = run(noisy)
+    with recorder if taps else contextlib.nullcontext():
+        estimate = (run or model)(noisy)
     return estimate, recorder.activations()

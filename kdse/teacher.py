@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_one_of
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
@@ -21,20 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A frozen network and how it is run. Not a module: what holds one neither trains nor saves it.
+    """A frozen network and how it is run: in a lower precision ("bfloat16", "float16"), or through torch.compile.
 
-    Args:
-        network: the model; its parameters are frozen here.
-        taps: its distillation points by name.
-        autocast: run it in this lower precision, "bfloat16" or "float16"; None runs it as it is.
-        compiled: run it through torch.compile.
+    Not a module: what holds one neither trains nor saves it.
     """
 
     def __init__(
         self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None, compiled: bool = False
     ) -> None:
-        if autocast not in (None, "bfloat16", "float16"):
-            raise UserError(f'model.teacher_autocast={autocast!r}: use "bfloat16", "float16" or none')
+        require_one_of("model.teacher_autocast", autocast, None, "bfloat16", "float16")
         self.network = network.requires_grad_(False).eval()
         self.taps = dict(taps)
         self.has_activations = not isinstance(network, Recorded)
@@ -46,27 +40,18 @@ class Teacher:
     ) -> tuple[Estimate, Mapping[str, Tensor]]:
         """The teacher's estimate for ``[B, N]`` and the named taps ``[B, C, T, F]``.
 
-        Args:
-            noisy: audio ``[B, N]``.
-            names: of the taps to record.
-            taught: the output that came with the data ``[B, N]``, for a `Recorded` teacher.
+        ``taught`` is the output that came with the data ``[B, N]``, for a `Recorded` teacher.
         """
         if isinstance(self.network, Recorded):
             return self.network.estimate(taught), {}
         self.network.eval()
-        precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if self._dtype is not None:
-            precision = torch.autocast(noisy.device.type, dtype=self._dtype)
-        with torch.no_grad(), precision:
+        lowered = None if self._dtype is None else torch.autocast(noisy.device.type, dtype=self._dtype)
+        with torch.no_grad(), lowered or contextlib.nullcontext():
             return record(self.network, {name: self.taps[name] for name in names}, noisy, self._run)
 
 
 def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
-    """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one.
-
-    Raises:
-        ValueError: if neither is given or they do not fit together.
-    """
+    """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one."""
     if teacher is None:
         if checkpoint is None:
             raise UserError(

@@ -31,14 +31,11 @@ def manner_loss(
     over resolutions, ``SC = |A - B|_F / |A|_F`` and ``LM = mean|log A - log B|``.
 
     STFT frames are centred and padded with zeros, as in all losses of kdse; the authors' code reflects the signal
-    there. Silence gives a finite loss and gradient (the STFT's power has a floor of 1e-7).
+    there. Silence gives a finite loss and gradient (the STFT's power has a floor of 1e-7). Defaults are the authors'.
 
     Args:
         estimate, clean, noisy: audio ``[B, N]``.
         resolutions: (transform length, hop, Hann window length) in samples, at least one.
-        convergence_weight: factor on SC; 0.5 is the authors'.
-        magnitude_weight: factor on LM; 0.5 is the authors'.
-        eps: in alpha; 2e-7 is the authors'.
     """
     noise, removed = noisy - clean, noisy - estimate
     energy_s, energy_n = clean.square().sum(-1), noise.square().sum(-1)

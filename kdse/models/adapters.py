@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdse.errors import UserError
 from kdse.machine.packages import required
@@ -33,7 +33,63 @@ from kdse.models.foreign import first_line, run_foreign
 MINIMUM_SECONDS = 0.1
 
 
-class Asteroid(SpeechModel):
+class Adapter(SpeechModel):
+    """Base of teachers from other toolkits: subclasses set `network` and implement `speech`."""
+
+    imports_code = True
+    brings_weights = True
+    channel_axis = False  # whether the network wants [B, 1, N]
+    network: Any
+
+    def forward(self, noisy: Tensor) -> Estimate:
+        shortest = round(MINIMUM_SECONDS * self.sample_rate_hz)
+        return Estimate(run_foreign(self.speech, noisy, type(self).__name__, self.channel_axis, shortest))
+
+    def speech(self, noisy: Tensor) -> Any:
+        """The network's answer, as `run_foreign` takes it."""
+        raise NotImplementedError
+
+    def package(self, module: str, package: str) -> Any:
+        """Imports a module of the toolkit.
+
+        Raises:
+            ValueError: naming the pip package.
+        """
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # an old release can fail in any way on a new torch
+            required("torchaudio")  # all four toolkits import it: if it is broken, that is the reason
+            raise UserError(
+                f"{type(self).__name__}: needs the package {package}, which cannot be imported "
+                f"({first_line(error)}): pip install {package}"
+            ) from None
+
+    @contextlib.contextmanager
+    def loading(self, source: str, hint: str = "") -> Iterator[None]:
+        """Turns whatever a package raises (or its exit()) while it loads ``source`` into one sentence."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            foreign = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
+            reason = "it found no weights there" if isinstance(error, SystemExit) else first_line(error)
+            if foreign:
+                reason = f"it holds a Python object, {foreign[1]}, and could run code"
+            name = type(self).__name__
+            raise UserError(
+                f"{name}: path_or_name={source!r} cannot be loaded ({reason})" + (f"; {hint}" if hint else "")
+            ) from None
+
+    def chosen(self, waves: Tensor, source: int, axis: int) -> Tensor:
+        """One of the separated sources of ``[B, N, sources]`` (axis 2) or ``[B, sources, N]`` (axis 1)."""
+        if waves.dim() != 3 or not 0 <= source < waves.shape[axis]:
+            raise UserError(
+                f"{type(self).__name__}: source={source}: the network returned {list(waves.shape)}, sources on axis "
+                f"{axis}"
+            )
+        return waves.select(axis, source)
+
+
+class Asteroid(Adapter):
     """A model saved by asteroid (``torch.save(model.serialize(), path)``), e.g. ConvTasNet or DCCRNet.
 
     Args:
@@ -41,28 +97,22 @@ class Asteroid(SpeechModel):
         source: which of the separated sources is the speech.
     """
 
-    imports_code = True
-    brings_weights = True
-
     def __init__(self, path_or_name: str, source: int = 0) -> None:
         super().__init__()
-        base = _package("asteroid.models.base_models", "asteroid", "Asteroid").BaseModel
+        base = self.package("asteroid.models.base_models", "asteroid").BaseModel
         self.source = source
         # its files carry torch's version, a kind of string that torch itself does not count as plain data
-        with _failures("Asteroid", path_or_name), torch.serialization.safe_globals([torch.torch_version.TorchVersion]):
+        with self.loading(path_or_name), torch.serialization.safe_globals([torch.torch_version.TorchVersion]):
             local = Path(path_or_name).is_file()
             given = torch.load(path_or_name, map_location="cpu", weights_only=True) if local else path_or_name
-            self.network: nn.Module = base.from_pretrained(given).eval()
+            self.network = base.from_pretrained(given).eval()
         self.sample_rate_hz = round(float(getattr(self.network, "sample_rate", None) or 16000))
 
-    def forward(self, noisy: Tensor) -> Estimate:
-        return Estimate(run_foreign(self._speech, noisy, "Asteroid", minimum_samples=_minimum(self)))
-
-    def _speech(self, noisy: Tensor) -> Tensor:
-        return _chosen(self.network(noisy), self.source, 1, "Asteroid")  # [B, sources, N]
+    def speech(self, noisy: Tensor) -> Tensor:
+        return self.chosen(self.network(noisy), self.source, axis=1)
 
 
-class SpeechBrain(SpeechModel):
+class SpeechBrain(Adapter):
     """A speechbrain inference interface (1.0 or newer): SpectralMaskEnhancement, SepformerSeparation and others.
 
     The folder's hyperparams.yaml names the Python objects to build: loading one runs its code, so load only folders
@@ -76,9 +126,6 @@ class SpeechBrain(SpeechModel):
         save_folder: where downloads are kept; None uses the package's own cache.
     """
 
-    imports_code = True
-    brings_weights = True
-
     def __init__(
         self,
         path_or_name: str,
@@ -88,31 +135,30 @@ class SpeechBrain(SpeechModel):
     ) -> None:
         super().__init__()
         self.source = source
-        homes = [_package(f"speechbrain.inference.{p}", "speechbrain", "SpeechBrain") for p in _SPEECHBRAIN_HOMES]
+        homes = [self.package(f"speechbrain.inference.{p}", "speechbrain") for p in ("enhancement", "separation")]
         cls = next((getattr(home, interface) for home in homes if hasattr(home, interface)), None)
         if cls is None:
-            raise UserError(f"SpeechBrain: interface={interface!r} is not in speechbrain.inference's {_listed()}")
-        with _failures("SpeechBrain", path_or_name):
+            raise UserError(
+                f"SpeechBrain: interface={interface!r} is not in speechbrain.inference's enhancement or separation"
+            )
+        with self.loading(path_or_name):
             options = {"device": "cpu"}
-            self.network: Any = cls.from_hparams(path_or_name, savedir=save_folder, run_opts=options).eval()
+            self.network = cls.from_hparams(path_or_name, savedir=save_folder, run_opts=options).eval()
         if not (hasattr(self.network, "enhance_batch") or hasattr(self.network, "separate_batch")):
             raise UserError(f"SpeechBrain: interface={interface!r} neither enhances nor separates")
         self.sample_rate_hz = _speechbrain_rate(self.network)
 
-    def forward(self, noisy: Tensor) -> Estimate:
+    def speech(self, noisy: Tensor) -> Tensor:
         self.network.device = str(noisy.device)  # the interface moves its input there
-        return Estimate(run_foreign(self._speech, noisy, "SpeechBrain", minimum_samples=_minimum(self)))
-
-    def _speech(self, noisy: Tensor) -> Tensor:
         if hasattr(self.network, "separate_batch"):
-            return _chosen(self.network.separate_batch(noisy), self.source, 2, "SpeechBrain")  # [B, N, sources]
+            return self.chosen(self.network.separate_batch(noisy), self.source, axis=2)
         inner = getattr(self.network.mods, "enhance_model", None)
         wants_lengths = inner is not None and "lengths" in inspect.signature(inner.forward).parameters
         lengths = torch.ones(noisy.shape[0], device=noisy.device) if wants_lengths else None
         return self.network.enhance_batch(noisy, lengths=lengths)
 
 
-class Denoiser(SpeechModel):
+class Denoiser(Adapter):
     """Demucs of facebook's denoiser (Défossez et al. 2020).
 
     It divides its input by the standard deviation of the whole clip, so it is not causal here, whatever the network.
@@ -123,35 +169,32 @@ class Denoiser(SpeechModel):
         init_args: constructor arguments of denoiser.demucs.Demucs for a bare state_dict, e.g. {hidden: 64}.
     """
 
-    imports_code = True
-    brings_weights = True
+    channel_axis = True
 
     def __init__(self, path_or_name: str = "dns64", init_args: dict[str, Any] | None = None) -> None:
         super().__init__()
-        demucs = _package("denoiser.demucs", "denoiser", "Denoiser").Demucs
+        demucs = self.package("denoiser.demucs", "denoiser").Demucs
         arguments = dict(init_args or {})
-        with _failures("Denoiser", path_or_name, "a checkpoint.th also holds Python objects: give the best.th"):
+        with self.loading(path_or_name, "a checkpoint.th also holds Python objects: give the best.th"):
             if Path(path_or_name).is_file():
                 with torch.serialization.safe_globals([demucs]):  # best.th names this class, and no other
                     content = torch.load(path_or_name, map_location="cpu", weights_only=True)
-                state = content.get("state", content)
                 if "state" in content:
                     arguments = {**content.get("kwargs", {}), **arguments}
                 network = demucs(**{"sample_rate": 16000, **arguments})
-                network.load_state_dict(state)
+                network.load_state_dict(content.get("state", content))
             elif path_or_name in ("dns48", "dns64", "master64", "valentini_nc"):
-                network = getattr(_package("denoiser.pretrained", "denoiser", "Denoiser"), path_or_name)()
+                network = getattr(self.package("denoiser.pretrained", "denoiser"), path_or_name)()
             else:
                 raise UserError("it is no file, nor dns48, dns64, master64 or valentini_nc")
-        self.network: nn.Module = network.eval()
+        self.network = network.eval()
         self.sample_rate_hz = int(network.sample_rate)
 
-    def forward(self, noisy: Tensor) -> Estimate:
-        wave = run_foreign(self.network, noisy, "Denoiser", channel_axis=True, minimum_samples=_minimum(self))
-        return Estimate(wave)
+    def speech(self, noisy: Tensor) -> Any:
+        return self.network(noisy)
 
 
-class DeepFilterNet(SpeechModel):
+class DeepFilterNet(Adapter):
     """DeepFilterNet 1 to 3 (Schröter et al. 2022, 2023), at 48 kHz; wrap it in `Aligned` for a 16 kHz student.
 
     Its features and STFT run on the CPU, in the package's compiled library; there is no gradient.
@@ -163,63 +206,25 @@ class DeepFilterNet(SpeechModel):
         attenuation_limit_db: leave noise in at this attenuation; None removes all it can.
     """
 
-    imports_code = True
-    brings_weights = True
-
     def __init__(
         self, path_or_name: str = "DeepFilterNet3", post_filter: bool = False, attenuation_limit_db: float | None = None
     ) -> None:
         super().__init__()
         with _old_torchaudio():
-            self._df = _package("df.enhance", "deepfilternet", "DeepFilterNet")
+            self._df = self.package("df.enhance", "deepfilternet")
         self.attenuation_limit_db = attenuation_limit_db
-        with _failures("DeepFilterNet", path_or_name):
+        with self.loading(path_or_name):
             loaded = self._df.init_df(path_or_name, post_filter=post_filter, log_level="ERROR", log_file=None)
         network, self._state, _ = loaded
-        self.network: nn.Module = network.cpu().eval()  # init_df moves it to the first GPU it sees
+        self.network = network.cpu().eval()  # init_df moves it to the first GPU it sees
         self.sample_rate_hz = int(self._state.sr())
 
-    def forward(self, noisy: Tensor) -> Estimate:
-        return Estimate(run_foreign(self._enhance, noisy, "DeepFilterNet", minimum_samples=_minimum(self)))
-
     @torch.compiler.disable
-    def _enhance(self, noisy: Tensor) -> Tensor:
+    def speech(self, noisy: Tensor) -> Tensor:
         self._df.config.set("DEVICE", str(self.device), str, section="train")  # where enhance() puts the features
         heard = noisy.detach().float().cpu()
         wave = self._df.enhance(self.network, self._state, heard, pad=True, atten_lim_db=self.attenuation_limit_db)
         return wave.to(noisy.device)
-
-
-_SPEECHBRAIN_HOMES = ("enhancement", "separation")
-
-
-def _listed() -> str:
-    return " or ".join(_SPEECHBRAIN_HOMES)
-
-
-def _package(module: str, package: str, who: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # an old release can fail in any way on a new torch
-        required("torchaudio")  # all four toolkits import it: if it is broken, that is the reason
-        raise UserError(
-            f"{who}: needs the package {package}, which cannot be imported ({first_line(error)}): pip install {package}"
-        ) from None
-
-
-@contextlib.contextmanager
-def _failures(who: str, source: str, hint: str = "") -> Iterator[None]:
-    """Turns whatever a package raises (or its exit()) while it loads ``source`` into one sentence."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        foreign = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
-        reason = "it found no weights there" if isinstance(error, SystemExit) else first_line(error)
-        if foreign:
-            reason = f"it holds a Python object, {foreign[1]}, and could run code"
-        raise UserError(
-            f"{who}: path_or_name={source!r} cannot be loaded ({reason})" + (f"; {hint}" if hint else "")
-        ) from None
 
 
 @contextlib.contextmanager
@@ -241,16 +246,6 @@ def _old_torchaudio() -> Iterator[None]:
     finally:
         for name in missing:
             sys.modules.pop(name, None)
-
-
-def _minimum(model: SpeechModel) -> int:
-    return round(MINIMUM_SECONDS * model.sample_rate_hz)
-
-
-def _chosen(waves: Tensor, source: int, axis: int, who: str) -> Tensor:
-    if waves.dim() != 3 or not 0 <= source < waves.shape[axis]:
-        raise UserError(f"{who}: source={source}: the network returned {list(waves.shape)}, sources on axis {axis}")
-    return waves.select(axis, source)
 
 
 def _speechbrain_rate(network: Any) -> int:

@@ -15,22 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
-from kdse.errors import UserError
+from kdse.audio.files import read
+from kdse.errors import UserError, require_positive
 from kdse.internals.torch import without_forward_hooks
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
+from kdse.models.checkpoint import class_path_of, load_model, resolve_class
 from kdse.models.foreign import digest_tensor
 from kdse.models.probe_speech import speech_like, with_noise
+from kdse.models.probing import undisturbed
 from kdse.models.recorded import Recorded
 
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 4.0
-#: Our choices. Below this correlation a measured delay means nothing; a measured gain this near to 1 is left alone
-#: (no probe is better than that); an item's own gain stays within this factor of the measured one.
-MINIMUM_CORRELATION = 0.3
-GAIN_TOLERANCE_DB = 0.5
-GAIN_RANGE = 4.0
+MINIMUM_CORRELATION = 0.3  #: our choice: below it a measured delay means nothing
+GAIN_TOLERANCE_DB = 0.5  #: our choice: a measured gain this near to 1 is left alone, no probe is better than that
+GAIN_RANGE = 4.0  #: our choice: an item's own gain stays within this factor of the measured one
 #: Zero crossings of torchaudio's windowed sinc to either side. Its default of 6 dulls the upper half octave.
 FILTER_WIDTH = 32
 
@@ -40,11 +41,10 @@ class Aligned(SpeechModel):
 
     On its first use the teacher enhances a probe of 4 s: a fixed speech-like signal at 20 dB SNR, or the clean
     recording ``probe`` with the same noise. Delay and gain are read off the answer against the clean signal, logged,
-    and taken out of everything the teacher says afterwards. The probe, and not the training data, so that the values
-    are a function of the teacher alone: every process of a run, and a run that is resumed, finds the same (to float
-    precision; they are therefore kept out of the state_dict, which a resumed run compares bit by bit, and a digest of
-    the settings stands for them). The price: the built-in probe is not speech. A teacher that suppresses it gives a low
-    correlation, which is an error that asks for a recording.
+    and taken out of everything the teacher says afterwards. They do not depend on the training data, so every process
+    and every resumed run finds the same, to float precision. (They are therefore not in the state_dict, which a resume
+    compares bit by bit; a digest of the settings is.) The built-in probe is not speech: a teacher that suppresses it
+    gives a low correlation, which is an error that asks for a recording.
 
     Delays are whole samples at the teacher's rate. The inner model's taps pass through; their time axis is the
     teacher's own (its rate, its delay). A corrected estimate keeps its spectrum and mask only where they still
@@ -82,16 +82,13 @@ class Aligned(SpeechModel):
             raise UserError(f'Aligned: gain={gain!r}: use a number, "each", or none to measure it')
         if not isinstance(gain, str) and gain is not None and (gain == 0 or not math.isfinite(gain)):
             raise UserError(f"Aligned: gain={gain}: the teacher's level is divided out, so it cannot be this")
-        if not maximum_delay_ms > 0:
-            raise UserError(f"Aligned: maximum_delay_ms={maximum_delay_ms} must be above 0")
+        require_positive(maximum_delay_ms=maximum_delay_ms)
         if probe is not None and not Path(probe).is_file():
             raise UserError(f"Aligned: probe {probe}: no such file")
         self.inner, self.brings_weights = _build(model)
         if isinstance(self.inner, Recorded):
             raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
-            from kdse.models.checkpoint import class_path_of
-
             self.init_args["model"] = {
                 "class_path": class_path_of(type(model)),
                 "init_args": dict(model.init_args),
@@ -126,10 +123,7 @@ class Aligned(SpeechModel):
         return Estimate(wave / alignment.gain, spectrum)
 
     def measure(self, device: torch.device | None = None) -> Alignment:
-        """The teacher's delay (at its own rate) and gain, measured at the first call and logged.
-
-        Args:
-            device: where to run the teacher; None means where its parameters are.
+        """The teacher's delay (at its own rate) and gain, measured at the first call, on ``device``, and logged.
 
         Raises:
             ValueError: if its answer to the probe resembles the probe too little, or is silent.
@@ -154,9 +148,11 @@ class Aligned(SpeechModel):
                 f"Aligned: {type(self.inner).__name__}'s answer to the probe has a correlation of only "
                 f"{found.correlation:.2f} with it, too little to measure its delay and gain; {_ADVICE}"
             )
-        gain = 1.0 if abs(20 * math.log10(abs(found.gain))) <= GAIN_TOLERANCE_DB and found.gain > 0 else found.gain
+        gain = found.gain
         if isinstance(self.gain, float):
             gain = self.gain
+        elif gain > 0 and abs(20 * math.log10(gain)) <= GAIN_TOLERANCE_DB:
+            gain = 1.0
         found = found._replace(gain=gain)
         _report(found, self.delay_samples is None, not isinstance(self.gain, float))
         return found
@@ -166,13 +162,10 @@ class Aligned(SpeechModel):
         if self.probe is None:
             clean = speech_like(self.sample_rate_hz, PROBE_SECONDS)
         else:
-            from kdse.audio.files import read  # here: kdse.data imports models
-
             clean = read(self.probe, self.sample_rate_hz, stop=round(PROBE_SECONDS * self.sample_rate_hz))[None]
         pair = torch.cat([clean, with_noise(clean)]).to(device)
         pair = self._resample(pair, pair.shape[1], to_teacher=True)
-        fixed = self.inner.fixed_samples  # a graph that takes no more than this
-        pair = pair if fixed is None else pair[:, :fixed]
+        pair = pair[:, : self.inner.fixed_samples]
         return pair[:1], pair[1:]
 
     def _resample(self, wave: Tensor, samples: int, to_teacher: bool) -> Tensor:
@@ -188,11 +181,10 @@ class Aligned(SpeechModel):
 
     def _settings(self) -> bytes:
         """Digest of what decides the correction besides the teacher."""
-        digest = hashlib.sha256()
-        digest.update(repr((self.sample_rate_hz, self.inner.sample_rate_hz, self.delay_samples, self.gain)).encode())
-        digest.update(repr((self.maximum_delay_samples, self.flush)).encode())
-        digest.update(Path(self.probe).read_bytes() if self.probe is not None else b"built-in")
-        return digest.digest()
+        settings = repr((self.sample_rate_hz, self.inner.sample_rate_hz, self.delay_samples, self.gain))
+        settings += repr((self.maximum_delay_samples, self.flush))
+        probe = b"built-in" if self.probe is None else Path(self.probe).read_bytes()
+        return hashlib.sha256(settings.encode() + probe).digest()
 
     def _forget(self, module: nn.Module, incompatible: Any) -> None:
         self._alignment = None  # other weights, another delay
@@ -203,8 +195,6 @@ _ADVICE = "give a recording of clean speech as `probe`, or both `delay_samples` 
 
 def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
     """The inner model, and whether it comes with weights."""
-    from kdse.models.checkpoint import load_model, resolve_class  # here: kdse.models.checkpoint imports models
-
     if isinstance(model, SpeechModel):
         return model, True
     if isinstance(model, str):
@@ -223,12 +213,8 @@ def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool
 
 @contextlib.contextmanager
 def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Runs the body in eval mode, with random streams of its own, and with no hooks.
-
-    A tap recorder that listens would count the probe as a second call.
-    """
-    from kdse.models.probing import undisturbed  # here: kdse.taps imports models
-
+    """Runs the body in eval mode, with random streams of its own, and with no hooks: a tap recorder would count the
+    probe as a second call."""
     streams = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with without_forward_hooks(model), undisturbed(model), streams:
         torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
@@ -238,12 +224,11 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:
-    correlation = f"(correlation {found.correlation:.2f})"
-    if delay_measured and found.delay_samples:
-        when = "late" if found.delay_samples > 0 else "early"
-        log.info("teacher output is %d samples %s %s: corrected", abs(found.delay_samples), when, correlation)
-    elif delay_measured:
-        log.info("teacher output is in time %s", correlation)
+    late = found.delay_samples
+    if delay_measured:
+        when = f"{abs(late)} samples {'late' if late > 0 else 'early'}" if late else "in time"
+        corrected = ": corrected" if late else ""
+        log.info("teacher output is %s (correlation %.2f)%s", when, found.correlation, corrected)
     if gain_measured and found.gain != 1:
         inverted = ", inverted" if found.gain < 0 else ""
         decibels = 20 * math.log10(abs(found.gain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -15,6 +16,9 @@ from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 
 log = logging.getLogger(__name__)
+
+#: Constructor arguments that set the width of a model: an int or a list of ints each.
+Widths = dict[str, Any]
 
 PRESET_TOLERANCE = 0.05
 SEARCH_STEPS = 400
@@ -87,17 +91,13 @@ def compress(teacher: SpeechModel, ratio: float, tolerance: float = PRESET_TOLER
     return partial(type(teacher), **budget.init_args)
 
 
-def _search(teacher: SpeechModel, target: float) -> tuple[int, dict[str, Any]]:
+def _search(teacher: SpeechModel, target: float) -> tuple[int, Widths]:
     """Parameter count and widths nearest to ``target``: bisection over proportional widths, then single steps."""
     family = _proportional(teacher)
-    low, high = 0, len(family) - 1
-    while low < high:  # the first member that is large enough
-        middle = (low + high) // 2
-        if _count(teacher, family[middle]) < target:
-            low = middle + 1
-        else:
-            high = middle
-    nearby = [(_count(teacher, widths), widths) for widths in family[max(0, low - 1) : low + 1]]
+    place = bisect_left(
+        family, target, hi=len(family) - 1, key=partial(_count, teacher)
+    )  # the first member that is large enough
+    nearby = [(_count(teacher, widths), widths) for widths in family[max(0, place - 1) : place + 1]]
     best = min(nearby, key=lambda entry: abs(entry[0] - target))
     for _ in range(REFINEMENTS):
         if abs(best[0] - target) <= CLOSE_ENOUGH * target:
@@ -110,9 +110,9 @@ def _search(teacher: SpeechModel, target: float) -> tuple[int, dict[str, Any]]:
     return best
 
 
-def _proportional(teacher: SpeechModel) -> list[dict[str, Any]]:
+def _proportional(teacher: SpeechModel) -> list[Widths]:
     """Widths with the teacher's proportions at many scales, from small to large, each once."""
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, Widths] = {}
     for step in range(1, SEARCH_STEPS + 1):
         widths = _scaled(teacher, step / SEARCH_STEPS)
         if widths is not None:
@@ -120,41 +120,45 @@ def _proportional(teacher: SpeechModel) -> list[dict[str, Any]]:
     return list(seen.values())
 
 
-def _neighbours(teacher: SpeechModel, widths: dict[str, Any]) -> list[dict[str, Any]]:
+def _neighbours(teacher: SpeechModel, widths: Widths) -> list[Widths]:
     """Allowed widths that differ from these in one number, by as little as the family allows."""
     found = []
-    for name, value in widths.items():
-        flat = [value] if isinstance(value, int) else list(value)
-        for place, sign in product(range(len(flat)), (1, -1)):
-            for size in range(1, MAXIMUM_STEP + 1):
-                changed = [*flat[:place], flat[place] + sign * size, *flat[place + 1 :]]
-                candidate = {**widths, name: changed[0] if isinstance(value, int) else changed}
-                if changed[place] >= 1 and _allowed(teacher, candidate):
-                    found.append(candidate)
-                    break
+    flat = _flat(widths)
+    for place, sign in product(range(len(flat)), (1, -1)):
+        for size in range(1, MAXIMUM_STEP + 1):
+            candidate = _filled(widths, [*flat[:place], flat[place] + sign * size, *flat[place + 1 :]])
+            if _allowed(teacher, candidate):
+                found.append(candidate)
+                break
     return found
 
 
-def _scaled(teacher: SpeechModel, scale: float) -> dict[str, Any] | None:
+def _scaled(teacher: SpeechModel, scale: float) -> Widths | None:
     """Widths times ``scale``; if the family does not allow them, the nearest allowed last width up or down."""
-    widths: dict[str, Any] = {}
-    for name in type(teacher).width_parameters:
-        value = teacher.init_args[name]
-        widths[name] = (
-            max(1, round(value * scale)) if isinstance(value, int) else [max(1, round(v * scale)) for v in value]
-        )
+    own = {name: teacher.init_args[name] for name in teacher.width_parameters}
+    widths = _filled(own, [max(1, round(value * scale)) for value in _flat(own)])
     for shift in (0, 1, -1, 2, -2, 3, -3, 4, 5, 6, 7, 8):
         shifted = {k: v + shift if isinstance(v, int) else [*v[:-1], v[-1] + shift] for k, v in widths.items()}
-        smallest = min(min([v] if isinstance(v, int) else v) for v in shifted.values())
-        if smallest >= 1 and _allowed(teacher, shifted):
+        if _allowed(teacher, shifted):
             return shifted
     return None
 
 
-def _allowed(teacher: SpeechModel, widths: dict[str, Any]) -> bool:
-    return type(teacher).widths_allowed(widths, {**teacher.init_args, **widths})
+def _flat(widths: Widths) -> list[int]:
+    """All numbers of some widths, in order."""
+    return [number for value in widths.values() for number in ([value] if isinstance(value, int) else value)]
 
 
-def _count(teacher: SpeechModel, widths: dict[str, Any]) -> int:
+def _filled(widths: Widths, numbers: list[int]) -> Widths:
+    """Widths of the same form with other numbers: the inverse of `_flat`."""
+    left = iter(numbers)
+    return {k: next(left) if isinstance(v, int) else [next(left) for _ in v] for k, v in widths.items()}
+
+
+def _allowed(teacher: SpeechModel, widths: Widths) -> bool:
+    return min(_flat(widths)) >= 1 and type(teacher).widths_allowed(widths, {**teacher.init_args, **widths})
+
+
+def _count(teacher: SpeechModel, widths: Widths) -> int:
     with torch.device("meta"):
         return count_parameters(type(teacher)(**{**teacher.init_args, **widths}))

@@ -14,11 +14,7 @@ ModelOrFactory = Callable[[], SpeechModel] | SpeechModel
 
 
 def build(model: ModelOrFactory, name: str) -> SpeechModel:
-    """The model itself, built on the random stream ``name`` of this run's seed if it is not built yet.
-
-    Raises:
-        ValueError: if it is not a `SpeechModel`.
-    """
+    """The model itself, built on the random stream ``name`` of this run's seed if it is not built yet."""
     if not isinstance(model, SpeechModel):
         if not callable(model):
             raise UserError(f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it")

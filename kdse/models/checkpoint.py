@@ -38,11 +38,7 @@ TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
 
 def describe(model: SpeechModel) -> dict[str, Any]:
-    """The ``"kdse"`` entry of a checkpoint that holds ``model``.
-
-    Raises:
-        ValueError: if the model's constructor arguments are not plain data, so that it could not be rebuilt.
-    """
+    """The ``"kdse"`` entry of a checkpoint that holds ``model``, whose constructor arguments must be plain data."""
     cls = type(model)
     return {
         "format_version": FORMAT_VERSION,
@@ -68,7 +64,7 @@ def class_path_of(cls: type) -> str:
 
 
 def _plain(value: Any, name: str, cls: type) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v, name, cls) for v in value]
@@ -176,20 +172,17 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
 def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:
     """Loads the ``"model."`` entries of a training checkpoint's state_dict, strictly.
 
-    Raises:
-        ValueError: one line naming the source and the first keys that do not fit.
+    A ValueError names the source and the first keys that do not fit.
     """
     weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
     own = model.state_dict()
-    missing = [k for k in own if k not in weights]
-    unexpected = [k for k in weights if k not in own]
-    wrong = [k for k in own if k in weights and tuple(own[k].shape) != tuple(weights[k].shape)]
-    if missing or unexpected or wrong:
-        details = [
-            f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}"
-            for what, keys in (("lacks", missing), ("has unknown", unexpected), ("has other shapes for", wrong))
-            if keys
-        ]
+    faults = {
+        "lacks": [k for k in own if k not in weights],
+        "has unknown": [k for k in weights if k not in own],
+        "has other shapes for": [k for k in own if k in weights and own[k].shape != weights[k].shape],
+    }
+    details = [f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}" for what, keys in faults.items() if keys]
+    if details:
         raise UserError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
     model.load_state_dict(weights)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdse.models.layers import State
+from kdse.models.layers import State, band_conv
+from kdse.precision import exact
 
 
 def split(x: Tensor) -> Tensor:
@@ -40,24 +41,14 @@ def concatenate(x: Tensor, y: Tensor) -> Tensor:
 class ComplexConv(nn.Module):
     """Complex convolution over 2 frames and 5 frequencies, stride 2 in frequency, no padding in time.
 
-    T frames give T - 1, F frequencies F / 2. With ``up`` it is the transposed convolution: T + 1 and 2 F. Weights
-    start from N(0, 0.05^2) and biases from zero, as in DCCRN's code.
-
-    Args:
-        channels_in, channels_out: real and imaginary parts together, even.
-        up: the transposed convolution.
+    T frames give T - 1, F frequencies F / 2. With ``up`` it is the transposed convolution: T + 1 and 2 F. Channels
+    count real and imaginary parts and are even. Weights start from N(0, 0.05^2) and biases from zero, as in DCCRN's
+    code.
     """
 
     def __init__(self, channels_in: int, channels_out: int, up: bool) -> None:
         super().__init__()
-        self.real, self.imaginary = (
-            nn.ConvTranspose2d(
-                channels_in // 2, channels_out // 2, (2, 5), stride=(1, 2), padding=(0, 2), output_padding=(0, 1)
-            )
-            if up
-            else nn.Conv2d(channels_in // 2, channels_out // 2, (2, 5), stride=(1, 2), padding=(0, 2))
-            for _ in range(2)
-        )
+        self.real, self.imaginary = (band_conv(channels_in // 2, channels_out // 2, up, width=5) for _ in range(2))
         for conv in (self.real, self.imaginary):
             nn.init.normal_(conv.weight, std=0.05)
             assert conv.bias is not None
@@ -73,12 +64,8 @@ class ComplexBatchNorm(nn.Module):
     by the inverse square root of their 2 x 2 covariance, scale by a symmetric 2 x 2 matrix, shift.
 
     Five parameters a complex channel. Gains start from ``[[1, 0], [0, 1]] / sqrt(2)`` as in that paper. Statistics
-    are over batch, frames and frequencies, in float32; running ones serve in eval mode.
-
-    Args:
-        channels: real and imaginary parts together, even.
-        eps: added to both variances.
-        momentum: of the running statistics.
+    are over batch, frames and frequencies, in float32; running ones serve in eval mode. ``eps`` is added to both
+    variances.
     """
 
     running_mean: Tensor
@@ -95,8 +82,7 @@ class ComplexBatchNorm(nn.Module):
         self.register_buffer("running_covariance", torch.tensor([1.0, 0.0, 1.0])[:, None].repeat(1, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        exact = x if x.dtype == torch.float64 else x.float()
-        real, imaginary = exact.chunk(2, dim=1)
+        real, imaginary = exact(x).chunk(2, dim=1)
         mean, covariance = self._statistics(real, imaginary)
         centred_real, centred_imaginary = real - _per_channel(mean[0]), imaginary - _per_channel(mean[1])
         rr, ri, ir, ii = (_per_channel(m) for m in self._matrix(covariance))
@@ -139,13 +125,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 class RealLstm(nn.Module):
-    """LSTM over flattened channels and frequencies and a linear layer back, ``[B, C, T, F]`` in and out.
-
-    Args:
-        channels, frequencies: of the input.
-        units: of each layer.
-        layers: of the LSTM.
-    """
+    """LSTM over flattened channels and frequencies and a linear layer back, ``[B, C, T, F]`` in and out."""
 
     def __init__(self, channels: int, frequencies: int, units: int, layers: int) -> None:
         super().__init__()
@@ -164,12 +144,11 @@ class RealLstm(nn.Module):
         y = _unflatten(self.linear(y), x.shape[1])
         return y, {"hidden": hidden.transpose(0, 1), "cell": cell.transpose(0, 1)}
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         zeros = torch.zeros(batch, self.lstm.num_layers, self.lstm.hidden_size, device=device)
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         return self._run(x, state)
 
 
@@ -177,11 +156,6 @@ class ComplexLstm(nn.Module):
     """Complex LSTM layers over flattened channels and frequencies and two linear layers back (DCCRN-CL).
 
     Each complex layer is two real LSTMs of ``units // 2``; real and imaginary part have a linear layer each.
-
-    Args:
-        channels, frequencies: of the input.
-        units: of each layer, both LSTMs together; even.
-        layers: complex layers.
     """
 
     def __init__(self, channels: int, frequencies: int, units: int, layers: int) -> None:
@@ -210,7 +184,7 @@ class ComplexLstm(nn.Module):
         hidden, cell = (torch.stack(halves(s), dim=1) for s in stacked)
         return torch.cat(parts, dim=1), {"hidden": hidden, "cell": cell}
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         """``[B, 2, 2 layers, units // 2]``: real and imaginary input, then the layers' LSTMs in order."""
         units = self.real[0].hidden_size
         assert isinstance(units, int)
@@ -218,7 +192,6 @@ class ComplexLstm(nn.Module):
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         return self._run(x, state)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_one_of
 from kdse.machine.packages import required
-from kdse.models.base import Estimate, SpeechModel, Tap
-from kdse.models.layers import CausalBlock, GroupedGru, State, advance, named
+from kdse.models.base import Estimate, Tap
+from kdse.models.layers import CausalBlock, GroupedGru, OneFrame, State, whole
+from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
 
 DEPTH = 4
 
 
-class Cruse(SpeechModel):
+class Cruse(SpectralModel):
     """Convolutional recurrent U-Net on mel magnitudes: a real gain per time-frequency bin, noisy phase.
 
     STFT 512/256 -> magnitude -> 80 mel bands -> power 0.3 -> 4 encoder blocks -> grouped GRU -> 4 decoder blocks
@@ -79,14 +81,10 @@ class Cruse(SpeechModel):
             raise UserError(f"channels={channels}: CRUSE has four encoder blocks, each at least one channel wide")
         if mel_bands < 16 or mel_bands % 16:
             raise UserError(f"mel_bands={mel_bands}: must be a multiple of 16 (four blocks halve it)")
-        for name, value, known in (
-            ("mel_scale", mel_scale, ("htk", "slaney")),
-            ("mel_norm", mel_norm, (None, "slaney")),
-            ("mask_expansion", mask_expansion, ("average", "nearest")),
-            ("tap_stage", tap_stage, ("output", "norm", "conv")),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: use one of {known}")
+        require_one_of("mel_scale", mel_scale, "htk", "slaney")
+        require_one_of("mel_norm", mel_norm, None, "slaney")
+        require_one_of("mask_expansion", mask_expansion, "average", "nearest")
+        require_one_of("tap_stage", tap_stage, "output", "norm", "conv")
         self.sample_rate_hz = sample_rate_hz
         self.tap_stage = tap_stage
         self.compression = compression
@@ -123,15 +121,15 @@ class Cruse(SpeechModel):
         mel = magnitude.transpose(1, 2) @ self.mel
         return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
 
-    def mel_mask(self, features: Tensor) -> Tensor:
+    def mel_mask(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
         """Features ``[B, 1, T, 80]`` to the mel mask ``[B, 1, T, 80]``."""
         x, outputs = features, []
-        for block in self.encoder:
-            x = block(x)
+        for i, block in enumerate(self.encoder):
+            x = run(f"encoder{i}", block, x)
             outputs.append(x)
-        x = self.bottleneck(x)
-        for block, skip, encoded in zip(self.decoder, self.skips, reversed(outputs), strict=True):
-            x = block(x + skip(encoded))
+        x = run("bottleneck", self.bottleneck, x)
+        for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
+            x = run(f"decoder{i}", block, x + skip(outputs[-1 - i]))
         return x
 
     def bin_gain(self, mask: Tensor) -> Tensor:
@@ -142,10 +140,9 @@ class Cruse(SpeechModel):
     def taps(self) -> dict[str, Tap]:
         """Nine blocks: four of the encoder, the GRU, four of the decoder (the last one's output is the mask)."""
         stage = "" if self.tap_stage == "output" else f".{self.tap_stage}"
-        taps = {f"encoder{i}": Tap(f"encoder.{i}{stage}", group="encoder") for i in range(DEPTH)}
-        taps["bottleneck"] = Tap("bottleneck", group="bottleneck")
         # (at "conv" the decoder's taps hold one frame more: the transposed convolution's tail, cropped afterwards)
-        return taps | {f"decoder{i}": Tap(f"decoder.{i}{stage}", group="decoder") for i in range(DEPTH)}
+        bottleneck = {"bottleneck": Tap("bottleneck", group="bottleneck")}
+        return block_taps("encoder", DEPTH, stage) | bottleneck | block_taps("decoder", DEPTH, stage)
 
     @classmethod
     def presets(cls) -> list[dict[str, Any]]:
@@ -160,31 +157,17 @@ class Cruse(SpeechModel):
 
     # --- streaming ---
 
-    def initial_state(self, batch: int) -> State:
-        device = self.device
-        state = self.stft.initial_state(batch, device)
-        block: Any
+    def parts(self) -> Iterable[tuple[str, Any, int]]:
         for i, block in enumerate(self.encoder):
-            state |= named(f"encoder{i}", block.initial_state(batch, self.mel_bands // 2**i, device))
-        state |= named("bottleneck", self.bottleneck.initial_state(batch, device))
+            yield f"encoder{i}", block, self.mel_bands // 2**i
+        yield "bottleneck", self.bottleneck, self.mel_bands // 2**DEPTH
         for i, block in enumerate(self.decoder):
-            state |= named(f"decoder{i}", block.initial_state(batch, self.mel_bands // 2 ** (DEPTH - i), device))
-        return state
-
-    def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.stft.step(noisy_hop, state, self.step_spectrum)
+            yield f"decoder{i}", block, self.mel_bands // 2 ** (DEPTH - i)
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame's spectrum ``[B, F, 1]`` in, the enhanced one and the network's new state out."""
-        new: State = {}
-        x, outputs = self.features(spectrum), []
-        for i, block in enumerate(self.encoder):
-            x = advance(block, f"encoder{i}", x, state, new)
-            outputs.append(x)
-        x = advance(self.bottleneck, "bottleneck", x, state, new)
-        for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
-            x = advance(block, f"decoder{i}", x + skip(outputs[-1 - i]), state, new)
-        return spectrum * self.bin_gain(x), new
+        run = OneFrame(state)
+        mask = self.mel_mask(self.features(spectrum), run)
+        return spectrum * self.bin_gain(mask), run.new
 
 
 def _mel_bank(bins: int, bands: int, sample_rate_hz: int, mel_scale: str, norm: str | None) -> Tensor:

@@ -24,7 +24,6 @@ def run_foreign(
             starts with it.
         noisy: audio ``[B, N]``.
         name: who asks, for messages.
-        channel_axis: give the network a channel axis.
         minimum_samples: shorter audio is filled with zeros to this length, and the answer cut.
 
     Raises:

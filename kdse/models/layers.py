@@ -1,4 +1,8 @@
-"""Causal layers on ``[B, C, T, F]``, each with a streaming form that takes one frame and a state."""
+"""Causal layers on ``[B, C, T, F]``, each with a streaming form that takes one frame and a state.
+
+Layers with state have ``initial_state(batch, frequencies, device)`` (frequencies of the input) and
+``step(x [B, C, 1, F], state) -> (y, state)``.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,24 @@ def named(name: str, state: State) -> State:
     return {f"{name}.{key}": value for key, value in state.items()}
 
 
-def advance(part: Any, name: str, x: Tensor, state: State, new: State) -> Tensor:
-    """Steps a part with its share of ``state``; its new state joins ``new`` under ``name``, its output is returned."""
-    own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-    y, after = part.step(x, own)
-    new |= named(name, after)
-    return y
+def whole(name: str, part: nn.Module, x: Tensor) -> Tensor:
+    """Runs a part of a network on all frames."""
+    return part(x)
+
+
+class OneFrame:
+    """Runs parts of a network on one frame with the network's ``state``: `whole`, but by their steps. `new` collects
+    their new states."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.new: State = {}
+
+    def __call__(self, name: str, part: Any, x: Tensor) -> Tensor:
+        own = {k.removeprefix(f"{name}."): v for k, v in self.state.items() if k.startswith(f"{name}.")}
+        y, after = part.step(x, own)
+        self.new |= named(name, after)
+        return y
 
 
 class CumulativeLayerNorm(nn.Module):
@@ -60,11 +76,10 @@ class CumulativeLayerNorm(nn.Module):
         shift_bctf = shift.to(x.dtype)[:, None, :, None] * self.gain[None, :, None, None] + self.bias[:, None, None]
         return torch.addcmul(shift_bctf, x, scale_bctf)
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         return {"sums": torch.zeros(batch, 3, dtype=torch.float64, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         now = torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], dim=-1).double()
         count = torch.full_like(now[:, :1], x.shape[1] * x.shape[3])
         sums = torch.cat([now, count], dim=-1)
@@ -74,15 +89,54 @@ class CumulativeLayerNorm(nn.Module):
         return self._normalise(x, moments), {"sums": sums}
 
 
-class CausalBlock(nn.Module):
-    """Convolution (2 frames, 3 frequencies, stride 2 in frequency), cumulative layer norm, activation.
+def band_conv(
+    channels_in: int, channels_out: int, up: bool, frames: int = 2, width: int = 3, groups: int = 1, bias: bool = True
+) -> nn.Conv2d | nn.ConvTranspose2d:
+    """Convolution over K frames and ``width`` frequencies, stride 2 in frequency, no padding in time.
 
-    With ``up`` it is the mirrored transposed convolution. Frame t sees frames t - 1 and t. The three stages are the
-    submodules `conv`, `norm` (an identity in the last block) and `activation`, so that each can be tapped.
+    F frequencies give F / 2 and T frames T - K + 1; with ``up`` it is the transposed one: 2 F and T + K - 1.
+    """
+    shared: dict[str, Any] = {"stride": (1, 2), "padding": (0, width // 2), "groups": groups, "bias": bias}
+    if up:
+        return nn.ConvTranspose2d(channels_in, channels_out, (frames, width), output_padding=(0, 1), **shared)
+    return nn.Conv2d(channels_in, channels_out, (frames, width), **shared)
+
+
+class CausalConv(nn.Module):
+    """A convolution as `band_conv` makes it, whose frame t sees frames t - K + 1 to t; frames before the first are
+    zeros. K is ``frames``."""
+
+    def __init__(self, conv: nn.Module, channels_in: int, up: bool, frames: int = 2) -> None:
+        super().__init__()
+        self.conv, self.channels_in, self.up, self.frames = conv, channels_in, up, frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, self.frames - 1, 0)))
+
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
+        return {"past": torch.zeros(batch, self.channels_in, self.frames - 1, frequencies, device=device)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        seen = torch.cat([state["past"], x], dim=2)
+        y = self.conv(seen)
+        past = x if self.frames == 2 else seen[:, :, 1:]
+        return y[:, :, self.frames - 1 : self.frames] if self.up else y, {"past": past}
+
+
+class BandConv(CausalConv):
+    """The causal form of `band_conv`, whose arguments it takes."""
+
+    def __init__(self, channels_in: int, channels_out: int, up: bool, frames: int = 2, **settings: Any) -> None:
+        super().__init__(band_conv(channels_in, channels_out, up, frames, **settings), channels_in, up, frames)
+
+
+class CausalBlock(BandConv):
+    """`BandConv` of 2 frames and 3 frequencies, cumulative layer norm, activation.
+
+    The three stages are the submodules `conv`, `norm` (an identity in the last block) and `activation`, so that each
+    can be tapped.
 
     Args:
-        channels_in, channels_out: widths.
-        up: double the frequency axis instead of halving it.
         last: sigmoid without a norm, as in CRUSE's final block.
         slope: of LeakyReLU.
         norm_over_time: see `CumulativeLayerNorm`.
@@ -97,38 +151,24 @@ class CausalBlock(nn.Module):
         slope: float = 0.2,
         norm_over_time: bool = True,
     ) -> None:
-        super().__init__()
-        self.up = up
-        self.conv: nn.Module
-        if up:
-            self.conv = nn.ConvTranspose2d(
-                channels_in, channels_out, (2, 3), stride=(1, 2), padding=(0, 1), output_padding=(0, 1)
-            )
-        else:
-            self.conv = nn.Conv2d(channels_in, channels_out, (2, 3), stride=(1, 2), padding=(0, 1))
+        super().__init__(channels_in, channels_out, up)
         self.norm: nn.Module = nn.Identity() if last else CumulativeLayerNorm(channels_out, norm_over_time)
         self.activation: nn.Module = nn.Sigmoid() if last else nn.LeakyReLU(slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, 1, 0)))
-        return self.activation(self.norm(y))
+        return self.activation(self.norm(super().forward(x)))
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
-        channels = self.conv.in_channels
-        assert isinstance(channels, int)
-        state = {"past": torch.zeros(batch, channels, 1, frequencies, device=device)}
-        return (
-            {**state, **self.norm.initial_state(batch, device)} if isinstance(self.norm, CumulativeLayerNorm) else state
-        )
+        state = super().initial_state(batch, frequencies, device)
+        if isinstance(self.norm, CumulativeLayerNorm):
+            state |= self.norm.initial_state(batch, frequencies, device)
+        return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
-        both = torch.cat([state["past"], x], dim=2)
-        y = self.conv(both)[:, :, 1:2] if self.up else self.conv(both)
-        new = {"past": x}
+        y, new = super().step(x, state)
         if isinstance(self.norm, CumulativeLayerNorm):
             y, sums = self.norm.step(y, state)
-            new.update(sums)
+            new |= sums
         return self.activation(y), new
 
 
@@ -166,12 +206,11 @@ class GroupedGru(nn.Module):
         y = torch.cat(outs, dim=-1).reshape(batch, frames, channels, frequencies).permute(0, 2, 1, 3)
         return self.activation(y.contiguous()), torch.stack(states, dim=1)
 
-    def initial_state(self, batch: int, device: torch.device) -> State:
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         size = self.grus[0].hidden_size
         assert isinstance(size, int)
         return {"hidden": torch.zeros(batch, len(self.grus), size, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``."""
         y, hidden = self._run(x, state["hidden"])
         return y, {"hidden": hidden}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least, require_one_of
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.manner_layers import VIEWS, DecoderBlock, EncoderBlock, Gate, MultiViewBlock
 
@@ -65,15 +65,12 @@ class Manner(SpeechModel):
         super().__init__()
         if hidden < 3 or hidden % 3:
             raise UserError(f"hidden={hidden}: must be a multiple of 3 (each view attends to a third of the channels)")
-        for name, value in (("depth", depth), ("stride", stride), ("growth", growth), ("heads", heads)):
-            if value < 1:
-                raise UserError(f"{name}={value}: must be 1 or more")
+        require_at_least(1, depth=depth, stride=stride, growth=growth, heads=heads)
         if kernel < stride:
             raise UserError(f"kernel={kernel} is shorter than stride={stride}: samples would be skipped")
         if chunk < 2 or chunk % 2:
             raise UserError(f"chunk={chunk}: must be even (chunks overlap by half)")
-        if attention not in ("all", "deepest"):
-            raise UserError(f'attention={attention!r}: use "all" or "deepest"')
+        require_one_of("attention", attention, "all", "deepest")
         self.depth, self.kernel, self.stride = depth, kernel, stride
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = stride**depth

@@ -13,13 +13,7 @@ VIEWS = ("channel", "global", "local")
 
 
 class NormalisedConv(nn.Sequential):
-    """Convolution without bias, batch norm (momentum 0.01, as the authors'), and ReLU if asked; the length stays.
-
-    Args:
-        channels_in, channels_out: widths.
-        kernel: odd length in samples.
-        relu: end with a ReLU.
-    """
+    """Convolution without bias (odd kernel: the length stays), batch norm (momentum 0.01, the authors'), maybe ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 1, relu: bool = False) -> None:
         conv = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
@@ -38,21 +32,14 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.value = nn.Conv1d(channels, channels, 1)
-        self.gate = nn.Conv1d(channels, channels, 1)
-        self.out = nn.Conv1d(channels, channels, 1)
+        self.value, self.gate, self.out = (nn.Conv1d(channels, channels, 1) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.out(torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))))
 
 
 class ResidualConformer(nn.Module):
-    """Pointwise with GLU, depthwise, pointwise to the new width, 1x1; plus a 1x1 shortcut; ReLU.
-
-    Args:
-        channels_in, channels_out: widths.
-        kernel: of the depthwise convolution, odd.
-    """
+    """Pointwise with GLU, depthwise (odd kernel), pointwise to the new width, 1x1; plus a 1x1 shortcut; ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 31) -> None:
         super().__init__()
@@ -100,19 +87,13 @@ class GlobalAttention(nn.Module):
     """Self-attention across the chunks of each channel of ``[B, C, T]``; a chunk's samples are its features.
 
     No residual, no norm, no positions, no biases. A head is ``chunk * heads`` wide, as in the authors' code.
-
-    Args:
-        chunk: samples a chunk.
-        heads: attention heads.
     """
 
     def __init__(self, chunk: int, heads: int = 1) -> None:
         super().__init__()
         self.chunk, self.heads = chunk, heads
         inner = chunk * heads * heads
-        self.query = nn.Linear(chunk, inner, bias=False)
-        self.key = nn.Linear(chunk, inner, bias=False)
-        self.value = nn.Linear(chunk, inner, bias=False)
+        self.query, self.key, self.value = (nn.Linear(chunk, inner, bias=False) for _ in range(3))
         self.out = nn.Linear(inner, chunk, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,12 +108,7 @@ class GlobalAttention(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Scales each sample of each chunk of ``[B, C, T]`` by a gate that all channels of the chunk share.
-
-    Args:
-        channels: of the input.
-        chunk: samples a chunk.
-    """
+    """Scales each sample of each chunk of ``[B, C, T]`` by a gate that all channels of the chunk share."""
 
     def __init__(self, channels: int, chunk: int) -> None:
         super().__init__()
@@ -152,12 +128,7 @@ class MultiViewBlock(nn.Module):
     """Three attentions side by side on a third of the channels each, joined and gated, plus a 1x1 shortcut.
 
     `views` holds them by name ("channel", "global", "local"); each maps ``[B, C/3, T]`` to the same shape, and its
-    output is the view that multi-view distillation compares.
-
-    Args:
-        channels: of input and output, a multiple of three.
-        chunk: samples a chunk of the global and the local view.
-        heads: of the global view.
+    output is the view that multi-view distillation compares. ``channels`` is a multiple of three.
     """
 
     def __init__(self, channels: int, chunk: int, heads: int) -> None:
@@ -182,13 +153,7 @@ class MultiViewBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Strided convolution, residual conformer to the new width, attention (an identity where there is none).
-
-    Args:
-        channels_in, channels_out: widths.
-        kernel, stride: of the strided convolution, which is not padded.
-        attention: the multi-view attention on ``channels_out``, or None.
-    """
+    """Strided convolution (not padded), residual conformer to the new width, attention or an identity."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int, stride: int, attention: MultiViewBlock | None

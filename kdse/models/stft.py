@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_one_of
+from kdse.precision import exact
 
 #: States of a streaming model that belong to its STFT, not to its network.
 HOST_STATES = ("input", "output")
@@ -51,8 +52,7 @@ class Stft(nn.Module):
             raise UserError(f"n_fft={n_fft}, hop={hop}, window of {length}: hop must be at most half the window")
         if not 0 <= window_offset <= n_fft - length:
             raise UserError(f"window_samples={length}, window_offset={window_offset}: do not fit into n_fft={n_fft}")
-        if window not in ("sqrt_hann", "hann"):
-            raise UserError(f'window={window!r}: use "sqrt_hann" or "hann"')
+        require_one_of("window", window, "sqrt_hann", "hann")
         self.n_fft, self.hop, self.window_samples, self.window_offset = n_fft, hop, length, window_offset
         self.window_name = window
         self.overlap = -(-length // hop)
@@ -79,7 +79,11 @@ class Stft(nn.Module):
         return torch.fft.rfft(F.pad(frames * self.window, (self.window_offset, after)))
 
     def synthesise(self, bins: Tensor) -> Tensor:
-        """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add."""
+        """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add.
+
+        By the inverse transform, whose frame is cut to the window. A pseudo-inverse of the one-sided analysis, as the
+        authors of DCCRN take it, gives other frames for bins that are no analysis of a real frame; see `Dccrn`.
+        """
         frames = torch.fft.irfft(bins, n=self.n_fft)
         return frames[..., self.window_offset : self.window_offset + self.window_samples] * self.dual
 
@@ -90,7 +94,7 @@ class Stft(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         """Wave ``[B, N]`` to complex spectrum ``[B, F, T]``."""
         with torch.autocast(wave.device.type, enabled=False):
-            wave = wave if wave.dtype == torch.float64 else wave.float()
+            wave = exact(wave)
             margin = self.window_samples - self.hop
             tail = self.frame_count(wave.shape[-1]) * self.hop - wave.shape[-1]
             frames = F.pad(wave, (margin, tail)).unfold(-1, self.window_samples, self.hop)
@@ -121,10 +125,8 @@ class Stft(nn.Module):
         """One hop ``[B, hop]`` in, one out, ``window_samples - hop`` samples late.
 
         Args:
-            wave: the hop.
-            state: that of `initial_state`, and the network's own.
-            network: turns the spectrum of one frame ``[B, F, 1]`` and the state into the enhanced one and its own new
-                state.
+            wave, state: the hop; that of `initial_state`, and the network's own.
+            network: turns the spectrum of a frame ``[B, F, 1]`` and the state into the enhanced one and its new state.
         """
         frame = torch.cat([state["input"], wave], dim=-1)
         spectrum, new = network(self.analyse(frame)[:, :, None], state)

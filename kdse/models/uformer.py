@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least, require_one_of
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.complex_layers import halves
+from kdse.models.spectral import block_taps
 from kdse.models.stft import Stft
 from kdse.models.uformer_layers import FLOOR, BranchView, ConformerBlock, Dual, band_layer, modulus, wide
 
@@ -34,12 +35,13 @@ class Uformer(SpeechModel):
             layer norm is over channels alone, batch norm pools real and imaginary parts).
         The paper's own model is another: 9.46 M parameters, local attention, encoder-decoder attention, Swish in the
             feed-forward. Which of the two taught Distil-DCCRN is not known to us.
-        Our choices: the padding of `Stft`, 402 frames for 4 s and no sample lost (the authors' does not pad: 397, and
-            what does not fill a frame is dropped); an STFT of silence stays zero, and the phases are multiplied
-            instead of added as angles, so that silence gives silence and finite gradients (the same numbers wherever
-            a bin's magnitude and the mask are above 3.5e-4); attention is scaled by its own width (theirs is 16 in
-            one place);
-            widths other than the published ones; more than one conformer block.
+        Our choices: a working transform, since the public code's is broken as published (a length of 1 makes its
+            kernel an identity) and this is the intended one; the padding of `Stft`, 402 frames for 4 s and no sample
+            lost (the authors' does not pad: 397, and what does not fill a frame is dropped); an STFT of silence
+            stays zero, and the phases are multiplied instead of added as angles, so that silence gives silence and
+            finite gradients (the results differ where a bin's magnitude or the mask is below 3.5e-4, and next to
+            such bins, which feed the convolutions: on speech by -74 dB in all); attention is scaled by its own width
+            (theirs is 16 in one place); widths other than the published ones; more than one conformer block.
 
     Global attention over time makes every output sample depend on the whole signal: `causal` is False, and
     `lookahead_samples` and `latency_samples` are `UNBOUNDED`.
@@ -89,35 +91,22 @@ class Uformer(SpeechModel):
         super().__init__()
         if not channels or any(c < 1 for c in channels):
             raise UserError(f"channels={channels}: give at least one encoder layer, each at least one channel wide")
-        for name, value, least in (
-            ("channels", channels[-1], 2),
-            ("attention_channels", attention_channels, 2),
-            ("ff_channels", ff_channels, 1),
-            ("dilated_channels", dilated_channels, 2),
-            ("dilated_layers", dilated_layers, 0),
-            ("conformer_blocks", conformer_blocks, 1),
-        ):
-            if value < least:
-                why = " (a layer norm over one channel is constant)" if least == 2 else ""
-                last = "[-1]" if name == "channels" else ""
-                raise UserError(f"{name}{last}={value}: must be at least {least}{why}")
+        if channels[-1] < 2:
+            raise UserError(f"channels[-1]={channels[-1]}: must be at least 2 (a layer norm over one is constant)")
+        require_at_least(2, attention_channels=attention_channels, dilated_channels=dilated_channels)
+        require_at_least(1, ff_channels=ff_channels, conformer_blocks=conformer_blocks)
+        require_at_least(0, dilated_layers=dilated_layers)
         if n_fft % 2 ** (len(channels) + 1):
             raise UserError(
                 f"n_fft={n_fft}: must be a multiple of {2 ** (len(channels) + 1)} for {len(channels)} layers "
                 "of channels (each halves the n_fft / 2 frequencies)"
             )
-        for name, number, valid, rule in (
-            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
-            ("compression", compression, 0 < compression <= 1, "above 0 and at most 1"),
-        ):
-            if not valid:
-                raise UserError(f"{name}={number}: must be {rule}")
-        for name, choice, known in (
-            ("tap_branch", tap_branch, ("complex", "magnitude", "both")),
-            ("tap_stage", tap_stage, ("fused", "layer")),
-        ):
-            if choice not in known:
-                raise UserError(f"{name}={choice!r}: use one of {known}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout={dropout}: must be from 0 to below 1")
+        if not 0 < compression <= 1:
+            raise UserError(f"compression={compression}: must be above 0 and at most 1")
+        require_one_of("tap_branch", tap_branch, "complex", "magnitude", "both")
+        require_one_of("tap_stage", tap_stage, "fused", "layer")
         self.sample_rate_hz, self.hop_samples, self.compression = sample_rate_hz, hop_samples, compression
         self.stft = Stft(n_fft, hop_samples, "sqrt_hann", window_samples, max(0, (n_fft - window_samples) // 2))
 
@@ -185,21 +174,14 @@ class Uformer(SpeechModel):
     def taps(self) -> dict[str, Tap]:
         """Encoder layers, conformer and decoder layers; the last decoder layer's output is the masks' raw form."""
         depth = len(self.encoder)
-        taps = {f"encoder{i}": Tap(f"encoder.{i}.view", group="encoder") for i in range(depth)}
-        taps["bottleneck"] = Tap("bottleneck_view", group="bottleneck")
-        return taps | {f"decoder{i}": Tap(f"decoder.{i}.view", group="decoder") for i in range(depth)}
+        bottleneck = {"bottleneck": Tap("bottleneck_view", group="bottleneck")}
+        return block_taps("encoder", depth, ".view") | bottleneck | block_taps("decoder", depth, ".view")
 
     @classmethod
     def presets(cls) -> list[dict[str, Any]]:
         """The public 16 kHz model."""
-        return [
-            {
-                "channels": [8, 16, 32, 64, 128, 128],
-                "attention_channels": 16,
-                "ff_channels": 64,
-                "dilated_channels": 32,
-            }
-        ]
+        inner = {"attention_channels": 16, "ff_channels": 64, "dilated_channels": 32}
+        return [{"channels": [8, 16, 32, 64, 128, 128], **inner}]
 
     @classmethod
     def widths_allowed(cls, widths: dict[str, Any], init_args: dict[str, Any]) -> bool:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.models.complex_layers import halves
+from kdse.models.complex_layers import combine, halves
+from kdse.models.layers import BandConv
 
 # Power below which a modulus counts as zero for gradients: the authors' constant, the float32 resolution.
 FLOOR = torch.finfo(torch.float32).eps
@@ -59,12 +60,10 @@ class BranchView(nn.Module):
 
 
 class Dual(nn.Module):
-    """A complex layer and its real counterpart on the magnitude, then the fusion of their outputs.
+    """A complex layer on ``[2B, C, T, F]`` and its real counterpart on the magnitude, then the fusion of their outputs.
 
     Args:
-        complex_branch: takes and returns ``[2B, C, T, F]``.
-        magnitude_branch: takes and returns ``[B, C, T, F]``.
-        view: records the outputs for a tap, or None.
+        view: what a tap shows of the outputs, or None.
         view_fused: show them after the fusion instead of before.
     """
 
@@ -90,10 +89,8 @@ class Dual(nn.Module):
 class ComplexMap(nn.Module):
     """A complex linear map from two real ones: (R + iI)(a + ib) = (Ra - Ib) + i(Rb + Ia), on ``[2B, ...]``.
 
-    Both real maps have their bias, as in the authors' code, so the biases add up to (r - i) + i(r + i).
-
-    Args:
-        make: builds one of the two real layers (linear, convolution, transposed convolution).
+    Both real maps have their bias, as in the authors' code, so the biases add up to (r - i) + i(r + i). ``make``
+    builds one of the two.
     """
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
@@ -101,9 +98,7 @@ class ComplexMap(nn.Module):
         self.real, self.imag = make(), make()
 
     def forward(self, stacked: Tensor) -> Tensor:
-        a_by_real, b_by_real = halves(self.real(stacked))
-        a_by_imag, b_by_imag = halves(self.imag(stacked))
-        return torch.cat([a_by_real - b_by_imag, b_by_real + a_by_imag])
+        return torch.cat(combine(self.real(stacked), self.imag(stacked)))
 
 
 def linear_map(is_complex: bool, make: Callable[[], nn.Module]) -> nn.Module:
@@ -111,33 +106,15 @@ def linear_map(is_complex: bool, make: Callable[[], nn.Module]) -> nn.Module:
     return ComplexMap(make) if is_complex else make()
 
 
-class BandConv(nn.Module):
-    """Convolution over 2 frames and 5 frequencies with stride 2 in frequency; frame t sees frames t - 1 and t.
-
-    Args:
-        channels_in, channels_out: widths.
-        up: the transposed convolution, which doubles the frequency axis.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, up: bool) -> None:
-        super().__init__()
-        self.up = up
-        self.conv: nn.Module
-        if up:
-            self.conv = nn.ConvTranspose2d(
-                channels_in, channels_out, (2, 5), stride=(1, 2), padding=(0, 2), output_padding=(0, 1)
-            )
-        else:
-            self.conv = nn.Conv2d(channels_in, channels_out, (2, 5), stride=(1, 2), padding=(0, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, 1, 0)))
-
-
 def band_layer(is_complex: bool, channels_in: int, channels_out: int, up: bool, last: bool = False) -> nn.Module:
-    """`BandConv`, batch norm and PReLU (the last one of the decoder: the convolution alone)."""
-    conv = linear_map(is_complex, lambda: BandConv(channels_in, channels_out, up))
+    """`BandConv` over 2 frames and 5 frequencies, batch norm and PReLU (the decoder's last: the convolution alone)."""
+    conv = linear_map(is_complex, lambda: BandConv(channels_in, channels_out, up, width=5))
     return conv if last else nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.PReLU())
+
+
+def _on_last(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer that wants channels last, on ``[B, C, T, F]``."""
+    return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class FeedForward(nn.Module):
@@ -155,7 +132,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + 0.5 * self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + 0.5 * _on_last(self.layers, x)
 
 
 class RealAttention(nn.Module):
@@ -209,11 +186,7 @@ class ComplexAttention(nn.Module):
 class AxisAttention(nn.Module):
     """x + y with y = norm, attention, norm, linear, norm, PReLU, dropout, on ``[B, C, T, F]``.
 
-    Args:
-        is_complex: whether it is the complex branch's.
-        channels, width: of the input and of the attention.
-        axis: "time" (every frame sees every frame of its band, the future too) or "frequency".
-        dropout: probability.
+    Over ``axis`` "time" every frame sees every frame of its band, the future too; the other is "frequency".
     """
 
     def __init__(self, is_complex: bool, channels: int, width: int, axis: str, dropout: float) -> None:
@@ -232,19 +205,14 @@ class AxisAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.axis == "time":
             return x + self.layers(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)
-        return x + self.layers(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + _on_last(self.layers, x)
 
 
 class DilatedConv(nn.Module):
     """x + y with two 3x3 convolutions of opposite dilation in time, one gating the other, on ``[B, C, T, F]``.
 
-    y = norm, 1x1, PReLU, a * sigmoid(b), norm, Swish, 1x1, dropout, where a and b are the convolutions.
-
-    Args:
-        is_complex: whether it is the complex branch's.
-        channels, hidden: of the input and of the convolutions.
-        dilations: in frames, of a and of b.
-        dropout: probability.
+    y = norm, 1x1, PReLU, a * sigmoid(b), norm, Swish, 1x1, dropout, where a and b are the convolutions; ``dilations``
+    are theirs, in frames.
     """
 
     def __init__(
@@ -269,21 +237,15 @@ class DilatedConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.narrow(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        y = self.content(y) * self.gate(y).sigmoid()
-        return x + self.widen(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = _on_last(self.narrow, x)
+        return x + _on_last(self.widen, self.content(y) * self.gate(y).sigmoid())
 
 
 class ConformerBlock(nn.Module):
     """Feed-forward, attention over time, attention over frequency, dilated convolutions, feed-forward, norm.
 
-    Both branches are fused after each of these; a layer norm per branch ends the block.
-
-    Args:
-        channels: of the input.
-        attention_channels, ff_channels, dilated_channels: inner widths.
-        dilated_layers: n; layer i has dilations 2^i and 2^(n - 1 - i).
-        dropout: probability.
+    Both branches are fused after each of these; a layer norm per branch ends the block. Of the n dilated layers
+    number i has the dilations 2^i and 2^(n - 1 - i).
     """
 
     def __init__(
@@ -318,7 +280,4 @@ class ConformerBlock(nn.Module):
     def forward(self, stacked: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         for layer in self.layers:
             stacked, magnitude = layer(stacked, magnitude)
-        return (
-            self.complex_norm(stacked.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-            self.magnitude_norm(magnitude.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-        )
+        return _on_last(self.complex_norm, stacked), _on_last(self.magnitude_norm, magnitude)

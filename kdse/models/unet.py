@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -9,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.models.base import Estimate, SpeechModel, Tap
-from kdse.models.inverted_bottleneck import ACTIVATIONS, NORMS, Block, InvertedBottleneck, PlainBlock, SeparableBlock
-from kdse.models.layers import GroupedGru, State, advance, named
+from kdse.errors import UserError, require_at_least, require_one_of
+from kdse.models.base import Estimate, Tap
+from kdse.models.inverted_bottleneck import ACTIVATIONS, InvertedBottleneck, PlainBlock, SeparableBlock
+from kdse.models.layers import GroupedGru, OneFrame, State, whole
+from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
+from kdse.precision import exact
 
-BLOCK_TYPES = ("inverted", "separable", "plain")
 
-
-class UNet(SpeechModel):
+class UNet(SpectralModel):
     """Denoising autoencoder on compressed STFT magnitudes: a real gain in (0, 1) per bin, noisy phase.
 
     STFT 512/256 -> magnitude ** 0.3 -> encoder blocks, each halving the frequency axis -> latent -> decoder blocks,
@@ -83,20 +84,11 @@ class UNet(SpeechModel):
             raise UserError(f"channels={channels}: give one width of at least 1 for each encoder block")
         if latent_channels is not None and latent_channels < 1:
             raise UserError(f"latent_channels={latent_channels}: must be at least 1, or none for channels[-1]")
-        for name, value, known in (
-            ("block_type", block_type, BLOCK_TYPES),
-            ("norm", norm, NORMS),
-            ("activation", activation, tuple(ACTIVATIONS)),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: use one of {known}")
-        for name, number, least in (
-            ("expansion", expansion, 1),
-            ("kernel_frames", kernel_frames, 1),
-            ("gru_groups", gru_groups, 0),
-        ):
-            if number < least:
-                raise UserError(f"{name}={number}: must be {least} or more")
+        require_one_of("block_type", block_type, "inverted", "separable", "plain")
+        require_one_of("norm", norm, "batch", "cumulative")
+        require_one_of("activation", activation, *ACTIVATIONS)
+        require_at_least(1, expansion=expansion, kernel_frames=kernel_frames)
+        require_at_least(0, gru_groups=gru_groups)
         if not 0 < compression <= 1:
             raise UserError(f"compression={compression}: must lie in (0, 1]")
         self.depth = len(channels)
@@ -140,25 +132,23 @@ class UNet(SpeechModel):
         power = spectrum[:, :-1].real.square() + spectrum[:, :-1].imag.square()
         return (power + 1e-12).pow(0.5 * self.compression).transpose(1, 2).unsqueeze(1)
 
-    def mask_logits(self, features: Tensor) -> Tensor:
+    def mask_logits(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
         """Features ``[B, 1, T, F - 1]`` to the mask before its sigmoid, of the same shape."""
         x, outputs = features, []
-        for block in self.encoder:
-            x = block(x)
+        for i, block in enumerate(self.encoder):
+            x = run(f"encoder{i}", block, x)
             outputs.append(x)
         if self.recurrent is not None:
-            x = self.recurrent(x)
+            x = run("recurrent", self.recurrent, x)
         for i, block in enumerate(self.decoder):
-            x = block(self._with_skip(x, outputs, i))
+            if self.skips is not None and i > 0:
+                x = x + self.skips[i - 1](outputs[-1 - i])
+            x = run(f"decoder{i}", block, x)
         return x
-
-    def _with_skip(self, x: Tensor, outputs: list[Tensor], i: int) -> Tensor:
-        return x if self.skips is None or i == 0 else x + self.skips[i - 1](outputs[-1 - i])
 
     def bin_gain(self, logits: Tensor) -> Tensor:
         """Mask logits ``[B, 1, T, F - 1]`` to a gain in (0, 1) per bin ``[B, F, T]``."""
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        gain = torch.sigmoid(logits).squeeze(1).transpose(1, 2)
+        gain = torch.sigmoid(exact(logits)).squeeze(1).transpose(1, 2)
         return torch.cat([gain, gain[:, -1:]], dim=1)
 
     def taps(self) -> dict[str, Tap]:
@@ -168,11 +158,11 @@ class UNet(SpeechModel):
         belongs to no group, so that models with and without one pair in "bottleneck" and "decoder".
         """
         last = self.depth - 1
-        taps = {f"encoder{i}": Tap(f"encoder.{i}", group="encoder") for i in range(last)}
+        taps = block_taps("encoder", last)
         taps["bottleneck"] = Tap(f"encoder.{last}", group="bottleneck")
         if self.recurrent is not None:
             taps["recurrent"] = Tap("recurrent")
-        return taps | {f"decoder{i}": Tap(f"decoder.{i}", group="decoder") for i in range(self.depth)}
+        return taps | block_taps("decoder", self.depth)
 
     @classmethod
     def widths_allowed(cls, widths: dict[str, Any], init_args: dict[str, Any]) -> bool:
@@ -185,30 +175,13 @@ class UNet(SpeechModel):
 
     # --- streaming ---
 
-    def initial_state(self, batch: int) -> State:
-        device = self.device
-        state = self.stft.initial_state(batch, device)
+    def parts(self) -> Iterable[tuple[str, Any, int]]:
         for i, (encode, decode) in enumerate(zip(self.encoder, self.decoder, strict=True)):
-            assert isinstance(encode, Block) and isinstance(decode, Block)
-            narrow = self.bands // 2 ** (self.depth - i)
-            state |= named(f"encoder{i}", encode.initial_state(batch, self.bands // 2**i, device))
-            state |= named(f"decoder{i}", decode.initial_state(batch, narrow, device))
+            yield f"encoder{i}", encode, self.bands // 2**i
+            yield f"decoder{i}", decode, self.bands // 2 ** (self.depth - i)
         if self.recurrent is not None:
-            state |= named("recurrent", self.recurrent.initial_state(batch, device))
-        return state
-
-    def step(self, noisy_hop: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.stft.step(noisy_hop, state, self.step_spectrum)
+            yield "recurrent", self.recurrent, self.bands // 2**self.depth
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame's spectrum ``[B, F, 1]`` in, the enhanced one and the network's new state out."""
-        new: State = {}
-        x, outputs = self.features(spectrum), []
-        for i, block in enumerate(self.encoder):
-            x = advance(block, f"encoder{i}", x, state, new)
-            outputs.append(x)
-        if self.recurrent is not None:
-            x = advance(self.recurrent, "recurrent", x, state, new)
-        for i, block in enumerate(self.decoder):
-            x = advance(block, f"decoder{i}", self._with_skip(x, outputs, i), state, new)
-        return spectrum * self.bin_gain(x), new
+        run = OneFrame(state)
+        return spectrum * self.bin_gain(self.mask_logits(self.features(spectrum), run)), run.new

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import run_foreign
+from kdse.models.foreign import first_line, run_foreign
 
 
 class Wrapped(SpeechModel):
@@ -75,7 +75,7 @@ def _load(module: nn.Module, path: str) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch raise, the user needs its name
-        raise UserError(f"Wrapped: weights {path} cannot be read as data: {str(error).splitlines()[0][:120]}") from None
+        raise UserError(f"Wrapped: weights {path} cannot be read as data: {first_line(error)}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     try:
         module.load_state_dict(state)

@@ -8,22 +8,22 @@ were not available to us: the map is that of Zagoruyko & Komodakis (ICLR 2017), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdse.errors import UserError
-from kdse.models.base import Tap
-from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import require_equal, resample
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
+from kdse.objectives.base import Taps
+from kdse.objectives.layerwise import Layerwise
+from kdse.objectives.shapes import resample
 from kdse.precision import exact
 
 BLOCKS = "blocks"
 
 
-class AttentionKl(Objective):
+class AttentionKl(Layerwise):
     """KL divergence of the two networks' attention maps, after Distil-DCCRN. Has no parameters.
 
     Per pair, a map A is made of each activation X ``[B, C, T, F]`` so that C (and T) vanish; each row of A becomes
@@ -46,11 +46,12 @@ class AttentionKl(Objective):
         scale_by_temperature: multiply by temperature squared (Hinton et al. 2015), which keeps the gradient's size.
         rows: "each" as above; "together" normalises the whole map and takes one softmax over all its entries. Over
             thousands of entries that is nearly uniform and the value is tiny: lower the temperature.
-        reduction: over pairs, "mean" or "sum".
-        weight: factor on the value.
         pairs: "blocks" pairs the encoder taps by index and the decoder taps by index and leaves the bottleneck out,
             as in the paper's figure. For the other values see `Objective`.
     """
+
+    agree = "bf"
+    named_pairs = (BLOCKS, *Layerwise.named_pairs)
 
     def __init__(
         self,
@@ -60,60 +61,28 @@ class AttentionKl(Objective):
         direction: str = "teacher_student",
         scale_by_temperature: bool = False,
         rows: str = "each",
-        reduction: str = "mean",
-        weight: float = 1.0,
         pairs: str | list[list[str]] = BLOCKS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, "all" if pairs == BLOCKS else pairs)
-        for name, value, known in (
-            ("attention", attention, ("frequency", "time_frequency", "self_similarity")),
-            ("direction", direction, ("teacher_student", "student_teacher")),
-            ("rows", rows, ("each", "together")),
-            ("reduction", reduction, ("mean", "sum")),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: use one of {known}")
-        if not power >= 1:
-            raise UserError(f"power={power}: must be 1 or more (below, the gradient at zero is infinite)")
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature}: must be above zero")
-        self.pairs = pairs
+        super().__init__(pairs=pairs, **kwargs)
+        require_one_of("attention", attention, "frequency", "time_frequency", "self_similarity")
+        require_one_of("direction", direction, "teacher_student", "student_teacher")
+        require_one_of("rows", rows, "each", "together")
+        require_at_least(1, power=power)  # below, the gradient at zero is infinite
+        require_positive(temperature=temperature)
         self.attention, self.power, self.temperature, self.direction = attention, power, temperature, direction
-        self.scale_by_temperature, self.rows, self.reduction = scale_by_temperature, rows, reduction
+        self.scale_by_temperature, self.rows = scale_by_temperature, rows
 
-    def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:
-        if self.pairs != BLOCKS:
-            return super().resolve_pairs(teacher, student)
-        found = []
-        for group in ("encoder", "decoder"):
-            part = Objective(pairs=group)
-            part.name = self.name
-            found += part.resolve_pairs(teacher, student)
-        return found
+    def group_pairs(self, group: str, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        groups = ("encoder", "decoder") if group == BLOCKS else (group,)
+        return [pair for each in groups for pair in super(AttentionKl, self).group_pairs(each, teacher, student)]
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
-        student = [exchange.student_taps[s] for _, s in self.bound_pairs]
-        return self.compare(teacher, student)
+    def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
+        log_t, log_s = (self._distribution(x, student.shape[2]) for x in (teacher, student))
+        return _kl(log_t, log_s) if self.direction == "teacher_student" else _kl(log_s, log_t)
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``, one of each network a pair.
-
-        Raises:
-            ValueError: if a pair's batches or frequencies differ.
-        """
-        if not teacher or len(teacher) != len(student):
-            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
-        known = len(self.bound_pairs) == len(teacher)
-        terms = []
-        with torch.autocast(teacher[0].device.type, enabled=False):
-            for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
-                pair = self.bound_pairs[index] if known else (f"teacher {index}", f"student {index}")
-                require_equal(self.name, pair, a.shape, b.shape, "bf")
-                log_t, log_s = self._distribution(a.detach(), b.shape[2]), self._distribution(b, b.shape[2])
-                forward = self.direction == "teacher_student"
-                terms.append(_kl(log_t, log_s) if forward else _kl(log_s, log_t))
-        total = torch.stack(terms).sum() if self.reduction == "sum" else torch.stack(terms).mean()
+    def reduce(self, terms: list[Tensor]) -> Tensor:
+        total = super().reduce(terms)
         return total * self.temperature**2 if self.scale_by_temperature else total
 
     def _distribution(self, x: Tensor, frames: int) -> Tensor:

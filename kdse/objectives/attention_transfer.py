@@ -6,18 +6,21 @@ attention (from memory).
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from kdse.errors import UserError
-from kdse.objectives.layerwise import SILENCE, Layerwise
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import SILENCE
 
 
 class AttentionTransfer(Layerwise):
     """Difference of normalised attention maps; needs no heads, since channels are summed away.
 
-    The map of an item is ``Q[t, f] = sum_c |A[c, t, f]|^p``; the vector that is compared is the whole map of one
-    item, ``vec(Q) / || vec(Q) ||_2`` with T x F entries. Per pair of taps:
+    The map of an item is ``Q[t, f] = sum_c |A[c, t, f]|^p``; compared is the whole map as one vector,
+    ``vec(Q) / || vec(Q) ||_2`` with T x F entries. Per pair of taps:
 
     - ``form="norm"``, the paper's equation: ``1/2 || q_T - q_S ||_2`` (weight = the paper's beta), mean over items.
       It lies in [0, 0.71] at any T and F.
@@ -25,32 +28,19 @@ class AttentionTransfer(Layerwise):
 
     Normalisation takes the level out: a student that is 20 dB quieter has the same map. A map of silence (no
     activation above 1e-5, our choice) fades to zero rather than being normalised; value and gradient are finite.
-    Under DDP each item stands for itself, so nothing is gathered.
 
     Args:
         power: p, from 1 to 4 (the paper tries 1, 2 and 4; its experiments use 2).
         form: "norm" or "squared", see above.
         resample: bring the student's map to the teacher's frames and frequencies where they differ (the paper: maps
             may be interpolated); otherwise a difference is an error.
-        reduction: over pairs of taps, "mean" (our choice) or the paper's "sum".
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
     """
 
-    def __init__(
-        self,
-        power: float = 2.0,
-        form: str = "norm",
-        resample: bool = False,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(reduction, weight, pairs)
+    def __init__(self, power: float = 2.0, form: str = "norm", resample: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if not 1 <= power <= 4:
             raise UserError(f"power={power} must lie in [1, 4]: below 1 the gradient at zero is infinite")
-        if form not in ("norm", "squared"):
-            raise UserError(f'form={form!r}: use "norm" or "squared"')
+        require_one_of("form", form, "norm", "squared")
         self.power, self.form, self.resample = power, form, resample
         self.agree = "b" if resample else "btf"
 

@@ -1,17 +1,26 @@
-"""What every distillation objective is: a callback with a weight, pairs of taps and one scalar."""
+"""What every distillation objective is: a callback with a name, a weight, pairs of taps, heads and one scalar."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from kdse.distributed import gather_batch
 from kdse.errors import UserError
+from kdse.gradients import connected
 from kdse.models.base import Estimate, Tap
+from kdse.schedule import SUPERVISED
+from kdse.seeding import seeded
+
+Taps = Mapping[str, Tap]
+Shapes = Mapping[str, torch.Size]
+Activations = tuple[list[Tensor], list[Tensor]]
 
 
 @dataclass
@@ -42,10 +51,7 @@ class Exchange:
 
     def nothing(self) -> Tensor:
         """Zero for a batch that an objective has no use for; student and heads stay connected, by shape alone."""
-        total = self.student.waveform[:0].sum()
-        for parameter in self.heads.parameters():
-            total = total + parameter.reshape(-1)[:0].sum()
-        return total
+        return connected(self.student.waveform[:0].sum(), self.heads.parameters())
 
     def labelled_rows(self, name: str) -> Tensor:
         """Indices of the items that have clean speech ``[L]``, for the objective ``name`` that needs it.
@@ -63,92 +69,64 @@ class Exchange:
 
 
 class Objective(L.Callback):
-    """Base class of distillation objectives.
+    """Base class of distillation objectives. Subclasses implement `loss`, those that train projectors `build_heads`.
 
     Args:
-        weight: factor on the raw value; the schedule's weight multiplies it.
+        weight: factor on the value; the schedule's weight multiplies it.
         pairs: which taps are compared: "all" (same-named taps, or by order when both models have equally many),
-            "encoder", "bottleneck", "decoder" (the same, within the group), or a list of
-            ``[teacher_tap, student_tap]`` names. None for objectives that use outputs only.
-
-    Subclasses implement `loss`; those that train projectors also `build_heads`.
+            "encoder", "bottleneck", "decoder" (the same, within the group), or a list of [teacher_tap, student_tap].
     """
 
     uses_taps: bool = True
     uses_clean: bool = False
     every_pair: bool = False  # "all" and the groups mean every student tap with every teacher tap, not one with one
+    compares_items: bool = False  # the value depends on how the items of a batch relate to each other
+    named_pairs: tuple[str, ...] = ("all", "encoder", "bottleneck", "decoder")
 
-    def __init__(self, weight: float = 1.0, pairs: str | list[list[str]] | None = "all") -> None:
+    def __init__(self, weight: float = 1.0, pairs: str | list[list[str]] = "all") -> None:
         super().__init__()
         if not weight >= 0:
             raise UserError(f"weight={weight}: an objective's weight must be zero or more")
-        if isinstance(pairs, str) and pairs not in ("all", "encoder", "bottleneck", "decoder"):
-            raise UserError(
-                f'pairs={pairs!r}: give "all", "encoder", "bottleneck", "decoder" or a list of [teacher, student] taps'
-            )
+        if isinstance(pairs, str) and pairs not in self.named_pairs:
+            choices = ", ".join(f'"{choice}"' for choice in self.named_pairs)
+            raise UserError(f"pairs={pairs!r}: give {choices} or a list of [teacher, student] taps")
         self.weight = weight
         self.pairs = pairs
-        self.bound_pairs: list[tuple[str, str]] = []  # set by the Distiller
+        self.bound_pairs: list[tuple[str, str]] = []
         self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
-    def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:
-        """The (teacher tap, student tap) names that this objective compares.
+    # --- binding to the two models ---
+
+    def named(self, name: str) -> Objective:
+        """This objective under the name that logs, checkpoints and the schedule know it by.
 
         Raises:
-            ValueError: when a named tap does not exist or the taps of the two models cannot be matched.
+            ValueError: if no term of a run can have this name.
         """
-        if self.pairs is None or not self.uses_taps:
-            return []
-        if not isinstance(self.pairs, str):
-            return self._named_pairs(self.pairs, teacher, student)
-        group = None if self.pairs == "all" else self.pairs
-        teacher_names = [name for name, tap in teacher.items() if group is None or tap.group == group]
-        student_names = [name for name, tap in student.items() if group is None or tap.group == group]
-        if not teacher_names or not student_names:
-            side = "teacher" if not teacher_names else "student"
-            raise UserError(
-                f"objectives.{self.name}.pairs={self.pairs!r}: the {side} declares no such taps; "
-                "name pairs yourself (`kdse taps` lists a model's modules)"
-            )
-        if self.every_pair:
-            return [(a, b) for b in student_names for a in teacher_names]
-        if set(teacher_names) == set(student_names):
-            return [(name, name) for name in teacher_names]
-        if len(teacher_names) != len(student_names):
-            raise UserError(
-                f"objectives.{self.name}.pairs={self.pairs!r}: the teacher has {len(teacher_names)} taps "
-                f"{teacher_names} and the student {len(student_names)} {student_names}; name the pairs yourself"
-            )
-        return list(zip(teacher_names, student_names, strict=True))
+        if name == SUPERVISED or "." in name or hasattr(nn.ModuleDict, name):
+            raise UserError(f"objectives.{name}: an objective cannot have this name; give it another")
+        self.name = name
+        return self
 
-    def _named_pairs(
-        self, pairs: Sequence[Sequence[str]], teacher: Mapping[str, Tap], student: Mapping[str, Tap]
-    ) -> list[tuple[str, str]]:
-        for pair in pairs:
-            if isinstance(pair, str) or len(pair) != 2:
-                raise UserError(f"objectives.{self.name}.pairs: {pair!r} is not a [teacher_tap, student_tap] pair")
-        resolved = [(str(a), str(b)) for a, b in pairs]
-        for index, (side, known) in enumerate((("teacher", teacher), ("student", student))):
-            for pair in resolved:
-                if pair[index] not in known:
-                    raise UserError(
-                        f"objectives.{self.name}.pairs: the {side} has no tap {pair[index]!r}; it has {list(known)}"
-                    )
-        return resolved
+    def bind(self, teacher: Taps, student: Taps, probe: Callable[[], tuple[Shapes, Shapes]]) -> nn.ModuleDict:
+        """Settles which taps are compared; returns the heads, initialised from a random stream of this name's own.
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
-        """Trainable modules this objective needs, from probed tap shapes ``[B, C, T, F]``; None for head-free ones."""
-        return None
+        Args:
+            teacher, student: the taps of both models.
+            probe: measures the shapes of both models' taps ``[B, C, T, F]``; called only if taps are compared.
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        """The raw value, one scalar that depends on the student (and heads) only through ``exchange``."""
-        raise NotImplementedError
-
-    # --- Lightning: bind to the distiller before optimizers are made and weights loaded ---
+        Raises:
+            ValueError: if a tap is missing, or taps cannot be compared.
+        """
+        self.bound_pairs = self.resolve_pairs(teacher, student)
+        if not self.uses_taps:
+            return nn.ModuleDict()
+        shapes = probe()
+        with seeded(f"heads/{self.name}"):
+            return self.build_heads(*shapes) or nn.ModuleDict()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # before optimizers are made and weights loaded
         bind = getattr(pl_module, "bind_objective", None)
         if bind is None:
             raise UserError(
@@ -156,3 +134,102 @@ class Objective(L.Callback):
                 "kdse.Distiller`, or leave out --objectives to train without distillation"
             )
         bind(self)
+
+    def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        """The (teacher tap, student tap) names that this objective compares.
+
+        Raises:
+            ValueError: when a named tap does not exist or the taps of the two models cannot be matched.
+        """
+        if self.pairs is None or not self.uses_taps:
+            return []
+        if isinstance(self.pairs, str):
+            return self.group_pairs(self.pairs, teacher, student)
+        return self.check_pairs(self.pairs, teacher, student)
+
+    def group_pairs(self, group: str, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        """Pairs of all taps ("all") or those of a group."""
+        names = [[name for name, tap in taps.items() if group in ("all", tap.group)] for taps in (teacher, student)]
+        ours, theirs = names[1], names[0]
+        where = f"objectives.{self.name}.pairs={group!r}"
+        if not theirs or not ours:
+            raise UserError(
+                f"{where}: the {'student' if theirs else 'teacher'} declares no such taps; "
+                "name pairs yourself (`kdse taps` lists a model's modules)"
+            )
+        if self.every_pair:
+            return [(a, b) for b in ours for a in theirs]
+        if set(theirs) == set(ours):
+            return [(name, name) for name in theirs]
+        if len(theirs) != len(ours):
+            raise UserError(
+                f"{where}: the teacher has {len(theirs)} taps {theirs} and the student {len(ours)} {ours}; "
+                "name the pairs yourself"
+            )
+        return list(zip(theirs, ours, strict=True))
+
+    def check_pairs(self, pairs: Sequence[Sequence[str]], teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        """Pairs that the user listed, as tuples; both taps of each must exist."""
+        for pair in pairs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise UserError(f"objectives.{self.name}.pairs: {pair!r} is not a [teacher_tap, student_tap] pair")
+            for side, name, known in (("teacher", pair[0], teacher), ("student", pair[1], student)):
+                if name not in known:
+                    raise UserError(
+                        f"objectives.{self.name}.pairs: the {side} has no tap {name!r}; it has {list(known)}"
+                    )
+        return [(str(a), str(b)) for a, b in pairs]
+
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict | None:
+        """Trainable modules this objective needs, from probed tap shapes ``[B, C, T, F]``; None for head-free ones."""
+        return None
+
+    # --- the value ---
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        """The raw value, one scalar that depends on the student (and heads) only through ``exchange``."""
+        raise NotImplementedError
+
+    def activations(self, exchange: Exchange) -> Activations:
+        """Teacher's and student's activations ``[B, C, T, F]`` of the bound pairs, in their order."""
+        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
+        return teacher, [exchange.student_taps[s] for _, s in self.bound_pairs]
+
+
+class OutputObjective(Objective):
+    """Base of objectives that compare outputs; any black-box teacher will do. Subclasses implement `loss`."""
+
+    uses_taps = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(pairs=[], **kwargs)
+
+    def require_equal_shapes(self, teacher: Tensor, student: Tensor, what: str, fix: str) -> None:
+        """Raises a ValueError that says which shapes differ and the fix."""
+        if teacher.shape != student.shape:
+            raise UserError(
+                f"objectives.{self.name}: the teacher's {what} is {[*teacher.shape]} and the student's "
+                f"{[*student.shape]}; {fix}"
+            )
+
+
+class Gathering(Objective):
+    """Mixin of objectives that compare the items of a batch with each other.
+
+    Args:
+        gather: under DDP compare the items of the global batch, not each process's own.
+    """
+
+    compares_items = True
+
+    def __init__(self, gather: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gather = gather
+
+    def activations(self, exchange: Exchange) -> Activations:
+        teacher, student = super().activations(exchange)
+        return self.gathered(teacher), self.gathered(student)
+
+    def gathered(self, activations: list[Tensor]) -> list[Tensor]:
+        """Activations of all processes, if that is wanted: each process then computes the whole global loss."""
+        return [gather_batch(x) for x in activations] if self.gather else activations

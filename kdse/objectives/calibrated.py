@@ -7,29 +7,27 @@ After the authors' demonstration code (JMCheng-SEU/I2RF-TFCKD-SE, ``I2S_TFCKD_de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.distributed import gather_batch
-from kdse.errors import UserError
-from kdse.models.base import Tap
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_at_least, require_one_of
+from kdse.objectives.base import Exchange, Shapes, Taps
 from kdse.objectives.compression import split_pairs
 from kdse.objectives.review_fusion import FusionBlock, ReviewFusion
-from kdse.objectives.semantic import require_batch
+from kdse.objectives.semantic import FixedBatch
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import frame_vectors, perceptron, soft_unit
 from kdse.precision import exact
 
-# Squared norm added under the root of cosines, and floor of similarities. The authors add 1e-6 to the norm and have
-# no floor: the first passes a gradient of 1e6 through a silent frame, the second is log 0 for opposite vectors.
-NORM_FLOOR = 1e-8
+# The authors have no floor, which is log 0 for opposite vectors; and they add 1e-6 to norms, which passes a gradient
+# of 1e6 through a silent frame (`soft_unit` does not).
 SIMILARITY_FLOOR = 1e-4
 
 
-class TimeFrequencyCalibrated(Objective):
+class TimeFrequencyCalibrated(FixedBatch):
     """Intra-set and inter-set distillation of two similarity streams, after I2S-TFCKD.
 
     Sets are the groups of taps (encoder, bottleneck, decoder). Within a set every student layer i is compared with
@@ -52,11 +50,10 @@ class TimeFrequencyCalibrated(Objective):
     is the recursion of `ReviewFusion` with instance norm, the encoder and bottleneck from first to last layer and the
     decoder from last to first, so that each ends beside the bottleneck, as in the authors' code. The teacher's
     fusion is trained through the weights only: its features are detached where they are targets, as there, so that
-    no target can move towards the student.
+    no target can move towards the student. Values are small, since probabilities are near 1/M: 1e-4 for an untrained
+    CRUSE pair with the defaults.
 
     Args:
-        batch_size: items that are compared with each other: the data's batch size, times the number of processes if
-            ``gather`` is on. The default is that of `kdse.data.Mixtures` in one process.
         frames: frames that activations are averaged to over time before anything else. 32 is our choice: any clip
             length works, and the default teacher and student at 32 x 2 s take 7 s forward and backward on one core
             where all 126 frames take 46 s, nearly all of it in the fusion. null takes activations as they are,
@@ -64,13 +61,8 @@ class TimeFrequencyCalibrated(Objective):
         factor: f, the width of the batch stream's embedding (2 in the authors' code).
         inter_set: compare fused sets as well; false leaves the intra-set part alone.
         mid_channels: channels inside the fusion (128 in the authors' code).
-        scale_similarity: divide the products G by C F (our choice: it keeps what goes into the perceptrons near
-            one); false leaves them raw, as the authors do.
         reduction: "mean" sums J over its columns to a divergence and averages over frames, streams and parts (our
             choice: the value does not shrink as batch and frames grow); "sum" is the equation above, the authors'.
-        gather: under DDP compare the global batch, not each process's own.
-        weight: factor on the value. Values are small, since probabilities are near 1/M: 1e-4 for an untrained CRUSE
-            pair with the defaults.
         pairs: "all", one group ("encoder", "bottleneck", "decoder"), or a list of [teacher_tap, student_tap]: it
             selects which taps take part, and within a set (the student tap's group) all are compared with all.
     """
@@ -79,37 +71,25 @@ class TimeFrequencyCalibrated(Objective):
 
     def __init__(
         self,
-        batch_size: int = 16,
         frames: int | None = 32,
         factor: int = 2,
         inter_set: bool = True,
         mid_channels: int = 128,
-        scale_similarity: bool = True,
         reduction: str = "mean",
-        gather: bool = True,
-        weight: float = 1.0,
         pairs: str | list[list[str]] = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
-        if batch_size < 2:
-            raise UserError(f"batch_size={batch_size}: items are compared with each other, so at least 2")
+        super().__init__(pairs=pairs, **kwargs)
         if frames is not None and frames < 2:
             raise UserError(f"frames={frames}: frames are compared with each other, so at least 2, or null")
-        if factor < 1 or mid_channels < 1:
-            raise UserError(f"factor={factor} and mid_channels={mid_channels} must be at least 1")
-        if reduction not in ("mean", "sum"):
-            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
-        self.batch_size, self.frames, self.factor = batch_size, frames, factor
-        self.inter_set, self.mid_channels = inter_set, mid_channels
-        self.scale_similarity, self.reduction, self.gather = scale_similarity, reduction, gather
+        require_at_least(1, factor=factor, mid_channels=mid_channels)
+        require_one_of("reduction", reduction, "mean", "sum")
+        self.frames, self.factor, self.inter_set, self.mid_channels = frames, factor, inter_set, mid_channels
+        self.reduction = reduction
         self.sets: dict[str, list[tuple[str, str]]] = {}  # group to its (teacher tap, student tap) pairs
 
-    def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:
-        """Every student tap with every teacher tap of its set, set by set.
-
-        Raises:
-            ValueError: as `Objective.resolve_pairs`, or if a group has taps in one of the models only.
-        """
+    def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        """Every student tap with every teacher tap of its set, set by set."""
         pairs = super().resolve_pairs(teacher, student)
         if isinstance(self.pairs, str):
             pairs = [(t, s) for t, s in pairs if teacher[t].group == student[s].group]
@@ -129,19 +109,17 @@ class TimeFrequencyCalibrated(Objective):
             self.sets[group] = [(t, s) for s in students for t in teachers]
         return [pair for members in self.sets.values() for pair in members]
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         frames = self._head_frames(teacher_shapes, student_shapes)
         heads = nn.ModuleDict()
         for index, (teachers, students) in enumerate(self._layers()):
             heads[f"intra{index}"] = Calibration(len(teachers), len(students), frames, self.batch_size, self.factor)
             if self.inter_set:
                 # Outputs keep the channels of the layer where the recursion ends, as in the authors' code.
-                shapes = {"teacher": [teacher_shapes[t] for t in teachers]}
-                shapes["student"] = [student_shapes[s] for s in students]
-                for side, levels in shapes.items():
-                    heads[f"{side}_fusion{index}"] = _fusion([shape[1] for shape in levels], self.mid_channels)
+                widths = {"teacher": [teacher_shapes[t][1] for t in teachers]}
+                widths["student"] = [student_shapes[s][1] for s in students]
+                for side, channels in widths.items():
+                    heads[f"{side}_fusion{index}"] = _fusion(channels, self.mid_channels)
         if self.inter_set:
             count = len(self.sets)
             heads["inter"] = Calibration(count, count, frames, self.batch_size, self.factor)
@@ -156,7 +134,7 @@ class TimeFrequencyCalibrated(Objective):
             result.append((teachers[::step], students[::step]))
         return result
 
-    def _head_frames(self, teacher: Mapping[str, torch.Size], student: Mapping[str, torch.Size]) -> int:
+    def _head_frames(self, teacher: Shapes, student: Shapes) -> int:
         if self.frames is not None:
             return self.frames
         counts = {teacher[t][2] for t, _ in self.bound_pairs} | {student[s][2] for _, s in self.bound_pairs}
@@ -168,21 +146,14 @@ class TimeFrequencyCalibrated(Objective):
         return counts.pop()
 
     def loss(self, exchange: Exchange) -> Tensor:
-        teacher = [[exchange.teacher_taps[t] for t in names] for names, _ in self._layers()]
-        student = [[exchange.student_taps[s] for s in names] for _, names in self._layers()]
-        if self.gather:
-            # The whole global loss on every process: `gather_batch` brings only the own slice's gradient back.
-            teacher = [[gather_batch(x) for x in layers] for layers in teacher]
-            student = [[gather_batch(x) for x in layers] for layers in student]
+        layers = self._layers()
+        teacher = [self.gathered([exchange.teacher_taps[t] for t in names]) for names, _ in layers]
+        student = [self.gathered([exchange.student_taps[s] for s in names]) for _, names in layers]
         return self.compare(teacher, student, exchange.heads)
 
     def compare(self, teacher: list[list[Tensor]], student: list[list[Tensor]], heads: nn.ModuleDict) -> Tensor:
-        """The bare equation on sets of layers ``[B, C, T, F]``, each set in the order in which it is fused.
-
-        Raises:
-            ValueError: if batch size or frame count are not those the heads were built for.
-        """
-        require_batch(self.name, self.batch_size, self.gather, [x for layers in [*teacher, *student] for x in layers])
+        """The bare equation on sets of layers ``[B, C, T, F]``, each set in the order in which it is fused."""
+        self.require_batch([x for layers in [*teacher, *student] for x in layers])
         with torch.autocast(student[0][0].device.type, enabled=False):
             teacher = [[self._place(x.detach()) for x in layers] for layers in teacher]
             student = [[self._place(x) for x in layers] for layers in student]
@@ -203,7 +174,7 @@ class TimeFrequencyCalibrated(Objective):
     def _calibrated(self, teacher: list[Tensor], student: list[Tensor], head: nn.Module) -> Tensor:
         """One set: both streams, all pairs."""
         assert isinstance(head, Calibration)
-        rows_t, rows_s = [_rows(x) for x in teacher], [_rows(x) for x in student]
+        rows_t, rows_s = [frame_vectors(x) for x in teacher], [frame_vectors(x) for x in student]
         for x in [*rows_t, *rows_s]:
             if x.shape[1] != head.frames:
                 raise UserError(
@@ -240,8 +211,8 @@ class Calibration(nn.Module):
         self.frames = frames
         widths = {"time": (frames, 2 * frames, frames), "batch": (batch, factor * batch, factor * batch)}
         for stream, width in widths.items():
-            self.add_module(f"{stream}_keys", nn.ModuleList(_perceptron(*width) for _ in range(teachers)))
-            self.add_module(f"{stream}_queries", nn.ModuleList(_perceptron(*width) for _ in range(students)))
+            self.add_module(f"{stream}_keys", nn.ModuleList(perceptron(*width) for _ in range(teachers)))
+            self.add_module(f"{stream}_queries", nn.ModuleList(perceptron(*width) for _ in range(students)))
 
     def forward(self, stream: str, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
         """Products ``[B, T, M]`` of each layer to weights ``[B, T, student layers, teacher layers]``."""
@@ -254,11 +225,6 @@ def _embed(networks: nn.Module, layers: list[Tensor]) -> Tensor:
     """One unit-length embedding a layer: ``[B, T, layers, entries]``."""
     assert isinstance(networks, nn.ModuleList)
     return torch.stack([F.normalize(net(x), dim=-1) for net, x in zip(networks, layers, strict=True)], dim=2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``[B, C, T, F]`` to ``[B, T, C F]``."""
-    return x.transpose(1, 2).flatten(2)
 
 
 def _similar(x: Tensor, stream: str) -> Tensor:
@@ -275,13 +241,8 @@ def _products(x: Tensor, stream: str, scale: bool) -> Tensor:
 
 def _log_probabilities(x: Tensor, stream: str) -> Tensor:
     """Logarithms of ``(cosine + 1) / 2``, normalised over the last axis: ``[B, T, T]`` or ``[B, T, B]``."""
-    unit = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_FLOOR)
-    similarity = ((_similar(unit, stream) + 1) / 2).clamp_min(SIMILARITY_FLOOR)
+    similarity = ((_similar(soft_unit(x), stream) + 1) / 2).clamp_min(SIMILARITY_FLOOR)
     return similarity.log() - similarity.sum(-1, keepdim=True).log()
-
-
-def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def _fusion(channels: list[int], mid_channels: int) -> ReviewFusion:

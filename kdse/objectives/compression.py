@@ -8,21 +8,52 @@ layers into one target for each student layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
+from kdse.objectives.base import Activations, Exchange, Objective, Shapes
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import FLOOR, frame_vectors, soft_unit
 from kdse.precision import exact
 
-# Variance below which a channel counts as constant. Far under any active layer, far above float32 rounding.
-FLOOR = 1e-8
+
+class ManyToMany(Objective):
+    """Base of objectives in which every student layer meets many teacher layers, each layer given once.
+
+    Subclasses implement `build_heads` and `compare`.
+
+    Args:
+        pairs: which teacher layers each student layer meets: "all" means every one, "encoder", "bottleneck",
+            "decoder" every one of the group, or a list of [teacher_tap, student_tap].
+    """
+
+    every_pair = True
+
+    def __init__(self, pairs: str | list[list[str]] = "all", **kwargs: Any) -> None:
+        super().__init__(pairs=pairs, **kwargs)
+
+    def loss(self, exchange: Exchange) -> Tensor:
+        return self.compare(*self.activations(exchange), exchange.heads)
+
+    def activations(self, exchange: Exchange) -> Activations:
+        teachers, students, _ = split_pairs(self.bound_pairs)
+        return [exchange.teacher_taps[t] for t in teachers], [exchange.student_taps[s] for s in students]
+
+    def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
+        """The bare equation: all teacher layers and all student layers, each ``[B, C, T, F]`` and each once, in the
+        order of the heads.
+
+        Raises:
+            ValueError: if the layers do not fit the heads.
+        """
+        raise NotImplementedError
 
 
-class AttentionCompression(Objective):
+class AttentionCompression(ManyToMany):
     """After ABC-KD: distance of each student layer to an attention-weighted mixture of teacher layers ("ABC-style").
 
     With student layer j, teacher layer i, and features ``[B, C, T, F]``:
@@ -48,12 +79,7 @@ class AttentionCompression(Objective):
         temperature: divides the cosines; smaller is closer to picking one teacher layer.
         width: channels of the compressed features.
         dimensions: length of queries and keys.
-        weight: factor on the value.
-        pairs: which teacher layers each student layer may attend to: "all" means every one to every one, "encoder",
-            "bottleneck", "decoder" the same within the group, or a list of [teacher_tap, student_tap].
     """
-
-    every_pair = True
 
     def __init__(
         self,
@@ -63,26 +89,18 @@ class AttentionCompression(Objective):
         temperature: float = 0.1,
         width: int = 16,
         dimensions: int = 32,
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
-        if guard not in ("fixed", "reconstruct", None):
-            raise UserError(f'guard={guard!r}: use "fixed", "reconstruct" or null')
-        if distance not in ("mse", "cosine"):
-            raise UserError(f'distance={distance!r}: use "mse" or "cosine"')
-        if query not in ("pooled", "frame"):
-            raise UserError(f'query={query!r}: use "pooled" or "frame"')
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature} must be above zero")
-        if width < 1 or dimensions < 1:
-            raise UserError(f"width={width} and dimensions={dimensions} must be at least 1")
+        super().__init__(**kwargs)
+        require_one_of("guard", guard, "fixed", "reconstruct", None)
+        require_one_of("distance", distance, "mse", "cosine")
+        require_one_of("query", query, "pooled", "frame")
+        require_positive(temperature=temperature)
+        require_at_least(1, width=width, dimensions=dimensions)
         self.guard, self.distance, self.query = guard, distance, query
         self.temperature, self.width, self.dimensions = temperature, width, dimensions
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         teachers, students, sees = split_pairs(self.bound_pairs)
         attention = LayerAttention(
             [teacher_shapes[t][1] for t in teachers],
@@ -96,20 +114,7 @@ class AttentionCompression(Objective):
         )
         return nn.ModuleDict({"attention": attention})
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teachers, students, _ = split_pairs(self.bound_pairs)
-        return self.compare(
-            [exchange.teacher_taps[t] for t in teachers], [exchange.student_taps[s] for s in students], exchange.heads
-        )
-
     def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
-        """The bare equation: ``teacher`` are the layers attended to, ``student`` the layers that attend.
-
-        Both lists hold every layer once, ``[B, C, T, F]``, in the order of the heads (not one entry a pair).
-
-        Raises:
-            ValueError: if the numbers of layers do not fit the heads.
-        """
         attention = heads["attention"]
         assert isinstance(attention, LayerAttention)
         with torch.autocast(student[0].device.type, enabled=False):
@@ -123,8 +128,8 @@ class AttentionCompression(Objective):
     def _distance(self, target: Tensor, estimate: Tensor) -> Tensor:
         if self.distance == "mse":
             return (estimate - target).square().mean()
-        a, b = target.transpose(1, 2).flatten(2), estimate.transpose(1, 2).flatten(2)
-        return (1 - (_unit(a) * _unit(b)).sum(-1)).mean()
+        a, b = soft_unit(frame_vectors(target)), soft_unit(frame_vectors(estimate))
+        return (1 - (a * b).sum(-1)).mean()
 
 
 class LayerAttention(nn.Module):
@@ -168,8 +173,8 @@ class LayerAttention(nn.Module):
         result = []
         for j, (linear, layer) in enumerate(zip(self.queries, student, strict=True)):
             frames = layer.shape[2] if self.per_frame else 1
-            query = _unit(linear(_pool(layer, frames)))
-            keys = [_unit(self.keys[i](_pool(teacher[i], frames))) for i in self.sees[j]]
+            query = soft_unit(linear(_pool(layer, frames)))
+            keys = [soft_unit(self.keys[i](_pool(teacher[i], frames))) for i in self.sees[j]]
             scores = torch.stack([(query * key).sum(-1) for key in keys], dim=-1)
             result.append((scores / self.temperature).softmax(-1))
         return result
@@ -206,11 +211,8 @@ class LayerAttention(nn.Module):
 
 
 def split_pairs(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str], list[list[int]]]:
-    """(teacher tap, student tap) pairs as the distinct taps of each side and who sees whom.
-
-    Returns:
-        teacher taps, student taps, and for each student tap the indices of the teacher taps paired with it.
-    """
+    """(teacher tap, student tap) pairs as teacher taps, student taps, and for each student tap the indices of the
+    teacher taps paired with it."""
     teachers, students = list(dict.fromkeys(t for t, _ in pairs)), list(dict.fromkeys(s for _, s in pairs))
     known = set(pairs)
     return teachers, students, [[i for i, t in enumerate(teachers) if (t, s) in known] for s in students]
@@ -225,8 +227,3 @@ def _standardise(x: Tensor) -> Tensor:
     """Zero mean and unit variance over time and frequency, per item and channel; a constant channel becomes zero."""
     x = x - x.mean((2, 3), keepdim=True)
     return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + FLOOR)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Unit length over the last axis; zero stays zero with a finite gradient."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + FLOOR)

@@ -6,16 +6,18 @@ Peng et al., "Correlation congruence for knowledge distillation", ICCV 2019 (fro
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
-from kdse.objectives.items import ItemRelations, unit
+from kdse.errors import require_at_least, require_one_of, require_positive
+from kdse.objectives.items import ItemRelations
+from kdse.objectives.vectors import unit
 
 
 class CorrelationCongruence(ItemRelations):
-    """Squared difference of kernel matrices over the items of a batch.
+    """Squared difference of kernel matrices over the items of a batch (at least two).
 
     ``L = 1 / N^2 || K_T - K_S ||_F^2`` with ``K[i, j] = k(x_i, x_j)`` of feature vectors at unit length:
 
@@ -25,40 +27,18 @@ class CorrelationCongruence(ItemRelations):
 
     The paper embeds both networks' features by a fully connected layer of one size first; here vectors of any two
     lengths compare directly (our choice: no heads). Silence is a zero vector: ``x.y = 0`` with a finite gradient.
-    At least two items.
 
     Args:
         kernel: "rbf" or "bilinear".
         gamma: of the RBF. 0.4 and order 2 are as we remember the paper's experiments: a starting point.
         order: P, the last power of the series.
-        per: what is related, "item" (whole items; the paper), "frame" (items, frame by frame) or "time" (the frames
-            within an item); see `kdse.objectives.items.ItemRelations`.
-        features: "flat" or "pooled" feature vectors: C x T x F or C values an item, C x F or C a frame.
-        gather: under DDP relate the items of the global batch; no effect with per: "time".
-        reduction: over pairs of taps, "mean" or "sum"; within one the paper's 1 / N^2 is a mean already.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
     """
 
-    def __init__(
-        self,
-        kernel: str = "rbf",
-        gamma: float = 0.4,
-        order: int = 2,
-        per: str = "item",
-        features: str = "flat",
-        gather: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(per, features, gather, reduction, weight, pairs)
-        if kernel not in ("rbf", "bilinear"):
-            raise UserError(f'kernel={kernel!r}: use "rbf" or "bilinear"')
-        if not gamma > 0:
-            raise UserError(f"gamma={gamma} must be positive")
-        if order < 1:
-            raise UserError(f"order={order}: the series needs at least its linear term")
+    def __init__(self, kernel: str = "rbf", gamma: float = 0.4, order: int = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_one_of("kernel", kernel, "rbf", "bilinear")
+        require_positive(gamma=gamma)
+        require_at_least(1, order=order)
         self.kernel, self.gamma, self.order = kernel, gamma, order
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:

@@ -7,22 +7,23 @@ our reconstruction, and every argument is our choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
+from kdse.objectives.base import Exchange, Shapes
+from kdse.objectives.layerwise import Layerwise, project
 from kdse.objectives.shapes import require_equal, resample
+from kdse.objectives.vectors import frame_vectors
 from kdse.precision import exact
 
-VECTORS = ("frame", "channel", "flattened")
-HEADS = ("inverted", "linear", None)
+KEY = "pair"  # of a pair's head, before its number
 
 
-class CosineAlignment(Objective):
+class CosineAlignment(Layerwise):
     """Mean cosine distance ``1 - <a, b> / max(|a| |b|, eps)`` of teacher vectors a and student vectors b, in [0, 2].
 
     The student's activation goes through a training-only head first, which brings it to the teacher's dimension and
@@ -47,9 +48,10 @@ class CosineAlignment(Objective):
         resample: axes ("time", "frequency") along which the teacher's activation is brought to the student's length,
             e.g. ["time"] if their hops differ.
         eps: smallest product of norms.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`. The latents by default.
+        pairs: see `Objective`. The latents by default.
     """
+
+    agree = "bctf"
 
     def __init__(
         self,
@@ -60,77 +62,48 @@ class CosineAlignment(Objective):
         distance: str = "cosine",
         resample: list[str] = [],  # noqa: B006 (jsonargparse shows it in --help)
         eps: float = 1e-8,
-        weight: float = 1.0,
         pairs: str | list[list[str]] = "bottleneck",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
-        if vectors not in VECTORS:
-            raise UserError(f"vectors={vectors!r}: use one of {VECTORS}")
-        if head not in HEADS:
-            raise UserError(f'head={head!r}: use "inverted", "linear" or none')
-        if head_over not in ("features", "channels"):
-            raise UserError(f'head_over={head_over!r}: use "features" or "channels"')
-        if expansion < 1:
-            raise UserError(f"expansion={expansion}: must be 1 or more")
-        if distance not in ("cosine", "mse"):
-            raise UserError(f'distance={distance!r}: use "cosine" or "mse"')
+        super().__init__(reduction="mean", pairs=pairs, **kwargs)
+        require_one_of("vectors", vectors, "frame", "channel", "flattened")
+        require_one_of("head", head, "inverted", "linear", None)
+        require_one_of("head_over", head_over, "features", "channels")
+        require_one_of("distance", distance, "cosine", "mse")
+        require_at_least(1, expansion=expansion)
+        require_positive(eps=eps)
         if not set(resample) <= {"time", "frequency"} or len(set(resample)) != len(resample):
             raise UserError(f'resample={resample}: use any of "time" and "frequency", each once')
-        if not eps > 0:
-            raise UserError(f"eps={eps}: must be above zero")
         self.vectors, self.head, self.head_over, self.expansion = vectors, head, head_over, expansion
         self.distance, self.resample, self.eps = distance, tuple(resample), eps
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
-        """One head a pair, from the student's channels and frequencies to the teacher's.
-
-        Raises:
-            ValueError: if a pair's shapes differ where neither head nor `resample` bridges them.
-        """
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
+        """One head a pair; shapes that neither head nor `resample` brings together are an error."""
         heads = nn.ModuleDict()
+        fold = self.head_over == "features"
         for index, (t, s) in enumerate(self.bound_pairs):
-            theirs, own = list(teacher_shapes[t]), list(student_shapes[s])
-            theirs[2] = own[2] if "time" in self.resample else theirs[2]
-            theirs[3] = own[3] if "frequency" in self.resample else theirs[3]
-            free = {"c": self.head is not None, "f": self.head is not None and self.head_over == "features"}
-            axes = "".join(axis for axis in "ctf" if not free.get(axis))
+            own = student_shapes[s]
+            theirs = [*teacher_shapes[t][:2], *self._size(teacher_shapes[t], own)]
+            axes = "ctf" if self.head is None else "t" if fold else "tf"
             require_equal(self.name, (t, s), theirs, own, axes)
             if self.head is not None:
-                fold = self.head_over == "features"
                 hidden = self.expansion if self.head == "inverted" else None
-                heads[_key(index)] = Head((own[1], own[3]), (theirs[1], theirs[3]), fold, hidden)
-        return heads if len(heads) else None
+                heads[f"{KEY}{index}"] = Head((own[1], own[3]), (theirs[1], theirs[3]), fold, hidden)
+        return heads
 
     def loss(self, exchange: Exchange) -> Tensor:
-        teacher, student = [], []
-        for index, (t, s) in enumerate(self.bound_pairs):
-            theirs, own = exact(exchange.teacher_taps[t]), exact(exchange.student_taps[s])
-            frames = own.shape[2] if "time" in self.resample else None
-            frequencies = own.shape[3] if "frequency" in self.resample else None
-            with torch.autocast(own.device.type, enabled=False):
-                teacher.append(resample(theirs, frames, frequencies))
-                student.append(exchange.heads[_key(index)](own) if self.head is not None else own)
-        return self.compare(teacher, student)
+        teacher, student = self.activations(exchange)
+        with torch.autocast(student[0].device.type, enabled=False):
+            pairs = zip(teacher, student, strict=True)
+            teacher = [resample(exact(a), *self._size(a.shape, b.shape)) for a, b in pairs]
+        return self.compare(teacher, project(exchange.heads, student, KEY))
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``, the student's as its heads give them.
+    def _size(self, teacher: torch.Size, student: torch.Size) -> tuple[int, int]:
+        """Frames and frequencies that the teacher's activation is brought to."""
+        frames = student[2] if "time" in self.resample else teacher[2]
+        return frames, student[3] if "frequency" in self.resample else teacher[3]
 
-        Raises:
-            ValueError: if the shapes of a pair differ.
-        """
-        if not teacher or len(teacher) != len(student):
-            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
-        terms = []
-        for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
-            pair = self.bound_pairs[index] if len(self.bound_pairs) == len(teacher) else (f"layer {index}",) * 2
-            require_equal(self.name, pair, a.shape, b.shape, "bctf")
-            with torch.autocast(b.device.type, enabled=False):
-                terms.append(self._distance(exact(a).detach(), exact(b)))
-        return torch.stack(terms).mean()
-
-    def _distance(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         if self.distance == "mse":
             return (student - teacher).square().mean()
         a, b = self._rows(teacher), self._rows(student)
@@ -143,7 +116,7 @@ class CosineAlignment(Objective):
     def _rows(self, x: Tensor) -> Tensor:
         """``[B, C, T, F]`` to vectors ``[B, V, D]``."""
         if self.vectors == "frame":
-            return x.transpose(1, 2).flatten(2)
+            return frame_vectors(x)
         return x.flatten(2) if self.vectors == "channel" else x.flatten(1).unsqueeze(1)
 
 
@@ -151,10 +124,9 @@ class Head(nn.Module):
     """Maps ``[B, C, T, F]`` of the student to the teacher's C and F, every frame by itself.
 
     Args:
-        source: (channels, frequencies) of the student.
-        target: the same of the teacher.
+        source, target: (channels, frequencies) of student and teacher.
         fold: work on channels times frequencies; else on channels, alike at every frequency.
-        expansion: hidden units times the input's; None for a single linear map.
+        expansion: hidden units over the input's; None for a single linear map.
     """
 
     def __init__(self, source: tuple[int, int], target: tuple[int, int], fold: bool, expansion: int | None) -> None:
@@ -165,12 +137,8 @@ class Head(nn.Module):
         self.project = nn.Linear(size if expansion is None else expansion * size, wanted)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.transpose(1, 2).flatten(2) if self.fold else x.permute(0, 2, 3, 1)
+        y = frame_vectors(x) if self.fold else x.permute(0, 2, 3, 1)
         if self.expand is not None:
             y = F.relu(self.expand(y))
         y = self.project(y)
         return y.unflatten(2, self.target).transpose(1, 2) if self.fold else y.permute(0, 3, 1, 2)
-
-
-def _key(index: int) -> str:
-    return f"pair{index}"

@@ -5,29 +5,30 @@ Yim et al., "A gift from knowledge distillation", CVPR 2017, equations 1 and 2 (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise, project
 from kdse.objectives.shapes import resample
 from kdse.precision import exact
 
 
 class FlowOfSolution(Layerwise):
-    """Squared difference of the FSP matrices of teacher and student.
+    """Squared difference of the FSP matrices of teacher and student; at least two pairs.
 
     The matrix of an item between two layers of one network, with features ``F1 [C1, T, F]`` and ``F2 [C2, T, F]``:
     ``G[m, n] = 1 / (T F) sum_tf F1[m, t, f] F2[n, t, f]``. The loss is ``|| G_T - G_S ||_F^2``, averaged over items
-    and summed over flows (``reduction="sum"``, the paper's equation with all its lambda = 1). T and F are averaged
-    away, so the two networks may differ in them (other hops); the channel counts must agree, by width or by a head.
+    and summed over flows (``reduction="sum"``, the paper's equation with all its lambda = 1) or averaged over matrix
+    entries and flows ("mean", our choice). T and F are averaged away, so the two networks may differ in them (other
+    hops); the channel counts must agree, by width or by a head.
 
-    The paper trains with this loss first and with labels afterwards (`kdse.schedule.TwoStep`).
-    Which layers: the paper's two are the ends of a stage of equal spatial size. Ours come from the order of `pairs`,
-    see `between`. Silence: finite value and gradient. Under DDP each item stands for itself, so nothing is gathered.
+    The paper trains with this loss first and with labels afterwards (`kdse.schedule.TwoStep`). Which layers: the
+    paper's two are the ends of a stage of equal spatial size. Ours come from the order of `pairs`, see `between`.
 
     Args:
         between: "equal" takes the flow from each tap to the next one that has its frames and frequencies in both
@@ -35,28 +36,16 @@ class FlowOfSolution(Layerwise):
             each tap to the next and averages the longer axes down to the shorter (the paper max-pools; our choice).
         project: where channel counts differ, a trained 1x1 convolution brings the student's to the teacher's before
             the matrices are formed (our choice: the paper keeps them equal). With false such taps are an error.
-        reduction: "mean" averages over matrix entries and flows (our choice); "sum" is the paper's equation.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`. At least two.
     """
 
-    def __init__(
-        self,
-        between: str = "equal",
-        project: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(reduction, weight, pairs)
-        if between not in ("equal", "consecutive"):
-            raise UserError(f'between={between!r}: use "equal" or "consecutive"')
-        self.between, self.project = between, project
-        self.agree = "b"
+    agree = "b"
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def __init__(self, between: str = "equal", project: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_one_of("between", between, "equal", "consecutive")
+        self.between, self.project = between, project
+
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         teacher = [teacher_shapes[t] for t, _ in self.bound_pairs]
         student = [student_shapes[s] for _, s in self.bound_pairs]
         heads = nn.ModuleDict()
@@ -72,24 +61,18 @@ class FlowOfSolution(Layerwise):
         teacher, student = self.activations(exchange)
         return self.compare(teacher, project(exchange.heads, student))
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        self.check(teacher, student)
+    def terms(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         shapes = [x.shape for x in teacher], [x.shape for x in student]
         terms = []
-        with torch.autocast(teacher[0].device.type, enabled=False):
-            for i, j in self.flows(*shapes):
-                for index in (i, j):
-                    self._require_channels(index, *shapes)
-                gap = (_flow(teacher[i], teacher[j]) - _flow(student[i], student[j])).square()
-                terms.append(gap.mean() if self.reduction == "mean" else gap.sum() / gap.shape[0])
-        return self.reduce(terms)
+        for i, j in self.flows(*shapes):
+            for index in (i, j):
+                self._require_channels(index, *shapes)
+            gap = (_flow(teacher[i], teacher[j]) - _flow(student[i], student[j])).square()
+            terms.append(gap.mean() if self.reduction == "mean" else gap.sum() / gap.shape[0])
+        return terms
 
     def flows(self, teacher: Sequence[torch.Size], student: Sequence[torch.Size]) -> list[tuple[int, int]]:
-        """Numbers of the pairs of taps that a flow leads from and to.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Numbers of the pairs of taps that a flow leads from and to; none is an error."""
         count = len(teacher)
         if self.between == "consecutive":
             found = [(i, i + 1) for i in range(count - 1)]

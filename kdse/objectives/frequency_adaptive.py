@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_positive
 from kdse.models.stft import Stft
-from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.base import Exchange, OutputObjective
 from kdse.precision import exact
 
 
-class FrequencyAdaptive(Objective):
+class FrequencyAdaptive(OutputObjective):
     """After dynamic frequency-adaptive KD (Yuan et al. 2025, arXiv 2502.04711), on the spectra of both outputs.
 
     In every frame a crossover bin m is read off the teacher: with the running maximum ``M(f) = max_{g<=f} |T(g)|``,
@@ -35,10 +37,7 @@ class FrequencyAdaptive(Objective):
         hop: samples between frames; 128 there.
         eps: added under the roots of the cosine and to its denominator; 1e-8 there.
         first_bin: lowest bin the crossover can be; 0 there. 1 or more is our alternative, see above.
-        weight: factor on the value.
     """
-
-    uses_taps = False
 
     def __init__(
         self,
@@ -47,13 +46,12 @@ class FrequencyAdaptive(Objective):
         hop: int = 128,
         eps: float = 1e-8,
         first_bin: int = 0,
-        weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs=None)
+        super().__init__(**kwargs)
         if not 0 <= beta <= 1:
             raise UserError(f"beta={beta} must lie between 0 and 1")
-        if not eps > 0:
-            raise UserError(f"eps={eps} must be positive")
+        require_positive(eps=eps)
         if not 0 <= first_bin < n_fft // 2:
             raise UserError(f"first_bin={first_bin}: there are {n_fft // 2 + 1} bins; leave some above it")
         self.beta, self.eps, self.first_bin = beta, eps, first_bin
@@ -67,8 +65,7 @@ class FrequencyAdaptive(Objective):
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
         """The bare equation on complex spectra ``[B, F, T]`` of equal shape."""
         (a,), (b,) = teacher, student
-        if a.shape != b.shape:
-            raise UserError(f"objectives.{self.name}: spectra of {[*a.shape]} and {[*b.shape]} cannot be compared")
+        self.require_equal_shapes(a, b, "spectrum", "both models must return as many samples as they are given")
         low, high = self.bands(a)
         bins = a.shape[1]
         total = self.patch_errors(a, b, low, bins, high=False) + self.patch_errors(a, b, high, bins, high=True)
@@ -85,12 +82,11 @@ class FrequencyAdaptive(Objective):
         return bins <= crossover, bins >= crossover
 
     def patch_errors(self, reference: Tensor, estimate: Tensor, band: Tensor, size: int, high: bool) -> Tensor:
-        """Error of every patch of ``size`` bins by one frame, within a band: ``[B, ceil(F / size), T]``.
+        """Error of every patch of ``size`` bins by one frame (the last padded with zeros): ``[B, ceil(F / size), T]``.
 
         Args:
             reference, estimate: complex spectra ``[B, F, T]``.
             band: which bins count ``[B, F, T]``; a patch without any has error 1 (cosine) and 0 (MSE).
-            size: bins of a patch, the last one padded with zeros.
             high: whether the magnitudes' squared error is mixed in.
         """
         a, b = into_patches(reference * band, size), into_patches(estimate * band, size)

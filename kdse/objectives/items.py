@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from kdse.distributed import gather_batch
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange
-from kdse.objectives.layerwise import SILENCE, Layerwise
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Gathering
+from kdse.objectives.layerwise import Layerwise
+from kdse.objectives.vectors import frame_vectors
 
 
-class ItemRelations(Layerwise):
+class ItemRelations(Gathering, Layerwise):
     """Base of objectives on groups of feature vectors. Subclasses implement `relation`.
 
     The papers have one vector an image. An activation ``[B, C, T, F]`` offers more; which is our choice:
@@ -23,56 +25,41 @@ class ItemRelations(Layerwise):
     "time"    the T frames of an item  B, one a clip  C x F, or C
     ========  =======================  =============  ===============================================
 
-    Only "time" works with a batch of one, and costs grow with T^2 where the others' grow with B^2. Lengths of
-    vectors may differ between teacher and student: no heads are needed.
+    Only "time" works with a batch of one (and has no use for ``gather``), and costs grow with T^2 where the others'
+    grow with B^2. Lengths of vectors may differ between teacher and student: no heads are needed. Groups are always
+    averaged.
 
     Args:
-        per: see above.
-        features: see above.
-        gather: under DDP relate the items of the global batch, not of each process's own. "time" has no use for it.
-        reduction: of the subclass. Groups are always averaged.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
+        per: what is related: "item" (whole items, as in the papers), "frame" (items, frame by frame) or "time" (the
+            frames within an item).
+        features: "flat" or "pooled" vectors: C x T x F or C values an item, C x F or C a frame.
     """
 
     least = 2  # vectors that a group must hold for the objective to mean something
 
-    def __init__(
-        self,
-        per: str = "item",
-        features: str = "flat",
-        gather: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(reduction, weight, pairs)
-        if per not in ("item", "frame", "time"):
-            raise UserError(f'per={per!r}: use "item", "frame" or "time"')
-        if features not in ("flat", "pooled"):
-            raise UserError(f'features={features!r}: use "flat" or "pooled"')
-        self.per, self.features, self.gather = per, features, gather
+    def __init__(self, per: str = "item", features: str = "flat", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_one_of("per", per, "item", "frame", "time")
+        require_one_of("features", features, "flat", "pooled")
+        self.per, self.features = per, features
         self.agree = "b" if per == "item" else "bt"
 
-    def activations(self, exchange: Exchange) -> tuple[list[Tensor], list[Tensor]]:
-        teacher, student = super().activations(exchange)
-        if self.gather and self.per != "time":
-            return [gather_batch(x) for x in teacher], [gather_batch(x) for x in student]
-        return teacher, student
+    def gathered(self, activations: list[Tensor]) -> list[Tensor]:
+        return activations if self.per == "time" else super().gathered(activations)
 
     def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         a, b = self.vectors(teacher), self.vectors(student)
-        if a.shape[1] < self.least:
-            raise UserError(f"objectives.{self.name}: {self._too_few(a.shape[1])}")
+        count = a.shape[1]
+        if count < self.least and self.per == "time":
+            raise UserError(
+                f"objectives.{self.name}: {count} frames in an item, it needs at least {self.least}; use longer clips"
+            )
+        if count < self.least:
+            raise UserError(
+                f"objectives.{self.name}: {count} items in the batch, it needs at least {self.least}; raise the batch "
+                'size (and drop a last, short batch), or set per: "time", which compares the frames of one item'
+            )
         return self.relation(a, b)
-
-    def _too_few(self, count: int) -> str:
-        if self.per == "time":
-            return f"{count} frames in an item, it needs at least {self.least}; use longer clips"
-        return (
-            f"{count} items in the batch, it needs at least {self.least}; raise the batch size (and drop a last, short "
-            'batch), or set per: "time", which compares the frames of one item'
-        )
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Value of one pair, from vectors ``[groups, N, D_T]`` and ``[groups, N, D_S]``, mean over groups."""
@@ -82,10 +69,5 @@ class ItemRelations(Layerwise):
         """``[B, C, T, F]`` to ``[groups, N, D]``, see the table above."""
         if self.per == "item":
             return (x.flatten(1) if self.features == "flat" else x.mean((2, 3)))[None]
-        rows = x.transpose(1, 2).flatten(2) if self.features == "flat" else x.mean(3).transpose(1, 2)  # [B, T, D]
+        rows = frame_vectors(x) if self.features == "flat" else x.mean(3).transpose(1, 2)  # [B, T, D]
         return rows.transpose(0, 1) if self.per == "frame" else rows
-
-
-def unit(x: Tensor) -> Tensor:
-    """Vectors ``[..., D]`` at unit length; those below `SILENCE` rms fade to zero, with a finite gradient."""
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(SILENCE * x.shape[-1] ** 0.5)

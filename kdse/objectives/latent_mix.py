@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import require_one_of, require_positive
+from kdse.objectives.base import Exchange, Shapes
+from kdse.objectives.layerwise import Layerwise, pointwise_heads, project
 from kdse.objectives.shapes import require_equal, resample
-from kdse.precision import exact
+from kdse.objectives.vectors import frame_vectors
 from kdse.seeding import derive_seed, run_seed
 
 
-class LatentMix(Objective):
+class LatentMix(Layerwise):
     """After "KD for Tiny SE with Latent Feature Augmentation" (Gholami et al., Interspeech 2024): our reading.
 
     Read: the abstract, and a third party's note that latents of two mixtures with the *same clean speech and different
@@ -37,11 +38,11 @@ class LatentMix(Objective):
         match_axes: resample the student's frames and frequencies to the teacher's where they differ; otherwise a
             difference is an error.
         distance: "l2" (squared), "l1" or "cosine" (of every frame's vector).
-        pairs: see `Objective`.
-        weight: factor on the value.
+        pairs: see `Objective`. The latents by default.
     """
 
     uses_clean = True
+    agree = "bctf"
 
     def __init__(
         self,
@@ -51,35 +52,21 @@ class LatentMix(Objective):
         match_axes: bool = False,
         distance: str = "l2",
         pairs: str | list[list[str]] = "bottleneck",
-        weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
-        for name, value, known in (
-            ("student_mix", student_mix, ("latents", "audio")),
-            ("head", head, ("conv", "none")),
-            ("distance", distance, ("l2", "l1", "cosine")),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: use one of {known}")
-        if not concentration > 0:
-            raise UserError(f"concentration={concentration} must be positive")
+        super().__init__(reduction="mean", pairs=pairs, **kwargs)
+        require_one_of("student_mix", student_mix, "latents", "audio")
+        require_one_of("head", head, "conv", "none")
+        require_one_of("distance", distance, "l2", "l1", "cosine")
+        require_positive(concentration=concentration)
         self.student_mix, self.concentration, self.head = student_mix, concentration, head
         self.match_axes, self.distance = match_axes, distance
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict | None:
+        axes = ("" if self.head == "conv" else "c") + ("" if self.match_axes else "tf")
         for a, b in self.bound_pairs:
-            axes = ("" if self.head == "conv" else "c") + ("" if self.match_axes else "tf")
             require_equal(self.name, (a, b), teacher_shapes[a], student_shapes[b], axes)
-        if self.head == "none":
-            return None
-        return nn.ModuleDict(
-            {
-                str(i): nn.Conv2d(student_shapes[b][1], teacher_shapes[a][1], 1)
-                for i, (a, b) in enumerate(self.bound_pairs)
-            }
-        )
+        return None if self.head == "none" else pointwise_heads(self.bound_pairs, teacher_shapes, student_shapes)
 
     def loss(self, exchange: Exchange) -> Tensor:
         rows = exchange.labelled_rows(self.name)
@@ -93,35 +80,27 @@ class LatentMix(Objective):
         other = clean + borrowed * (level / level.roll(1, dims=0).clamp_min(1e-6)).clamp_max(100.0)
         share = self.shares(len(rows), exchange.step).to(noisy)
         teacher_taps = exchange.run_teacher(other)[1]
-        second = other if self.student_mix == "latents" else share[:, None] * noisy + (1 - share)[:, None] * other
+        mix_latents = self.student_mix == "latents"
+        second = other if mix_latents else share[:, None] * noisy + (1 - share)[:, None] * other
         student_taps = exchange.run_student(second)[1]
-        teacher, student = [], []
+        first_t, first_s = self.activations(exchange)
         weights = share[:, None, None, None]
-        for index, (a, b) in enumerate(self.bound_pairs):
-            teacher.append(weights * exchange.teacher_taps[a][rows] + (1 - weights) * teacher_taps[a])
+        teacher, student = [], []
+        for (a, b), x, y in zip(self.bound_pairs, first_t, first_s, strict=True):
+            teacher.append(weights * x[rows] + (1 - weights) * teacher_taps[a])
             latent = student_taps[b]
-            if self.student_mix == "latents":
-                latent = weights * exchange.student_taps[b][rows] + (1 - weights) * latent
-            if self.head == "conv":
-                with torch.autocast(latent.device.type, enabled=False):
-                    latent = exchange.heads[str(index)](exact(latent))
-            teacher_latent = teacher[-1]
-            student.append(resample(latent, *teacher_latent.shape[2:]) if self.match_axes else latent)
+            student.append(weights * y[rows] + (1 - weights) * latent if mix_latents else latent)
+        if self.head == "conv":
+            student = project(exchange.heads, student)
+        if self.match_axes:
+            student = [resample(b, *a.shape[2:]) for a, b in zip(teacher, student, strict=True)]
         return self.compare(teacher, student)
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """Mean distance of mixed latents ``[B, C, T, F]``, averaged over pairs."""
-        names = self.bound_pairs or [("teacher", "student")] * len(teacher)
-        values = []
-        for pair, a, b in zip(names, teacher, student, strict=True):
-            require_equal(self.name, pair, a.shape, b.shape, "bctf")
-            a, b = exact(a), exact(b)
-            if self.distance == "cosine":
-                a, b = a.transpose(1, 2).flatten(2), b.transpose(1, 2).flatten(2)
-                values.append((1 - F.cosine_similarity(a, b, dim=-1)).mean())
-            else:
-                values.append((b - a).square().mean() if self.distance == "l2" else (b - a).abs().mean())
-        return torch.stack(values).mean()
+    def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
+        if self.distance == "cosine":
+            return (1 - F.cosine_similarity(frame_vectors(teacher), frame_vectors(student), dim=-1)).mean()
+        gap = student - teacher
+        return gap.square().mean() if self.distance == "l2" else gap.abs().mean()
 
     def shares(self, items: int, step: int) -> Tensor:
         """lambda of every item ``[items]``: a pure function of the run's seed, this objective's name and the step."""

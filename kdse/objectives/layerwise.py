@@ -2,63 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Exchange, Objective, Shapes
 from kdse.objectives.shapes import require_equal
 from kdse.precision import exact
-
-SILENCE = 1e-5
-"""Activations whose rms (or peak, where stated) lies below this count as silence where an objective divides by a norm:
-they fade to zero instead of being blown up to unit length. Our choice; no paper says."""
 
 
 class Layerwise(Objective):
     """Base of objectives with one value a pair of taps. Subclasses implement `layer`.
 
     Args:
-        reduction: over pairs of taps, "mean" or "sum"; a subclass may give it more to say.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
+        reduction: over pairs of taps, "mean" (our choice) or "sum"; where an objective says more of it in its
+            description, "sum" is the paper's equation.
     """
 
     agree = "btf"  # axes of [B, C, T, F] on which teacher and student must agree
 
-    def __init__(self, reduction: str = "mean", weight: float = 1.0, pairs: str | list[list[str]] = "all") -> None:
-        super().__init__(weight, pairs)
-        if reduction not in ("mean", "sum"):
-            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
+    def __init__(self, reduction: str = "mean", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_one_of("reduction", reduction, "mean", "sum")
         self.reduction = reduction
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict | None:
         """No heads; taps that cannot be compared are an error here, before any training."""
-        for t, s in self.bound_pairs:
-            require_equal(self.name, (t, s), teacher_shapes[t], student_shapes[s], self.agree)
+        for pair in self.bound_pairs:
+            self.check_pair(pair, teacher_shapes[pair[0]], student_shapes[pair[1]])
         return None
 
     def loss(self, exchange: Exchange) -> Tensor:
         return self.compare(*self.activations(exchange))
 
-    def activations(self, exchange: Exchange) -> tuple[list[Tensor], list[Tensor]]:
-        """Teacher's and student's activations of the bound pairs, in order."""
-        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
-        return teacher, [exchange.student_taps[s] for _, s in self.bound_pairs]
-
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``, one of each network a pair.
+        """The bare equation on activations ``[B, C, T, F]``, one of each network a pair; the teacher gets no gradient.
 
         Raises:
             ValueError: if axes differ that must agree.
         """
         self.check(teacher, student)
-        with torch.autocast(teacher[0].device.type, enabled=False):
-            return self.reduce([self.layer(exact(a), exact(b)) for a, b in zip(teacher, student, strict=True)])
+        with torch.autocast(student[0].device.type, enabled=False):
+            return self.reduce(self.terms([x.detach() for x in teacher], student))
+
+    def terms(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+        """The values that are averaged, from all activations."""
+        return [self.layer(exact(a), exact(b)) for a, b in zip(teacher, student, strict=True)]
 
     def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Value of one pair of activations ``[B, C, T, F]``, float32 or float64."""
@@ -74,16 +66,28 @@ class Layerwise(Objective):
         if not teacher or len(teacher) != len(student):
             raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
         for index, (a, b) in enumerate(zip(teacher, student, strict=True)):
-            require_equal(self.name, self.pair_names(index, len(teacher)), a.shape, b.shape, self.agree)
+            self.check_pair(self.pair_names(index, len(teacher)), a.shape, b.shape)
+
+    def check_pair(self, pair: tuple[str, str], teacher: Sequence[int], student: Sequence[int]) -> None:
+        """Raises a ValueError unless shapes ``[B, C, T, F]`` can be compared."""
+        require_equal(self.name, pair, teacher, student, self.agree)
 
     def pair_names(self, index: int, count: int) -> tuple[str, str]:
         """Names of a pair for messages; its number where `compare` is called with bare tensors."""
-        known = self.bound_pairs if len(self.bound_pairs) == count else []
-        return known[index] if known else (f"number {index}", f"number {index}")
+        known = len(self.bound_pairs) == count
+        return self.bound_pairs[index] if known else (f"layer {index}", f"layer {index}")
 
 
-def project(heads: nn.ModuleDict, student: list[Tensor]) -> list[Tensor]:
-    """Student activations through the head of their pair (key: the pair's number), outside autocast; as they are
+def project(heads: nn.ModuleDict, student: list[Tensor], prefix: str = "") -> list[Tensor]:
+    """Student activations through the head of their pair (key: prefix and number), outside autocast; as they are
     where a pair has no head."""
+    keys = [f"{prefix}{i}" for i in range(len(student))]
     with torch.autocast(student[0].device.type, enabled=False):
-        return [heads[str(i)](exact(x)) if str(i) in heads else exact(x) for i, x in enumerate(student)]
+        return [heads[key](exact(x)) if key in heads else exact(x) for key, x in zip(keys, student, strict=True)]
+
+
+def pointwise_heads(pairs: list[tuple[str, str]], teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
+    """A 1x1 convolution with bias a pair, from the student's channels to the teacher's; keys as in `project`."""
+    return nn.ModuleDict(
+        {str(i): nn.Conv2d(student_shapes[s][1], teacher_shapes[t][1], 1) for i, (t, s) in enumerate(pairs)}
+    )

@@ -9,22 +9,24 @@ maps in the sense of Zagoruyko & Komodakis (ICLR 2017). The loss itself was not 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdse.errors import UserError
-from kdse.models.base import Tap
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_at_least, require_one_of, require_positive
+from kdse.objectives.base import Taps
+from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal, resample
 from kdse.precision import exact
 
 NAMED_VIEW = re.compile(r".+_(channel|global|local)")
 LARGEST_CROP = 0.1  # padding differs by less; models whose hops differ, by more
+AGREE = {"resample": "b", "crop": "bf", "equal": "btf"}
 
 
-class MultiViewAttention(Objective):
+class MultiViewAttention(Layerwise):
     """Distance of normalised activation maps, view by view; channels are averaged away, so widths may differ.
 
     Of an activation F in view v and layer j, per item of the batch: ``M = mean_channels |F|^p`` (over time, and
@@ -32,9 +34,10 @@ class MultiViewAttention(Objective):
 
         L_v = sum_j | Q_student^j - Q_teacher^j |_2            L = sum_v w_v L_v,
 
-    averaged over the batch. Each layer's distance lies between 0 and sqrt(2) (0 and 2 if squared). No heads. Only the
-    activations right after each attention are compared: the gate of the channel view has the teacher's width, and
-    matching it would need a projection.
+    averaged over the batch. ``reduction="sum"`` is this equation, "mean" averages over the layers of a view (our
+    choice). Each layer's distance lies between 0 and sqrt(2) (0 and 2 if squared). No heads. Only the activations
+    right after each attention are compared: the gate of the channel view has the teacher's width, and matching it
+    would need a projection.
 
     Args:
         view_weights: factor w_v by view; a view left out weighs 1, one with 0 is not computed. By default the views
@@ -49,9 +52,7 @@ class MultiViewAttention(Objective):
         lengths: what to do with frame counts that differ: "crop" drops the end of the longer, if that is at most a
             tenth (models of different depth pad differently); "resample" averages both maps down to the coarser
             grid in time and frequency; "equal" refuses. Our choice.
-        reduction: "mean" averages over the layers of a view (our choice), "sum" is the equation above.
         eps: smallest norm that is divided by.
-        weight: factor on the value.
         pairs: "all", or the group "encoder", "bottleneck" or "decoder" that the default views are taken from.
     """
 
@@ -62,27 +63,19 @@ class MultiViewAttention(Objective):
         power: float = 2.0,
         norm: str = "zagoruyko",
         lengths: str = "crop",
-        reduction: str = "mean",
         eps: float = 1e-12,
-        weight: float = 1.0,
         pairs: str = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
+        super().__init__(pairs=pairs, **kwargs)
         if not isinstance(pairs, str):
             raise UserError(f"pairs={pairs!r}: this objective needs to know each pair's view; name the pairs in views")
         if views is not None and pairs != "all":
             raise UserError(f"pairs={pairs!r} selects from the default views; leave it out when you give views")
-        if not power >= 1:
-            raise UserError(f"power={power}: must be 1 or more")
-        if not eps > 0:
-            raise UserError(f"eps={eps}: must be above zero")
-        for name, value, known in (
-            ("norm", norm, ("zagoruyko", "squared")),
-            ("lengths", lengths, ("crop", "resample", "equal")),
-            ("reduction", reduction, ("mean", "sum")),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r}: use one of {known}")
+        require_at_least(1, power=power)
+        require_positive(eps=eps)
+        require_one_of("norm", norm, "zagoruyko", "squared")
+        require_one_of("lengths", lengths, *AGREE)
         given = dict(view_weights or {})
         known_views = ("channel", "global", "local") if views is None else tuple(views)
         unknown = sorted(set(given) - set(known_views))
@@ -92,68 +85,36 @@ class MultiViewAttention(Objective):
         if not all(w >= 0 for w in self.view_weights.values()) or not any(self.view_weights.values()):
             raise UserError(f"view_weights={self.view_weights}: give zero or more to each view, above zero to one")
         self.views = views
-        self.power, self.norm, self.lengths, self.reduction, self.eps = power, norm, lengths, reduction, eps
+        self.power, self.norm, self.lengths, self.eps = power, norm, lengths, eps
         self.bound_views: list[str] = []  # one a bound pair; set with the pairs
 
-    def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:
-        """The pairs of all views that have a weight, and in `bound_views` the view of each.
-
-        Raises:
-            ValueError: if a named tap does not exist, or a view that has a weight has no pair.
-        """
-        pairs: list[tuple[str, str]] = []
-        self.bound_views = []
+    def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
+        """The pairs of all views that have a weight, and in `bound_views` the view of each."""
+        wanted = {view for view, weight in self.view_weights.items() if weight > 0}
         if self.views is None:
-            for name in self._shared(teacher, student):
-                pairs.append((name, name))
-                self.bound_views.append(name.rsplit("_", 1)[1])
+            found = [(match[1], (name, name)) for name, match in self._shared(teacher, student) if match[1] in wanted]
         else:
-            for view, named in self.views.items():
-                if self.view_weights[view] > 0:
-                    resolved = self._named_pairs(named, teacher, student)
-                    pairs += resolved
-                    self.bound_views += [view] * len(resolved)
-        missing = [v for v, w in self.view_weights.items() if w > 0 and v not in self.bound_views]
+            named = [(v, self.check_pairs(pairs, teacher, student)) for v, pairs in self.views.items() if v in wanted]
+            found = [(view, pair) for view, pairs in named for pair in pairs]
+        self.bound_views = [view for view, _ in found]
+        missing = [view for view in self.view_weights if view in wanted and view not in self.bound_views]
         if missing:
             raise UserError(
                 f"objectives.{self.name}: no pair of taps for the views {missing}. The teacher has {list(teacher)}, "
                 f"the student {list(student)}; name pairs in --objectives.{self.name}.views, or give a view the "
                 f"weight 0 in --objectives.{self.name}.view_weights"
             )
-        return pairs
+        return [pair for _, pair in found]
 
-    def _shared(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[str]:
-        """Taps of a weighted view and the wanted group that both models have by the same name."""
-        shared = []
-        for name, tap in teacher.items():
-            match = NAMED_VIEW.fullmatch(name)
-            wanted = match is not None and self.view_weights[match[1]] > 0 and self.pairs in ("all", tap.group)
-            if wanted and name in student:
-                shared.append(name)
-        return shared
-
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
-        """No heads; pairs that cannot be compared are refused before training starts."""
-        for pair in self.bound_pairs:
-            self._check(pair, teacher_shapes[pair[0]], student_shapes[pair[1]])
-        return None
-
-    def loss(self, exchange: Exchange) -> Tensor:
-        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
-        student = [exchange.student_taps[s] for _, s in self.bound_pairs]
-        return self.compare(teacher, student)
+    def _shared(self, teacher: Taps, student: Taps) -> list[tuple[str, re.Match[str]]]:
+        """Taps of a view and the wanted group that both models have by the same name."""
+        shared = [name for name, tap in teacher.items() if name in student and self.pairs in ("all", tap.group)]
+        return [(name, match) for name in shared if (match := NAMED_VIEW.fullmatch(name))]
 
     def compare(self, teacher: list[Tensor], student: list[Tensor], views: Sequence[str] | None = None) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``.
+        """The bare equation on activations ``[B, C, T, F]``, one of each network a pair.
 
-        Args:
-            teacher, student: one activation of each network a pair.
-            views: the view of each pair; by default that of each bound pair.
-
-        Raises:
-            ValueError: if the lists or the shapes of a pair do not fit, or a view is unknown.
+        ``views`` names the view of each pair; by default that of each bound pair.
         """
         views = self.bound_views if views is None else views
         if not teacher or not len(teacher) == len(student) == len(views):
@@ -166,7 +127,7 @@ class MultiViewAttention(Objective):
         for pair, a, b, view in zip(names, teacher, student, views, strict=True):
             if view not in self.view_weights:
                 raise UserError(f"objectives.{self.name}: unknown view {view!r}; the views are {[*self.view_weights]}")
-            self._check(pair, a.shape, b.shape)
+            self.check_pair(pair, a.shape, b.shape)
             with torch.autocast(b.device.type, enabled=False):
                 layers.setdefault(view, []).append(self._distance(exact(a), exact(b)).mean())
         total = torch.stack([self.view_weights[view] * torch.stack(gaps).sum() for view, gaps in layers.items()])
@@ -174,8 +135,8 @@ class MultiViewAttention(Objective):
             total = total / total.new_tensor([len(gaps) for gaps in layers.values()])
         return total.sum()
 
-    def _check(self, pair: tuple[str, str], teacher: Sequence[int], student: Sequence[int]) -> None:
-        require_equal(self.name, pair, teacher, student, {"resample": "b", "crop": "bf", "equal": "btf"}[self.lengths])
+    def check_pair(self, pair: tuple[str, str], teacher: Sequence[int], student: Sequence[int]) -> None:
+        require_equal(self.name, pair, teacher, student, AGREE[self.lengths])
         longer, shorter = max(teacher[2], student[2]), min(teacher[2], student[2])
         if self.lengths == "crop" and longer - shorter > LARGEST_CROP * longer:
             raise UserError(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_one_of
 from kdse.losses.si_sdr import si_sdr
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
-from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.base import Exchange, OutputObjective
 from kdse.precision import exact
 
 
-class OutputDistillation(Objective):
-    """Mean absolute or squared difference of the two outputs. Needs no taps, so any teacher will do.
+class OutputDistillation(OutputObjective):
+    """Mean absolute or squared difference of the two outputs.
 
     The two-step paper compares with "output KD" after Nakaoka et al. 2021 and does not spell out its distance.
 
@@ -26,10 +28,7 @@ class OutputDistillation(Objective):
         n_fft: frame length of the spectrum in samples.
         hop: samples between its frames.
         window: of the spectrum, "sqrt_hann" or "hann".
-        weight: factor on the value.
     """
-
-    uses_taps = False
 
     def __init__(
         self,
@@ -39,13 +38,11 @@ class OutputDistillation(Objective):
         n_fft: int = 512,
         hop: int = 256,
         window: str = "sqrt_hann",
-        weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs=None)
-        if on not in ("waveform", "spectrum", "magnitude", "mask"):
-            raise UserError(f'on={on!r}: use "waveform", "spectrum", "magnitude" or "mask"')
-        if distance not in ("l1", "l2"):
-            raise UserError(f'distance={distance!r}: use "l1" or "l2"')
+        super().__init__(**kwargs)
+        require_one_of("on", on, "waveform", "spectrum", "magnitude", "mask")
+        require_one_of("distance", distance, "l1", "l2")
         if not 0 < compression <= 1:
             raise UserError(f"compression={compression} must lie in (0, 1]")
         self.on, self.distance, self.compression = on, distance, compression
@@ -57,17 +54,9 @@ class OutputDistillation(Objective):
         return self.compare([self._view(exchange.teacher)], [self._view(exchange.student)])
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on outputs of equal shape.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
+        """The bare equation on outputs of equal shape."""
         (a,), (b,) = teacher, student
-        if a.shape != b.shape:
-            raise UserError(
-                f"objectives.{self.name}: the teacher's {self.on} is {tuple(a.shape)} and the student's "
-                f'{tuple(b.shape)}; compare on: "waveform"'
-            )
+        self.require_equal_shapes(a, b, self.on, 'compare on: "waveform"')
         return self.distances(a, b).mean()
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
@@ -90,40 +79,24 @@ class OutputDistillation(Objective):
         return (spectrum.real.square() + spectrum.imag.square() + 1e-12).pow(0.5 * self.compression)
 
 
-class SiSdrDistillation(Objective):
+class SiSdrDistillation(OutputObjective):
     """Negative SI-SDR, in dB, of the student's waveform against the teacher's, averaged over the batch.
 
-    Needs no taps, so any teacher will do. Scale is free, as in `kdse.losses.SiSdr`, and means are not removed. The
+    Scale is free, as in `kdse.losses.SiSdr`, and means are not removed. The
     paper balances this with the same loss against clean speech: give that as ``model.loss`` and the factor between
     the two as weights (its value is unknown to us).
 
     Silence is finite and costs a constant: an item whose teacher alone is silent +80 dB (its small gradient says only
     to be quieter, and fades above about -60 dB of full scale), one whose student is silent 0 dB without a gradient.
-
-    Args:
-        weight: factor on the value.
     """
-
-    uses_taps = False
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight, pairs=None)
 
     def loss(self, exchange: Exchange) -> Tensor:
         assert exchange.teacher is not None
         return self.compare([exchange.teacher.waveform], [exchange.student.waveform])
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on one waveform ``[B, N]`` of each network.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
+        """The bare equation on one waveform ``[B, N]`` of each network."""
         (a,), (b,) = teacher, student
-        if a.shape != b.shape:
-            raise UserError(
-                f"objectives.{self.name}: the teacher's waveform is {[*a.shape]} and the student's {[*b.shape]}; both "
-                "models must return as many samples as they are given"
-            )
+        self.require_equal_shapes(a, b, "waveform", "both models must return as many samples as they are given")
         with torch.autocast(a.device.type, enabled=False):
             return -si_sdr(exact(b), exact(a.detach())).mean()

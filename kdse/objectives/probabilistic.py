@@ -5,20 +5,21 @@ Passalis & Tefas, "Learning deep representations with probabilistic knowledge tr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kdse.objectives.items import ItemRelations, unit
-
-FLOOR = 1e-6
-"""Added to every similarity, so that opposite items (similarity 0) have a logarithm."""
+from kdse.objectives.items import ItemRelations
+from kdse.objectives.vectors import unit
 
 
 class ProbabilisticTransfer(ItemRelations):
     """Kullback-Leibler divergence between the neighbour probabilities of teacher and student.
 
     ``K(i, j) = (cos(x_i, x_j) + 1) / 2``, ``p(j | i) = K(i, j) / sum_{k != i} K(i, k)``,
-    ``L = sum_i sum_{j != i} p_T(j | i) log( p_T(j | i) / p_S(j | i) )`` (``reduction="sum"``, the paper's equation).
+    ``L = sum_i sum_{j != i} p_T(j | i) log( p_T(j | i) / p_S(j | i) )`` (``reduction="sum"``, the paper's equation);
+    "mean" averages over items too (our choice; the authors' code divides by the square of their number).
     Silence is a zero vector, of cosine 0 with everything; value and gradient are finite.
 
     Without itself an item has only one neighbour in a batch of two, of probability 1: at least three items, or two
@@ -26,27 +27,10 @@ class ProbabilisticTransfer(ItemRelations):
 
     Args:
         include_self: let an item be its own neighbour, as the authors' code does; their equation does not.
-        per: what is related, "item" (whole items; the paper), "frame" (items, frame by frame) or "time" (the frames
-            within an item); see `kdse.objectives.items.ItemRelations`.
-        features: "flat" or "pooled" feature vectors: C x T x F or C values an item, C x F or C a frame.
-        gather: under DDP relate the items of the global batch; no effect with per: "time".
-        reduction: "mean" is the mean divergence of an item, over items and taps (our choice); "sum" is the paper's.
-            The authors' code divides by the square of the number of items.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
     """
 
-    def __init__(
-        self,
-        include_self: bool = False,
-        per: str = "item",
-        features: str = "flat",
-        gather: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(per, features, gather, reduction, weight, pairs)
+    def __init__(self, include_self: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.include_self = include_self
         self.least = 2 if include_self else 3
 
@@ -58,7 +42,8 @@ class ProbabilisticTransfer(ItemRelations):
     def _log_neighbours(self, x: Tensor) -> Tensor:
         """Vectors ``[groups, N, D]`` to ``log p(j | i)``, ``[groups, N, N]`` or ``[groups, N, N - 1]`` without self."""
         x = unit(x)
-        similarity = (0.5 + 0.5 * (x @ x.transpose(1, 2))).clamp_min(0) + FLOOR  # rounding may pass below -1
+        # rounding may pass below -1; the floor gives opposite items (similarity 0) a logarithm
+        similarity = (0.5 + 0.5 * (x @ x.transpose(1, 2))).clamp_min(0) + 1e-6
         if not self.include_self:
             count = x.shape[1]
             others = ~torch.eye(count, dtype=torch.bool, device=x.device)

@@ -10,45 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdse.objectives.items import ItemRelations
-from kdse.objectives.layerwise import SILENCE
+from kdse.objectives.vectors import SILENCE
 
+#: Items nearer to each other than this share of the mean distance count as closer than any direction can tell: the
+#: sides of their angles fade to zero, which bounds the gradient. Our choice.
 CLOSEST = 1e-3
-"""Items nearer to each other than this share of the mean distance count as closer than any direction can tell: the
-sides of their angles fade to zero, which bounds the gradient. Our choice."""
 
 
 class RelationalDistance(ItemRelations):
-    """RKD-D: Huber loss between normalised pairwise distances.
+    """RKD-D: Huber loss between normalised pairwise distances of at least three items.
 
     ``psi(i, j) = || x_i - x_j || / mu``, ``mu`` the mean of the distances over all pairs i != j of the group;
     ``L = sum_{i != j} huber(psi_T(i, j) - psi_S(i, j))`` (``reduction="sum"``, the paper's sum over ordered pairs),
-    huber with its bend at 1. Level and width cancel in ``psi``.
+    huber with its bend at 1. Level and width cancel in ``psi``; of two items it is 1 whatever the networks do.
+
+    "mean" (our choice) is over the N (N - 1) ordered pairs and over taps. The authors' code averages over all N^2
+    entries instead, i = j included: ours is larger by N / (N - 1), and the paper's weight of 25 (for classification)
+    does not carry over as it is.
 
     Identical items have distance 0 and no gradient there; a group of silence (mean distance below 1e-5 rms) gives
-    distances near 0. At least three items: with two ``psi`` is 1 whatever the networks do.
-
-    Args:
-        per: what is related, "item" (whole items; the paper), "frame" (items, frame by frame) or "time" (the frames
-            within an item); see `kdse.objectives.items.ItemRelations`.
-        features: "flat" or "pooled" feature vectors: C x T x F or C values an item, C x F or C a frame.
-        gather: under DDP relate the items of the global batch; no effect with per: "time".
-        reduction: "mean" over ordered pairs and taps (our choice, and the authors'), or the paper's "sum".
-        weight: factor on the value. The paper uses 25 in classification.
-        pairs: taps to compare; see `Objective`.
+    distances near 0.
     """
 
     least = 3
-
-    def __init__(
-        self,
-        per: str = "item",
-        features: str = "flat",
-        gather: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(per, features, gather, reduction, weight, pairs)
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:
         count = teacher.shape[1]
@@ -58,39 +42,20 @@ class RelationalDistance(ItemRelations):
 
 
 class RelationalAngle(ItemRelations):
-    """RKD-A: Huber loss between the cosines of the angles that three items form.
+    """RKD-A: Huber loss between the cosines of the angles that three items form; at least three items.
 
     ``psi(i, j, k) = cos angle(x_i, x_j, x_k) = < e_ij, e_kj >``, ``e_ij = (x_i - x_j) / || x_i - x_j ||``;
-    ``L = sum huber(psi_T - psi_S)`` over ordered triplets of distinct items (``reduction="sum"``).
+    ``L = sum huber(psi_T - psi_S)`` over ordered triplets of distinct items (``reduction="sum"``). "mean" (our choice)
+    is over the N (N - 1) (N - 2) triplets and over taps. The authors' code averages over all N^3 entries: ours is
+    larger by N^2 / ((N - 1) (N - 2)), and the paper's weight of 50 (for classification) does not carry over as it is.
+
     Time and memory grow with the cube of a group: B^3 per "item", T B^3 per "frame", B T^3 per "time" (B = 32 and
-    T = 126: 33 thousand, 4 million and 64 million cosines a pair of taps).
-
-    The cosine comes from the three distances (law of cosines), so that no difference vectors ``[N, N, D]`` are kept.
-    Items closer than a thousandth of the mean distance give cosines that fade to 0; identical items and silence have
-    finite values and gradients. At least three items.
-
-    Args:
-        per: what is related, "item" (whole items; the paper), "frame" (items, frame by frame) or "time" (the frames
-            within an item); see `kdse.objectives.items.ItemRelations`.
-        features: "flat" or "pooled" feature vectors: C x T x F or C values an item, C x F or C a frame.
-        gather: under DDP relate the items of the global batch; no effect with per: "time".
-        reduction: "mean" over ordered triplets and taps (our choice, and the authors'), or the paper's "sum".
-        weight: factor on the value. The paper uses 50 in classification.
-        pairs: taps to compare; see `Objective`.
+    T = 126: 33 thousand, 4 million and 64 million cosines a pair of taps). The cosine comes from the three distances
+    (law of cosines), so that no difference vectors ``[N, N, D]`` are kept. Items closer than a thousandth of the mean
+    distance give cosines that fade to 0; identical items and silence have finite values and gradients.
     """
 
     least = 3
-
-    def __init__(
-        self,
-        per: str = "item",
-        features: str = "flat",
-        gather: bool = True,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(per, features, gather, reduction, weight, pairs)
 
     def relation(self, teacher: Tensor, student: Tensor) -> Tensor:
         groups, count = teacher.shape[:2]

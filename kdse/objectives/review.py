@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdse.errors import UserError
 from kdse.objectives.review_fusion import ReviewObjective
-from kdse.objectives.shapes import require_equal
-from kdse.precision import exact
 
 
 class KnowledgeReview(ReviewObjective):
@@ -22,46 +21,22 @@ class KnowledgeReview(ReviewObjective):
 
     The authors review one chain, a classifier's stages; one chain for each group of taps is our choice, since a
     U-Net's resolution falls and rises again. The fused feature takes the teacher's frames and frequencies, by
-    nearest neighbours as in the authors' code. They warm the weight up over epochs: that is the schedule's business.
+    nearest neighbours as in the authors' code. Theirs is ``reduction="sum"`` over levels, with weights of 0.6 to 8 by
+    pair of networks (from memory, unchecked) that are warmed up over epochs: that is the schedule's business.
 
     Args:
         pools: sizes of the coarser scales, in the order of their weights 1/2, 1/4, 1/8.
-        norm: normalisation in the fusion: "batch" (the authors') or "instance" (InstanceNorm and PReLU).
-        mid_channels: channels of the carried feature; None is the authors' ``min(512, channels of the deepest
-            student level)``.
-        reduction: over levels: "mean" (our choice) or "sum" (the authors').
-        weight: factor on the value; the authors use 0.6 to 8 with "sum", by pair of networks (from memory, unchecked).
-        pairs: taps to compare; see `Objective`.
     """
 
-    def __init__(
-        self,
-        pools: list[int] = [4, 2, 1],  # noqa: B006 (jsonargparse shows it in --help)
-        norm: str = "batch",
-        mid_channels: int | None = None,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(norm, mid_channels, reduction, weight, pairs)
+    agree = "bctf"
+
+    def __init__(self, pools: list[int] = [4, 2, 1], **kwargs: Any) -> None:  # noqa: B006 (jsonargparse shows it)
+        super().__init__(**kwargs)
         if any(size < 1 for size in pools):
             raise UserError(f"pools={pools}: sizes must be at least 1")
         self.pools = list(pools)
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """Hierarchical context loss of activations ``[B, C, T, F]`` of equal shape, one of each network a level.
-
-        Raises:
-            ValueError: if the shapes of a level differ.
-        """
-        values = []
-        for pair, a, b in self._levels(teacher, student):
-            require_equal(self.name, pair, a.shape, b.shape, "bctf")
-            with torch.autocast(a.device.type, enabled=False):
-                values.append(self._context(exact(a), exact(b)))
-        return self._reduce(values)
-
-    def _context(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         gap = student - teacher  # pooling is linear: one difference serves every scale
         frames, frequencies = gap.shape[2:]
         value, weight, total = gap.square().mean(), 1.0, 1.0

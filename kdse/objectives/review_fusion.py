@@ -7,18 +7,17 @@ authors' code) as an option. Three objectives share it; it exists in training on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.distributed import gather_batch
-from kdse.errors import UserError
-from kdse.models.base import Tap
-from kdse.objectives.base import Exchange, Objective
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Activations, Exchange, Shapes, Taps
+from kdse.objectives.layerwise import Layerwise
 
-NORMS = ("batch", "instance")
 MOST_CHANNELS = 512  # ReviewKD's cap on the width of the carried feature
 
 
@@ -30,9 +29,7 @@ class FusionBlock(nn.Module):
     and frequencies by nearest neighbours; the output is ``norm(conv3x3(x))``, and x is carried on.
 
     Args:
-        student_channels: C of the student's activation.
-        mid_channels: C of the carried feature.
-        teacher_channels: C of the output.
+        student_channels, mid_channels, teacher_channels: of the student's activation, what is carried, the output.
         fuse: whether a deeper level carries something here.
         norm: "batch" (BatchNorm) or "instance" (InstanceNorm with gain and bias, then PReLU).
     """
@@ -61,13 +58,9 @@ class FusionBlock(nn.Module):
 
 
 class ReviewFusion(nn.Module):
-    """A chain of levels, deepest first.
+    """A chain of levels, deepest first, from the channels of each student level and of the teacher level it meets.
 
-    Args:
-        student_channels: C of each student level, deepest first.
-        teacher_channels: C of the teacher level that each is compared with.
-        mid_channels: C of the carried feature; None for ``min(512, C of the deepest student level)``.
-        norm: see `FusionBlock`.
+    ``mid_channels`` are those of the carried feature; None for ``min(512, C of the deepest student level)``.
     """
 
     def __init__(
@@ -93,47 +86,34 @@ class ReviewFusion(nn.Module):
         return fused
 
 
-class ReviewObjective(Objective):
-    """What objectives with review fusion share: chains of levels, their heads, and fusing before comparing.
+class ReviewObjective(Layerwise):
+    """Base of objectives with review fusion: chains of levels, their heads, and fusing before comparing.
 
     The levels of a chain are the pairs whose student taps share a group. An encoder (and any group but the decoder)
     is reviewed from its last tap to its first, a decoder from its first, next to the bottleneck, to its last: low
     to high resolution in both, as UCLFWPKD's code does. A student tap paired with several teacher taps is a level
     for each, ordered by the teacher's taps.
 
-    Subclasses implement `compare` on the teacher's activations and the fused student features.
+    Subclasses implement `layer` on the teacher's activation and the fused student feature.
 
     Args:
-        norm: "batch" or "instance"; see `FusionBlock`.
-        mid_channels: channels of the carried feature; None for ``min(512, channels of the chain's deepest level)``.
-        reduction: "mean" or "sum".
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
+        norm: normalisation in the fusion: "batch" (ReviewKD's) or "instance" (InstanceNorm and PReLU). Under DDP,
+            BatchNorm sees one process's items; `trainer.sync_batchnorm` makes it see all.
+        mid_channels: channels of the carried feature; None is ReviewKD's ``min(512, channels of the deepest student
+            level)``.
     """
 
     direct_groups: tuple[str, ...] = ()  # groups compared as they are
 
-    def __init__(
-        self,
-        norm: str,
-        mid_channels: int | None,
-        reduction: str,
-        weight: float,
-        pairs: str | list[list[str]],
-    ) -> None:
-        super().__init__(weight, pairs)
-        if norm not in NORMS:
-            raise UserError(f'norm={norm!r}: use "batch" or "instance"')
+    def __init__(self, norm: str = "batch", mid_channels: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_one_of("norm", norm, "batch", "instance")
         if mid_channels is not None and mid_channels < 1:
             raise UserError(f"mid_channels={mid_channels}: must be at least 1, or none")
-        if reduction not in ("mean", "sum"):
-            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
-        self.norm = norm
-        self.mid_channels = mid_channels
-        self.reduction = reduction
+        self.norm, self.mid_channels = norm, mid_channels
         self.chains: dict[str, list[int]] = {}  # head name to indices into bound_pairs, deepest first
 
-    def resolve_pairs(self, teacher: Mapping[str, Tap], student: Mapping[str, Tap]) -> list[tuple[str, str]]:
+    def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
         """As `Objective.resolve_pairs`; also orders the pairs of each group into its chain."""
         pairs = super().resolve_pairs(teacher, student)
         at_teacher = {name: place for place, name in enumerate(teacher)}
@@ -149,28 +129,18 @@ class ReviewObjective(Objective):
             self.chains[f"{len(self.chains)}_{group or 'taps'}".replace(".", "_")] = indices
         return pairs
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict | None:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         """One `ReviewFusion` a chain; only channel counts are built in, so any batch and length will do."""
         heads = nn.ModuleDict()
         for name, chain in self.chains.items():
             pairs = [self.bound_pairs[i] for i in chain]
-            heads[name] = ReviewFusion(
-                [student_shapes[s][1] for _, s in pairs],
-                [teacher_shapes[t][1] for t, _ in pairs],
-                self.mid_channels,
-                self.norm,
-            )
-        return heads if len(heads) else None
+            ours, theirs = [student_shapes[s][1] for _, s in pairs], [teacher_shapes[t][1] for t, _ in pairs]
+            heads[name] = ReviewFusion(ours, theirs, self.mid_channels, self.norm)
+        return heads
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
-        student = self.fuse(exchange, teacher)
-        if getattr(self, "gather", False):
-            teacher = [gather_batch(x) for x in teacher]
-            student = [gather_batch(x) for x in student]
-        return self.compare(teacher, student)
+    def activations(self, exchange: Exchange) -> Activations:
+        teacher, _ = super().activations(exchange)
+        return teacher, self.fuse(exchange, teacher)
 
     def fuse(self, exchange: Exchange, teacher: list[Tensor]) -> list[Tensor]:
         """Student features in the order of ``bound_pairs``, fused where their group has a chain."""
@@ -181,23 +151,6 @@ class ReviewObjective(Objective):
             for index, feature in zip(chain, fused, strict=True):
                 features[index] = feature
         return features
-
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on teacher activations and fused student features ``[B, C, T, F]``."""
-        raise NotImplementedError
-
-    def _levels(self, teacher: list[Tensor], student: list[Tensor]) -> list[tuple[tuple[str, str], Tensor, Tensor]]:
-        """(tap names, teacher, student) of each level; no gradient to the teacher."""
-        if not teacher or len(teacher) != len(student):
-            raise UserError(f"objectives.{self.name}: {len(teacher)} teacher and {len(student)} student activations")
-        names = self.bound_pairs
-        if len(names) != len(teacher):
-            names = [(f"level {i}", f"level {i}") for i in range(len(teacher))]
-        return [(pair, a.detach(), b) for pair, a, b in zip(names, teacher, student, strict=True)]
-
-    def _reduce(self, levels: list[Tensor]) -> Tensor:
-        total = torch.stack(levels)
-        return total.sum() if self.reduction == "sum" else total.mean()
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

@@ -7,21 +7,52 @@ attention weights *losses*, where `AttentionCompression` weights features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.distributed import gather_batch, world_size
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.compression import split_pairs
+from kdse.distributed import world_size
+from kdse.errors import UserError, require_at_least, require_positive
+from kdse.objectives.base import Gathering, Shapes
+from kdse.objectives.compression import ManyToMany, split_pairs
 from kdse.objectives.shapes import resample
+from kdse.objectives.vectors import perceptron
 from kdse.precision import exact
 
 
-class SemanticCalibration(Objective):
+class FixedBatch(Gathering):
+    """Base of objectives whose heads see a batch through its similarities, so that its size is a width of theirs.
+
+    Args:
+        batch_size: items that are compared with each other: the data's batch size, times the number of processes if
+            ``gather`` is on. The default is that of `kdse.data.Mixtures` in one process.
+        scale_similarity: divide similarities by the number of products they sum (our choice: it keeps what goes into
+            the perceptrons near one); false leaves them raw, as the authors do.
+    """
+
+    def __init__(self, batch_size: int = 16, scale_similarity: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_at_least(2, batch_size=batch_size)
+        self.batch_size, self.scale_similarity = batch_size, scale_similarity
+
+    def require_batch(self, activations: Sequence[Tensor]) -> None:
+        """Raises a ValueError that names the flag unless activations ``[B, ...]`` have the number of items."""
+        wrong = sorted({x.shape[0] for x in activations} - {self.batch_size})
+        if not wrong:
+            return
+        world = world_size() if self.gather else 1
+        made_of = f" ({world} processes together, since gather is on)" if world > 1 else ""
+        raise UserError(
+            f"objectives.{self.name}: its heads are built for batches of {self.batch_size} items and this one has "
+            f"{wrong[0]}{made_of}; set --objectives.{self.name}.batch_size={wrong[0]} and keep every batch full "
+            "(drop_last)"
+        )
+
+
+class SemanticCalibration(FixedBatch, ManyToMany):
     """Attention-weighted mean squared errors between regressed student layers and teacher layers.
 
     For every layer the batch similarities ``A A^T`` (``[b, b]``) of the whole activation; row n of them, through a
@@ -40,44 +71,18 @@ class SemanticCalibration(Objective):
     on one core at 8 x 2 s. On a CPU compare few layers or lower ``expansion``.
 
     Args:
-        batch_size: items that are compared with each other: the data's batch size, times the number of processes if
-            ``gather`` is on. The default is that of `kdse.data.Mixtures` in one process.
         factor: the embedding has batch_size / factor entries (4 in the authors' code).
         expansion: hidden channels of a regressor over the teacher layer's channels (2 in the authors' code).
-        scale_similarity: divide similarities by the number of products they sum (our choice: it keeps what goes into
-            the perceptrons near one); false leaves them raw, as the authors do.
-        gather: under DDP compare the global batch, not each process's own.
-        weight: factor on the value.
-        pairs: which teacher layers each student layer may learn from: "all" means every one from every one,
-            "encoder", "bottleneck", "decoder" the same within the group, or a list of [teacher_tap, student_tap].
     """
 
-    every_pair = True
+    def __init__(self, factor: int = 4, expansion: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_positive(expansion=expansion)
+        if not 1 <= factor <= self.batch_size:
+            raise UserError(f"factor={factor}: must be from 1 to batch_size={self.batch_size}")
+        self.factor, self.expansion = factor, expansion
 
-    def __init__(
-        self,
-        batch_size: int = 16,
-        factor: int = 4,
-        expansion: float = 2.0,
-        scale_similarity: bool = True,
-        gather: bool = True,
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
-    ) -> None:
-        super().__init__(weight, pairs)
-        if factor < 1 or batch_size < max(2, factor):
-            raise UserError(
-                f"batch_size={batch_size} must be at least 2 and at least factor={factor}, itself at least 1"
-            )
-        if not expansion > 0:
-            raise UserError(f"expansion={expansion} must be above zero")
-        self.batch_size, self.factor, self.expansion = batch_size, factor, expansion
-        self.scale_similarity = scale_similarity
-        self.gather = gather
-
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         teachers, students, sees = split_pairs(self.bound_pairs)
         affinity = BatchAffinity(len(teachers), len(students), sees, self.batch_size, self.batch_size // self.factor)
         regressors = nn.ModuleDict()
@@ -88,25 +93,10 @@ class SemanticCalibration(Objective):
                 regressors[f"{s}_{t}"] = _regressor(student_shapes[student][1], hidden, channels)
         return nn.ModuleDict({"affinity": affinity, "regressors": regressors})
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teachers, students, _ = split_pairs(self.bound_pairs)
-        teacher = [exchange.teacher_taps[t] for t in teachers]
-        student = [exchange.student_taps[s] for s in students]
-        if self.gather:
-            # The whole global loss on every process: each item's weights depend on all items, and `gather_batch`
-            # brings only the own slice's gradient back.
-            teacher, student = [gather_batch(x) for x in teacher], [gather_batch(x) for x in student]
-        return self.compare(teacher, student, exchange.heads)
-
     def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
-        """The bare equation: all teacher layers and all student layers, each ``[B, C, T, F]`` and each once.
-
-        Raises:
-            ValueError: if the batch is not the one the heads were built for.
-        """
         affinity, regressors = heads["affinity"], heads["regressors"]
         assert isinstance(affinity, BatchAffinity) and isinstance(regressors, nn.ModuleDict)
-        require_batch(self.name, self.batch_size, self.gather, [*teacher, *student])
+        self.require_batch([*teacher, *student])
         with torch.autocast(student[0].device.type, enabled=False):
             teacher, student = [exact(x.detach()) for x in teacher], [exact(x) for x in student]
             weights = affinity(
@@ -128,8 +118,8 @@ class BatchAffinity(nn.Module):
     def __init__(self, teachers: int, students: int, sees: Sequence[Sequence[int]], batch: int, entries: int) -> None:
         super().__init__()
         self.sees = [list(seen) for seen in sees]
-        self.keys = nn.ModuleList(_perceptron(batch, 2 * entries, entries) for _ in range(teachers))
-        self.queries = nn.ModuleList(_perceptron(batch, 2 * entries, entries) for _ in range(students))
+        self.keys = nn.ModuleList(perceptron(batch, 2 * entries, entries) for _ in range(teachers))
+        self.queries = nn.ModuleList(perceptron(batch, 2 * entries, entries) for _ in range(students))
 
     def forward(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """Similarities ``[b, b]`` to weights ``[b, n]`` over the n teacher layers each student layer sees."""
@@ -141,32 +131,11 @@ class BatchAffinity(nn.Module):
         ]
 
 
-def require_batch(name: str, batch_size: int, gather: bool, activations: Sequence[Tensor]) -> None:
-    """Checks that activations ``[B, ...]`` have the number of items that heads were built for.
-
-    Raises:
-        ValueError: naming the flag to set.
-    """
-    wrong = sorted({x.shape[0] for x in activations} - {batch_size})
-    if not wrong:
-        return
-    world = world_size() if gather else 1
-    made_of = f" ({world} processes together, since gather is on)" if world > 1 else ""
-    raise UserError(
-        f"objectives.{name}: its heads are built for batches of {batch_size} items and this one has "
-        f"{wrong[0]}{made_of}; set --objectives.{name}.batch_size={wrong[0]} and keep every batch full (drop_last)"
-    )
-
-
 def _similarity(x: Tensor, scale: bool) -> Tensor:
     """``[B, C, T, F]`` to the batch similarities ``[B, B]`` of whole activations."""
     rows = x.flatten(1)
     gram = rows @ rows.t()
     return gram / rows.shape[1] if scale else gram
-
-
-def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def _regressor(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -13,13 +13,7 @@ AXES = ("batch", "channels", "frames", "frequencies")
 
 
 def require_equal(name: str, pair: tuple[str, str], teacher: Sequence[int], student: Sequence[int], axes: str) -> None:
-    """Checks that two activations agree on some axes.
-
-    Args:
-        name: of the objective, for the message.
-        pair: (teacher tap, student tap), for the message.
-        teacher, student: their shapes ``[B, C, T, F]``.
-        axes: letters of the axes that must agree, e.g. "btf".
+    """Checks that the shapes ``[B, C, T, F]`` of two activations agree on some axes, given as letters ("btf").
 
     Raises:
         ValueError: naming the objective, both taps, both shapes and what to do.
@@ -39,11 +33,7 @@ def resample(x: Tensor, frames: int | None = None, frequencies: int | None = Non
     """Brings ``[B, C, T, F]`` to other axis lengths: averages where an axis shrinks, interpolates where it grows.
 
     Frames differ between models whose hops differ; both cover the same seconds, so the axis is stretched as a whole.
-
-    Args:
-        x: activation.
-        frames: wanted T, None keeps it.
-        frequencies: wanted F, None keeps it.
+    None keeps an axis.
     """
     wanted = (x.shape[2] if frames is None else frames, x.shape[3] if frequencies is None else frequencies)
     shrunk = (min(x.shape[2], wanted[0]), min(x.shape[3], wanted[1]))

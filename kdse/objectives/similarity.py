@@ -8,123 +8,77 @@ one Gram over everything is Tung & Mori (ICCV 2019).
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdse.distributed import gather_batch
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange, Objective
-from kdse.objectives.shapes import require_equal
+from kdse.errors import UserError, require_one_of
+from kdse.objectives.base import Gathering
+from kdse.objectives.layerwise import Layerwise
+from kdse.precision import exact
 
 
-class SimilarityPreserving(Objective):
+class SimilarityPreserving(Gathering, Layerwise):
     """Squared difference of batch Gram matrices of teacher and student.
 
-    Local form, per layer i: ``(1 / b^2) || G_T^i - G_S^i ||_F^2`` summed (``reduction="sum"``, the paper's equation
-    1) or averaged over bins, frames and layers. Flow form, per pair of layers i < j: the same of ``G^i (G^j)^T`` per
-    frame (equation 2).
+    Local form, per layer i: ``(1 / b^2) || G_T^i - G_S^i ||_F^2`` summed (``reduction="sum"``, the paper's equation 1
+    as printed). "mean" averages over bins, frames and layers and divides each raw Gram by the number of values it
+    contracts (our choice: the raw sum is of order 1e6 and makes gamma and clipping meaningless). Flow form, per pair
+    of layers i < j: the same of ``G^i (G^j)^T`` per frame (equation 2).
 
     Args:
         over: axes that get a Gram of their own: [] one Gram for the whole activation (G), ["time"] one a frame
             (G_t), ["frequency"] one a frequency (G_f), ["time", "frequency"] one a bin (G_tf, the paper's proposal).
         normalize: None leaves Grams raw (the paper's equation); "row" divides each row by its L2 norm (Tung & Mori);
             "frobenius" divides each Gram by its Frobenius norm.
-        reduction: "mean" averages over bins, frames and layers and divides each raw Gram by the number of values it
-            contracts (our choice: the raw sum is of order 1e6 and makes gamma and clipping meaningless);
-            "sum" is the paper's equation as printed.
         flow: compare products of Grams of two layers instead of Grams of one.
-        gather: under DDP compare the global batch, not each process's own.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
     """
 
     def __init__(
         self,
         over: list[str] = ["time", "frequency"],  # noqa: B006 (jsonargparse shows it in --help)
         normalize: str | None = None,
-        reduction: str = "mean",
         flow: bool = False,
-        gather: bool = True,
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(weight, pairs)
+        super().__init__(**kwargs)
         if not set(over) <= {"time", "frequency"} or len(set(over)) != len(over):
             raise UserError(f'over={over}: use any of "time" and "frequency", each once')
-        if normalize not in (None, "row", "frobenius"):
-            raise UserError(f'normalize={normalize!r}: use none, "row" or "frobenius"')
-        if reduction not in ("mean", "sum"):
-            raise UserError(f'reduction={reduction!r}: use "mean" or "sum"')
+        require_one_of("normalize", normalize, None, "row", "frobenius")
         if flow and "time" not in over:
             raise UserError(f'over={over}: the flow form is defined per frame; add "time"')
         self.over = tuple(sorted(over, reverse=True))
-        self.normalize = normalize
-        self.reduction = reduction
-        self.flow = flow
-        self.gather = gather
+        self.normalize, self.flow = normalize, flow
+        self.agree = "b" + "".join(axis[0] for axis in self.over)
 
-    def loss(self, exchange: Exchange) -> Tensor:
-        teacher = [exchange.teacher_taps[t] for t, _ in self.bound_pairs]
-        student = [exchange.student_taps[s] for _, s in self.bound_pairs]
-        if self.gather:
-            teacher = [gather_batch(x) for x in teacher]
-            student = [gather_batch(x) for x in student]
-        return self.compare(teacher, student)
+    def terms(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+        return self._flow_terms(teacher, student) if self.flow else super().terms(teacher, student)
 
-    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """The bare equation on activations ``[B, C, T, F]``, one of each network a layer.
-
-        Raises:
-            ValueError: if a layer's batch, time or frequency axes differ where they must agree.
-        """
-        if not teacher or len(teacher) != len(student):
-            raise UserError(f"{self.name}: {len(teacher)} teacher and {len(student)} student activations")
-        names = self.bound_pairs or [(f"layer {i}", f"layer {i}") for i in range(len(teacher))]
-        axes = "b" + "".join(axis[0] for axis in self.over)
-        for pair, a, b in zip(names, teacher, student, strict=True):
-            require_equal(self.name, pair, a.shape, b.shape, axes)
-        if self.normalize is not None and teacher[0].shape[0] < 2:
-            raise UserError(
-                f"objectives.{self.name}: a normalised Gram of one item is 1 whatever the network does; give "
-                "--data.batch_size 2 or more, or normalize: null"
-            )
-        with torch.autocast(teacher[0].device.type, enabled=False):
-            if self.flow:
-                return self._compare_flow(teacher, student)
-            terms = [self._compare_layer(a, b) for a, b in zip(teacher, student, strict=True)]
-        total = torch.stack(terms).sum()
-        return total if self.reduction == "sum" else total / len(terms)
-
-    def _compare_layer(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def layer(self, teacher: Tensor, student: Tensor) -> Tensor:
         rows_t, rows_s = self._rows(teacher), self._rows(student)
-        scale_t, scale_s = self._scale(rows_t), self._scale(rows_s)
         count, batch = rows_s.shape[0], rows_s.shape[1]
         if self.normalize is None:
-            gap = _GramGap.apply(rows_t, rows_s, scale_t, scale_s)
+            gap = _GramGap.apply(rows_t, rows_s, self._scale(rows_t), self._scale(rows_s))
         else:
             gap = (self._gram(teacher) - self._gram(student)).square().sum()
         gap = gap / batch**2
         return gap if self.reduction == "sum" else gap / count
 
-    def _compare_flow(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    def _flow_terms(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         frames = {x.shape[2] for x in teacher}
         if len(frames) > 1:
             raise UserError(f"objectives.{self.name}: the flow form needs one frame count, the taps have {frames}")
+        if len(teacher) < 2:
+            raise UserError(f"objectives.{self.name}: the flow form needs at least two pairs of taps")
         grams_t, grams_s = [self._flow_gram(x) for x in teacher], [self._flow_gram(x) for x in student]
         terms = []
         for i, j in combinations(range(len(teacher)), 2):
-            gap = (_flow(grams_t[i], grams_t[j]) - _flow(grams_s[i], grams_s[j])).square()
-            gap = gap.sum() / teacher[i].shape[0] ** 2
-            terms.append(gap if self.reduction == "sum" else gap / (gap.new_tensor(self._flow_size(grams_t, i, j))))
-        if not terms:
-            raise UserError(f"objectives.{self.name}: the flow form needs at least two pairs of taps")
-        total = torch.stack(terms).sum()
-        return total if self.reduction == "sum" else total / len(terms)
-
-    def _flow_size(self, grams: list[Tensor], i: int, j: int) -> int:
-        frames = grams[i].shape[0]
-        return frames * (grams[i].shape[1] * grams[j].shape[1] if grams[i].dim() == 4 else 1)
+            a, b = _flow(grams_t[i], grams_t[j]), _flow(grams_s[i], grams_s[j])
+            gap = (a - b).square().sum() / teacher[i].shape[0] ** 2
+            size = a.shape[0] * (a.shape[2] * a.shape[3] if a.dim() == 4 else 1)  # frames, times pairs of bins
+            terms.append(gap if self.reduction == "sum" else gap / gap.new_tensor(size))
+        return terms
 
     def _flow_gram(self, x: Tensor) -> Tensor:
         """``[T, B, B]`` per frame, or ``[T, F, B, B]`` per bin."""
@@ -133,6 +87,11 @@ class SimilarityPreserving(Objective):
 
     def _gram(self, x: Tensor) -> Tensor:
         """Normalised and scaled Grams ``[P, B, B]``."""
+        if self.normalize is not None and len(x) < 2:
+            raise UserError(
+                f"objectives.{self.name}: a normalised Gram of one item is 1 whatever the network does; give "
+                "--data.batch_size 2 or more, or normalize: null"
+            )
         rows = self._rows(x)
         gram = rows @ rows.transpose(1, 2)
         if self.normalize == "row":
@@ -142,11 +101,11 @@ class SimilarityPreserving(Objective):
         return gram * self._scale(rows)
 
     def _scale(self, rows: Tensor) -> float:
-        return 1.0 / rows.shape[-1] if self.reduction == "mean" and self.normalize is None else 1.0
+        return 1.0 / rows.shape[-1] if self.reduction == "mean" else 1.0
 
     def _rows(self, x: Tensor) -> Tensor:
         """``[B, C, T, F]`` to contiguous ``[P, B, K]``: P Grams, each contracting K values."""
-        x = x if x.dtype == torch.float64 else x.float()
+        x = exact(x)
         if self.over == ("time", "frequency"):
             return x.permute(2, 3, 0, 1).reshape(-1, x.shape[0], x.shape[1])
         if self.over == ("time",):

@@ -6,14 +6,14 @@ Ahn et al., "Variational information distillation for knowledge transfer", CVPR 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
-from kdse.objectives.base import Exchange
+from kdse.errors import UserError, require_at_least
+from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal
 from kdse.precision import exact
@@ -24,46 +24,36 @@ class VariationalInformation(Layerwise):
 
     Per item, features ``t [C, T, F]``, predicted mean ``mu(s)``, one variance a channel:
     ``L = sum_ctf [ log sigma_c + (t - mu(s))^2 / (2 sigma_c^2) ]`` (the constant ``1/2 log 2 pi`` is left out),
-    ``sigma_c^2 = log(1 + exp(alpha_c)) + minimum_variance`` with a trained ``alpha``. Channels that the student
-    cannot predict get a large variance and so a small say. The value may be negative. ``mu`` is a stack of 1x1
-    convolutions on the student; both parts are heads, trained with the student and dropped on export.
+    ``sigma_c^2 = log(1 + exp(alpha_c)) + minimum_variance`` with a trained ``alpha``. ``reduction="sum"`` sums over
+    pairs too and averages over items, as the paper; "mean" averages over all values, items and pairs (our choice, and
+    that of public implementations that name the authors' code as their source).
 
-    A dead teacher channel drives its variance to the minimum, where the gradient is at most ``1 / minimum_variance``
-    times the error. Silence: finite value and gradient. Under DDP each item stands for itself, nothing is gathered.
+    Channels that the student cannot predict get a large variance and so a small say. The value may be negative. ``mu``
+    is a stack of 1x1 convolutions on the student; both parts are heads, trained with the student and dropped on
+    export. A dead teacher channel drives its variance to the minimum, where the gradient is at most
+    ``1 / minimum_variance`` times the error. Silence: finite value and gradient.
 
     Args:
-        layers: 1x1 convolutions in ``mu``, with ReLU between; 1 is our choice (public implementations that name the
-            authors' code as their source use 3 without biases).
+        layers: 1x1 convolutions in ``mu``, with ReLU between; 1 is our choice (those implementations use 3 without
+            biases).
         initial_variance: of every channel; 5 is what those implementations start from.
         minimum_variance: added to the softplus; 1e-5 there.
-        reduction: "mean" averages over all values, items and pairs (our choice, and those implementations');
-            "sum" is the paper's equation, summed over pairs, mean over the items of a batch.
-        weight: factor on the value.
-        pairs: taps to compare; see `Objective`.
     """
 
+    agree = "bctf"
+
     def __init__(
-        self,
-        layers: int = 1,
-        initial_variance: float = 5.0,
-        minimum_variance: float = 1e-5,
-        reduction: str = "mean",
-        weight: float = 1.0,
-        pairs: str | list[list[str]] = "all",
+        self, layers: int = 1, initial_variance: float = 5.0, minimum_variance: float = 1e-5, **kwargs: Any
     ) -> None:
-        super().__init__(reduction, weight, pairs)
-        if layers < 1:
-            raise UserError(f"layers={layers}: the mean needs at least one convolution")
+        super().__init__(**kwargs)
+        require_at_least(1, layers=layers)
         if not 0 < minimum_variance < initial_variance:
             raise UserError(
                 f"minimum_variance={minimum_variance} must lie between 0 and initial_variance={initial_variance}"
             )
         self.layers, self.initial_variance, self.minimum_variance = layers, initial_variance, minimum_variance
-        self.agree = "bctf"
 
-    def build_heads(
-        self, teacher_shapes: Mapping[str, torch.Size], student_shapes: Mapping[str, torch.Size]
-    ) -> nn.ModuleDict:
+    def build_heads(self, teacher_shapes: Shapes, student_shapes: Shapes) -> nn.ModuleDict:
         heads = nn.ModuleDict()
         for index, (t, s) in enumerate(self.bound_pairs):
             require_equal(self.name, (t, s), teacher_shapes[t], student_shapes[s], "tf")
@@ -98,11 +88,9 @@ class Gaussian(nn.Module):
     """Mean ``[B, C_T, T, F]`` and variance ``[C_T]`` of the teacher's features, from the student's ``[B, C_S, T, F]``.
 
     Args:
-        student: channels in.
-        teacher: channels out.
+        student, teacher: channels in and out.
         layers: 1x1 convolutions of the mean.
-        initial: variance at the start.
-        minimum: lower bound of the variance.
+        initial, minimum: variance at the start, and its lower bound.
     """
 
     def __init__(self, student: int, teacher: int, layers: int, initial: float, minimum: float) -> None:

@@ -261,15 +261,14 @@ class KdseCLI(FlagsWinCLI):
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
         objectives: dict[str, Objective] = self._given("objectives") or {}
-        for name, objective in objectives.items():
-            objective.name = name
         schedule = self._given("schedule")
         callbacks: list[Callback] = []
         for callback in given:
             if isinstance(callback, EarlyStopping):
                 stop_early_after_validations(callback)
         if self.subcommand == "fit":
-            callbacks += [*objectives.values(), *([schedule] if schedule is not None else [])]
+            named = [objective.named(name) for name, objective in objectives.items()]
+            callbacks += [*named, *([schedule] if schedule is not None else [])]
             every = self._given("example_every_n_validations")
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))

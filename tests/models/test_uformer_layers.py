@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdse.models.layers import BandConv
 from kdse.models.uformer_layers import (
     AxisAttention,
-    BandConv,
     ComplexAttention,
     ComplexMap,
     DilatedConv,
@@ -46,7 +46,7 @@ def test_a_complex_linear_map_is_complex_multiplication():
 
 @pytest.mark.parametrize("up", [False, True])
 def test_a_complex_convolution_is_complex_multiplication(up):
-    layer = ComplexMap(lambda: BandConv(2, 3, up)).double()
+    layer = ComplexMap(lambda: BandConv(2, 3, up, width=5)).double()
     for part in (layer.real, layer.imag):
         nn.init.zeros_(part.conv.bias)
     weight = torch.complex(layer.real.conv.weight, layer.imag.conv.weight)
@@ -126,7 +126,7 @@ def test_dilated_convolutions_reach_frames_at_both_dilations_on_both_sides(is_co
 
 @pytest.mark.parametrize("up", [False, True])
 def test_encoder_and_decoder_convolutions_see_one_past_frame_and_no_future(up):
-    seen = reaches(BandConv(2, 3, up), (1, 2, 6, 8), 3, 2).any(1)
+    seen = reaches(BandConv(2, 3, up, width=5), (1, 2, 6, 8), 3, 2).any(1)
     assert seen.tolist() == [False, False, True, True, False, False]
 
 

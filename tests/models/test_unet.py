@@ -8,7 +8,8 @@ import torch
 from kdse.models import count_parameters
 from kdse.models.budget import find_widths
 from kdse.models.checkpoint import describe
-from kdse.models.inverted_bottleneck import CausalConv, InvertedBottleneck, SeparableBlock
+from kdse.models.inverted_bottleneck import InvertedBottleneck, SeparableBlock
+from kdse.models.layers import BandConv
 from kdse.models.unet import UNet
 from kdse.taps import TapRecorder, probe, resolve_taps
 
@@ -134,7 +135,7 @@ def test_the_network_sees_as_many_past_frames_as_the_docstring_says(frames, skip
 
 @pytest.mark.parametrize("up", [False, True])
 def test_the_causal_convolution_agrees_with_a_float64_loop(up):
-    conv = CausalConv(2, 2, 3, up, groups=2).double()
+    conv = BandConv(2, 2, up, frames=3, groups=2, bias=False).double()
     x = torch.randn(1, 2, 5, 4, dtype=torch.float64)
     y = torch.zeros(1, 2, 5, 8 if up else 2, dtype=torch.float64)
     for c in range(2):

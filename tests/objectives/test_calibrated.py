@@ -10,7 +10,7 @@ from torch import nn
 
 from kdse.distiller import Distiller
 from kdse.models.base import Tap
-from kdse.objectives import calibrated
+from kdse.objectives import base
 from kdse.objectives.base import Exchange
 from kdse.objectives.calibrated import TimeFrequencyCalibrated
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
@@ -243,7 +243,7 @@ def test_gather_compares_the_global_batch(monkeypatch):
     parts = [{n: x[:1] for n, x in side.items()} for side in (teacher, student)]
     pairs = zip([*parts[0].values(), *parts[1].values()], [*teacher.values(), *student.values()], strict=True)
     whole = {id(part): x for part, x in pairs}
-    monkeypatch.setattr(calibrated, "gather_batch", lambda part: whole[id(part)])
+    monkeypatch.setattr(base, "gather_batch", lambda part: whole[id(part)])
     assert torch.equal(objective.loss(exchange(heads, *parts)), together)
 
 

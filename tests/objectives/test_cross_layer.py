@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdse.objectives import SimilarityPreserving, review_fusion
+from kdse.objectives import SimilarityPreserving, base
 from kdse.objectives.cross_layer import CrossLayerSimilarity
 from tests.objectives.levels import (
     STUDENT_CHANNELS,
@@ -78,7 +78,7 @@ def test_silence_is_finite(normalize, silent_teacher):
 @pytest.mark.parametrize("gather", [True, False])
 def test_the_global_batch_is_compared_if_asked(gather, monkeypatch):
     """Another process's items, here the own ones negated, enter both Grams alike."""
-    monkeypatch.setattr(review_fusion, "gather_batch", lambda x: torch.cat([x, -x]))
+    monkeypatch.setattr(base, "gather_batch", lambda x: torch.cat([x, -x]))
     objective = CrossLayerSimilarity(gather=gather)
     heads = bind(objective)
     teacher, student = activations(TEACHER_CHANNELS, 0), activations(STUDENT_CHANNELS, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdse.objectives import review_fusion
+from kdse.objectives import base
 from kdse.objectives.jeffreys import FrameWeightedJeffreys
 from tests.objectives.levels import (
     STUDENT_CHANNELS,
@@ -115,7 +115,7 @@ def test_silent_features_are_finite_without_heads_too():
 
 @pytest.mark.parametrize("gather", [True, False])
 def test_the_global_batch_is_compared_if_asked(gather, monkeypatch):
-    monkeypatch.setattr(review_fusion, "gather_batch", lambda x: torch.cat([x, 1 - x]))
+    monkeypatch.setattr(base, "gather_batch", lambda x: torch.cat([x, 1 - x]))
     objective = FrameWeightedJeffreys(gather=gather, mid_channels=4)
     heads = bind(objective)
     teacher, student = activations(TEACHER_CHANNELS, 0), activations(STUDENT_CHANNELS, 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdse.distiller import Distiller
-from kdse.objectives import items
+from kdse.objectives import base
 from kdse.objectives.attention_transfer import AttentionTransfer
 from kdse.objectives.correlation import CorrelationCongruence
 from kdse.objectives.flow_of_solution import FlowOfSolution
@@ -136,7 +136,7 @@ def test_groups_are_averaged_and_hold_what_their_docstring_says(kind, features):
 def test_gathering_relates_the_global_batch(kind, monkeypatch):
     teacher, student = activations(0, 0, batch=8), activations(1, 1, batch=8)
     other = {x[:4].sum().item(): x[4:] for x in [*teacher, *student]}  # what the second process holds
-    monkeypatch.setattr(items, "gather_batch", lambda x: torch.cat([x, other[x.sum().item()]]))
+    monkeypatch.setattr(base, "gather_batch", lambda x: torch.cat([x, other[x.sum().item()]]))
 
     def loss(**settings):
         objective = kind(**settings)

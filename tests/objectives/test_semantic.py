@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdse.distiller import Distiller
-from kdse.objectives import semantic
+from kdse.objectives import base
 from kdse.objectives.base import Exchange
 from kdse.objectives.semantic import SemanticCalibration
 from tests.toys import ToyData, make_student, make_teacher, make_trainer
@@ -150,7 +150,7 @@ def test_gather_compares_the_global_batch(monkeypatch):
     together = objective.loss(exchange(heads, teacher, student))
     halves = {n: x[:2] for n, x in {**teacher, **student}.items()}
     whole = {id(half): {**teacher, **student}[n] for n, half in halves.items()}
-    monkeypatch.setattr(semantic, "gather_batch", lambda half: whole[id(half)])
+    monkeypatch.setattr(base, "gather_batch", lambda half: whole[id(half)])
     parts = exchange(heads, {n: halves[n] for n in TEACHER}, {n: halves[n] for n in STUDENT})
     assert torch.equal(objective.loss(parts), together)
     objective.gather = False
