@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kdse.commands.model import open_model
+from kdse.commands.model import open_in_backend
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,28 +20,20 @@ INTERRUPTED = 130
 
 
 def run_pipe(arguments: argparse.Namespace) -> int:
-    """Standard input to standard output; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Enhances standard input to standard output; returns the exit code."""
     from kdse.deploy.pcm import Pcm, enhance_pcm, latency_seconds
 
-    pcm = Pcm(
-        arguments.format or "s16le",
-        16000 if arguments.rate is None else arguments.rate,
-        1 if arguments.channels is None else arguments.channels,
-    )
+    channels = 1 if arguments.channels is None else arguments.channels
+    pcm = Pcm(arguments.format or "s16le", 16000 if arguments.rate is None else arguments.rate, channels)
     source, sink = _descriptor(sys.stdin, "input"), _descriptor(sys.stdout, "output")
-    model, name = open_model(arguments)
+    model, name = open_in_backend(arguments)
     refuse_model(model, "INPUT -")
     if arguments.rate is None:
         pcm = dataclasses.replace(pcm, rate_hz=model.sample_rate_hz)
-    rate = pcm.rate_hz
-    own, resampling = latency_seconds(model, rate)
+    own, resampling = latency_seconds(model, pcm.rate_hz)
     _one_thread()
     _say(
-        f"{name}: {pcm.sample_format}, {rate} Hz, {pcm.channels} channel{'s'[: pcm.channels > 1]}; latency "
+        f"{name}: {pcm.sample_format}, {pcm.rate_hz} Hz, {pcm.channels} channel{'s'[: pcm.channels > 1]}; latency "
         f"{1000 * (own + resampling):.1f} ms ({1000 * own:.1f} model, {1000 * resampling:.1f} resampling)"
     )
     try:
@@ -58,18 +50,14 @@ def run_pipe(arguments: argparse.Namespace) -> int:
 
 
 def run_live(arguments: argparse.Namespace) -> int:
-    """Microphone to loudspeaker until Ctrl-C; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake, or where sounddevice or a device is missing.
-    """
+    """Enhances microphone to loudspeaker until Ctrl-C; returns the exit code."""
     from kdse.deploy import live
 
     if arguments.list_devices:
         print(live.devices())
         return 0
     live.sounddevice()  # its absence is told before the model is loaded
-    model, name = open_model(arguments)
+    model, name = open_in_backend(arguments)
     refuse_model(model, "--live")
     _one_thread()
     report = live.run(
@@ -80,11 +68,7 @@ def run_live(arguments: argparse.Namespace) -> int:
 
 
 def refuse_model(model: SpeechModel, flag: str) -> None:
-    """Refuses a model that cannot work hop by hop.
-
-    Raises:
-        ValueError: naming the flag and why.
-    """
+    """Refuses a model that cannot work hop by hop, naming the flag and why."""
     from kdse.models.streaming import Streamer
 
     try:
