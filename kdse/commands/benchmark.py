@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import add_model, labelled, open_model
+from kdse.commands.model import add_model, checkpoint_file, labelled, open_model
 from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.machine.files import write_text
@@ -103,21 +103,14 @@ def _forms(
     """Label to file of what is timed for one MODEL; what is made for that lies in ``folder``."""
     if named.path is not None and named.path.suffix == ".onnx":
         return {f"{label}.onnx": str(named.path)}
-    import torch
-
     from kdse.deploy.export.write import export_file
-    from kdse.models.checkpoint import MODEL_PREFIX, describe
     from kdse.models.streaming import can_stream
 
     model = open_model(named, arguments)
     if not can_stream(model):
         raise UserError(f"{label}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     folder.mkdir()
-    checkpoint = named.path or folder / "student.ckpt"
-    if named.path is None:  # (the process that times it reads a file)
-        weights = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
-        torch.save({"kdse": describe(model), "state_dict": weights}, checkpoint)
-    forms = {f"{label} torch": str(checkpoint)}
+    forms = {f"{label} torch": str(checkpoint_file(named, arguments, folder))}
     if arguments.no_export:
         return forms
     _tell(f"exporting {label}")

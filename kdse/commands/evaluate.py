@@ -7,13 +7,14 @@ import hashlib
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import add_model, checked_device, labelled, open_model, run_of
+from kdse.commands.model import add_model, checked_device, checkpoint_file, labelled, run_of
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
 from kdse.errors import UserError
@@ -101,9 +102,11 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     rate = pool.sample_rate_hz = held_out.sample_rate_hz
     systems: dict[str, System] = {NOISY: unprocessed()}
     for label, named in models.items():
-        built = open_model(named, arguments) if named.path is None else None
-        path = named.path or Path(named.class_path)
-        systems[label] = model_system(path, rate, device, arguments.trust_code, not arguments.no_cost, built)
+        with tempfile.TemporaryDirectory(prefix="kdse-evaluate-") as temporary:
+            path, trusted = checkpoint_file(named, arguments, Path(temporary)), arguments.trust_code or not named.path
+            systems[label] = model_system(path, rate, device, trusted, cost=not arguments.no_cost)
+        if named.path is None:
+            systems[label].about["path"] = named.class_path
     for label, folder in folders.items():
         systems[label] = folder_system(folder, rate)
 
@@ -113,7 +116,10 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     versions = _versions()
     settings = {"items": items, "data": held_out.settings.get("data"), **_conditions(metrics, files, versions)}
     audio_of: dict[tuple[str, str], int] = {}
-    with Journal(out, settings, arguments.overwrite) as journal, counting() as progress:
+    with (
+        Journal(out, settings, arguments.overwrite) as journal,
+        counting() as progress,
+    ):
         if len(journal):
             progress.print(f"{len(journal)} scores in {journal.path} are kept")
         for label, system in systems.items():

@@ -100,6 +100,20 @@ def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
         raise UserError(f"--init: {name} cannot be built with {init}: {first_line(error)}") from None
 
 
+def checkpoint_file(named: Named, arguments: argparse.Namespace, folder: Path) -> Path:
+    """The file of a model; a class is built and saved in ``folder``."""
+    if named.path is not None:
+        return named.path
+    import torch
+
+    from kdse.models.checkpoint import MODEL_PREFIX, describe
+
+    model = open_model(named, arguments)
+    weights = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"kdse": describe(model), "state_dict": weights}, folder / f"{named.label}.ckpt")
+    return folder / f"{named.label}.ckpt"
+
+
 def parse_init(items: list[str]) -> dict[str, Any]:
     """``["channels=[8,16]", "gru_groups=2"]`` to a dictionary; values are YAML.
 

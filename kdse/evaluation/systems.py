@@ -40,31 +40,19 @@ def unprocessed() -> System:
     return System(lambda item: item.noisy, {"kind": "unprocessed input"}, "noisy")
 
 
-def model_system(
-    path: Path,
-    sample_rate_hz: int,
-    device: str,
-    trust_code: bool,
-    cost: bool = True,
-    model: SpeechModel | None = None,
-) -> System:
-    """A checkpoint or an ONNX file as a system, with what it costs unless ``cost`` is off.
-
-    A ``model`` that is given was built from a class path, which then stands in ``path``.
-    """
+def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool, cost: bool = True) -> System:
+    """A checkpoint or an ONNX file as a system, with what it costs unless ``cost`` is off."""
     import torch
 
     from kdse.models.checkpoint import fingerprint, load_model
 
     about: dict[str, Any] = {"kind": "checkpoint", "path": str(path.absolute())}
-    if model is not None:
-        about |= {"kind": "class path", "path": str(path)}
-    elif path.suffix == ".onnx":
+    if path.suffix == ".onnx":
         model = _onnx(path, sample_rate_hz)
-        about["kind"] = "onnx"
+        about |= {"kind": "onnx", "model": type(model).__name__}
     else:
         model = load_model(path, trust_code=trust_code)
-    about["model"] = type(model).__name__
+        about["model"] = type(model).__name__
     if model.sample_rate_hz != sample_rate_hz:
         raise UserError(
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
@@ -116,7 +104,7 @@ def _cost(model: SpeechModel, path: Path) -> dict[str, Any]:
     if path.suffix == ".onnx":
         data = Path(f"{path}.data")  # where weights beyond 2 GB, or by choice, lie
         cost["model_bytes"] = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    run = run_folder_of(path) if path.is_file() else None
+    run = run_folder_of(path)
     return cost if run is None else {**cost, **training_cost(run)}
 
 
