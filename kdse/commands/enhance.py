@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.model import add_model, open_in_backend
-from kdse.commands.parser import Parser
+from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.pretrained import DEFAULT, MODEL
 
@@ -66,12 +66,13 @@ def make_parser() -> Parser:
         "--mix", type=float, default=0.0, metavar="M",
         help="share of the noisy input kept in the result, 0 (default) to 1: limits how much is taken away",
     )  # fmt: skip
-    files = parser.add_argument_group("files").add_argument
+    group = parser.add_argument_group("files")
+    files, either = group.add_argument, group.add_mutually_exclusive_group().add_argument
     files("--out", metavar="DIR", help=f"folder for the results, made if needed (default: {OUT})")
     files("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
-    files("--chunk-seconds", type=float, help="longer files are processed in pieces (default: 30)")
-    files("--whole-file", action="store_true", help="process every file at once, however long it is")
-    files("--stream", action="store_true", help="process every file hop by hop, however short it is")
+    files("--chunk-seconds", type=at_least(0.1, float), help="longer files are processed in pieces (default: 30)")
+    either("--whole-file", action="store_true", help="process every file at once, however long it is")
+    either("--stream", action="store_true", help="process every file hop by hop, however short it is")
     files("--json", action="store_true", help="print one JSON document: one entry a file")
     pipe = parser.add_argument_group("INPUT - (raw samples)").add_argument
     pipe("--format", choices=("s16le", "f32le"), help="of both sides (default: s16le)")
@@ -98,7 +99,8 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     kind = _kind_of_input(arguments)
     for other, options in ONLY.items():
-        given = [name for name in options if getattr(arguments, name) not in (None, False)]
+        values = {name: getattr(arguments, name) for name in options}
+        given = [name for name, value in values.items() if value is not None and value is not False]
         if other != kind and given:
             raise UserError(f"--{given[0].replace('_', '-')}: belongs to {other}, not to {kind}; leave it out")
     if not 0 <= arguments.mix <= 1:
@@ -125,11 +127,6 @@ def _kind_of_input(arguments: argparse.Namespace) -> str:
 
 
 def _run_files(arguments: argparse.Namespace) -> int:
-    chunk_seconds = 30.0 if arguments.chunk_seconds is None else arguments.chunk_seconds
-    if not 0.1 <= chunk_seconds < float("inf"):
-        raise UserError(f"--chunk-seconds {chunk_seconds:g}: must be 0.1 or more")
-    if arguments.stream and arguments.whole_file:
-        raise UserError("--stream and --whole-file exclude each other; leave one out")
     out = OUT if arguments.out is None else arguments.out
     jobs = plan([Path(p) for p in arguments.inputs], Path(out))
     model, name = open_in_backend(arguments)
@@ -137,8 +134,8 @@ def _run_files(arguments: argparse.Namespace) -> int:
         from kdse.commands.enhance_stream import refuse_model
 
         refuse_model(model, "--stream")
-    how = {"chunk_seconds": chunk_seconds, "whole_file": arguments.whole_file, "stream": arguments.stream}
-    rows = run(model, jobs, arguments.overwrite, mix=arguments.mix, **how)
+    how = {name: getattr(arguments, name) for name in ("whole_file", "stream", "mix")}
+    rows = run(model, jobs, arguments.overwrite, chunk_seconds=arguments.chunk_seconds or 30.0, **how)
     if arguments.json:
         about = {"checkpoint": arguments.model, "sample_rate_hz": model.sample_rate_hz, "files": rows}
         print(json.dumps(about, indent=2, ensure_ascii=False))
@@ -151,8 +148,7 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     """(input file, output file) pairs: a file goes to ``out/name``, a folder's files keep their subfolders.
 
     Raises:
-        ValueError: if an input does not exist or is not audio, a folder holds none, two inputs would be written to
-            one output, or an output is an input.
+        UserError: if an input is missing or no audio, two have one output, or an output is an input.
     """
     from kdse.audio.files import EXTENSIONS
 
@@ -192,30 +188,23 @@ def _is_result(path: Path, folder: Path, out: Path) -> bool:
 def run(
     model: SpeechModel, jobs: list[tuple[Path, Path]], overwrite: bool, **how: float | bool
 ) -> list[dict[str, Any]]:
-    """Enhances file by file; one that fails is reported and the others go on. Returns a row for each.
+    """Enhances (input file, output file) pairs with the settings of `enhance_file`; returns a row for each.
 
-    Args:
-        model: what enhances.
-        jobs: (input file, output file) pairs.
-        overwrite: replace output files that exist.
-        how: settings of `enhance_file`.
+    A file that fails is reported and the others go on.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress
 
-    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[audio]}"))
     console = Console(stderr=True)
     rows: list[dict[str, Any]] = []
     seconds_done = 0.0
-    with Progress(
-        *bars, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("enhancing", total=len(jobs), audio="")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("enhancing", total=len(jobs))
 
         def advance(seconds: float) -> None:
             nonlocal seconds_done
             seconds_done += seconds
-            progress.update(task, audio=f"{seconds_done / 60:.1f} min of audio")
+            progress.update(task, description=f"enhancing, {seconds_done / 60:.1f} min of audio so far")
 
         for source, target in jobs:
             if target.exists() and not overwrite:

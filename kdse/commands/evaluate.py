@@ -14,6 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.panel import Panel
+
 from kdse.commands.model import add_model, checked_device, checkpoint_file, labelled, run_of
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
@@ -34,8 +37,6 @@ from kdse.report.tables.table import Table
 from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
-    from rich.panel import Panel
-
     from kdse.evaluation.held_out import HeldOut
     from kdse.pretrained import Named
 
@@ -133,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
                 for text in told:
                     progress.print(text)
                 for text in warned:
-                    progress.print(_loud(text))
+                    progress.print(Panel(text, title="WARNING", border_style="bold red"))
 
     summary = summarize(rows, metrics, max_failed_share=None)
     table = score_table(rows, metrics, exclude_from_best=[label for label in systems if label == "teacher"])
@@ -192,12 +193,6 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
     return compare_noisy(recognised, line.values)
 
 
-def _loud(text: str) -> Panel:
-    from rich.panel import Panel
-
-    return Panel(text, title="WARNING", border_style="bold red")
-
-
 def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
     loud = [f"**WARNING: {text}.**\n\n" for text in warned]
     return "".join([*loud, *(f"{text}.\n\n" for text in told), to_markdown(table)])
@@ -225,8 +220,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
-    from rich.console import Console
-
     # a file or pipe has no width; never wrap a table there
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(to_rich(table))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.parser import Parser
+from kdse.commands.parser import Parser, name_and_value
 from kdse.errors import UserError
 from kdse.pretrained import MODEL, Named, exported, resolve
 
@@ -25,24 +25,20 @@ def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -
     """Adds MODEL under a name or flags, --init and --trust-code."""
     parser.add_argument(*flags, **({"metavar": "MODEL", "help": help} | settings))
     parser.add_argument(
-        "--init", metavar="NAME=VALUE", action="append", default=[],
+        "--init", metavar="NAME=VALUE", action="append", type=name_and_value, default=[],
         help="constructor argument for a class path, value in YAML, e.g. --init channels='[8,16,32,32]'; repeatable",
     )  # fmt: skip
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE)
 
 
 def named_model(arguments: argparse.Namespace) -> Named:
-    """What the MODEL of a command that takes one names.
-
-    Raises:
-        UserError: if it names nothing, or is no class path and --init is given.
-    """
+    """What the MODEL of a command that takes one names."""
     named = resolve(arguments.model)
     _check_init([named], arguments.init)
     return named
 
 
-def labelled(texts: Sequence[str], init: Sequence[str]) -> dict[str, Named]:
+def labelled(texts: Sequence[str], init: Sequence[tuple[str, Any]]) -> dict[str, Named]:
     """What each ``MODEL`` or ``LABEL=MODEL`` names, by its label. --init is for those that are class paths.
 
     Raises:
@@ -70,7 +66,7 @@ def run_of(named: Named) -> Path | None:
     return None if named.path is None else run_folder_of(named.path)
 
 
-def _check_init(models: Sequence[Named], init: Sequence[str]) -> None:
+def _check_init(models: Sequence[Named], init: Sequence[tuple[str, Any]]) -> None:
     if init and all(named.path is not None for named in models):
         raise UserError("--init: is for a class path, a checkpoint stores its own arguments; leave --init out")
 
@@ -86,7 +82,7 @@ def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
 
     if named.path is not None:
         return load_model(named.path, trust_code=arguments.trust_code)
-    name, init = named.class_path, parse_init(arguments.init)
+    name, init = named.class_path, dict(arguments.init)
     cls = resolve_class(name, trust_code=True, source="MODEL")  # (who types a class path trusts it)
     try:
         inspect.signature(cls).bind(**init)
@@ -114,26 +110,6 @@ def checkpoint_file(named: Named, arguments: argparse.Namespace, folder: Path) -
     return folder / f"{named.label}.ckpt"
 
 
-def parse_init(items: list[str]) -> dict[str, Any]:
-    """``["channels=[8,16]", "gru_groups=2"]`` to a dictionary; values are YAML.
-
-    Raises:
-        UserError: if an item has no ``=`` or its value is not YAML.
-    """
-    import yaml
-
-    values: dict[str, Any] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"--init {item}: write NAME=VALUE, e.g. --init channels='[8,16,32,32]'")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--init {item}: {text!r} is not a YAML value") from None
-    return values
-
-
 @contextlib.contextmanager
 def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
     """Makes one line of what a model's layers raise on a probe clip (too short, wrong axes)."""
@@ -152,11 +128,7 @@ def first_line(error: Exception) -> str:
 
 
 def checked_device(name: str) -> str:
-    """The device of --device; "auto" is the GPU if there is one.
-
-    Raises:
-        UserError: if it cannot be used here.
-    """
+    """The device of --device, refused if it cannot be used here; "auto" is the GPU if there is one."""
     import torch
 
     if name == "auto":
@@ -169,11 +141,7 @@ def checked_device(name: str) -> str:
 
 
 def open_in_backend(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
-    """The model of --checkpoint, --backend and --device, and what to call it.
-
-    Raises:
-        UserError: naming the flag or file, if there is no such model, device or backend here.
-    """
+    """The model of --checkpoint, --backend and --device, and what to call it."""
     try:
         named = named_model(arguments)
     except UserError as error:

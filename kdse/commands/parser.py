@@ -65,3 +65,16 @@ def at_least(least: float, kind: type[int] | type[float] = int) -> Any:
 
     read.__name__ = kind.__name__  # (argparse says "invalid int value")
     return read
+
+
+def name_and_value(text: str) -> tuple[str, Any]:
+    """An argument's type: NAME=VALUE with a value in YAML."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text}: write NAME=VALUE, e.g. channels='[8,16,32,32]'")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{text}: {value!r} is not a YAML value") from None

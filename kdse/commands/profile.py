@@ -26,11 +26,8 @@ examples:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        "kdse profile",
-        "Measure what a model costs: parameters, MACs per second of audio, latency, real-time factor.",
-        EPILOG,
-    )
+    description = "Measure what a model costs: parameters, MACs per second of audio, latency, real-time factor."
+    parser = Parser("kdse profile", description, EPILOG)
     add_model(parser, "model")
     parser.add_argument("--seconds", type=positive, default=2.0, help="length of the timed clip (default: 2)")
     parser.add_argument("--runs", type=at_least(1), default=7, help="timed runs; the median counts (default: 7)")
