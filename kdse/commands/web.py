@@ -13,7 +13,6 @@ from pathlib import Path
 from kdse.commands.model import add_model, named_model, open_model, run_of
 from kdse.commands.parser import Parser
 from kdse.pretrained import DEFAULT, MODEL, Named, exported
-from kdse.web.build import TITLE, build_page, check_target
 from kdse.web.runtime import DEFAULT_FOLDER, INSTALL, VERSION, runtime_files
 from kdse.web.serve import make_server
 
@@ -38,6 +37,8 @@ examples:
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
+    from kdse.web.build import TITLE, build_page, check_target
+
     named = named_model(arguments)
     folder = arguments.out or (run_of(named) or Path()) / "page"
     runtime = arguments.runtime or Path(os.environ.get(RUNTIME_VARIABLE) or DEFAULT_FOLDER)
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     runtime_files(runtime)
     with tempfile.TemporaryDirectory() as temporary:
         graph = step_graph(named, Path(temporary), arguments)
-        out = build_page(graph, runtime, folder, arguments.title, arguments.example, arguments.overwrite)
+        out = build_page(graph, runtime, folder, arguments.title or TITLE, arguments.example, arguments.overwrite)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if arguments.json:
         print(json.dumps({"out": str(folder), "bytes": size}), flush=True)
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"unpacked npm package onnxruntime-web (default: ${RUNTIME_VARIABLE}, else {DEFAULT_FOLDER})",
     )  # fmt: skip
     add("--example", type=Path, metavar="WAV", help="a recording to offer on the page; it is published with it")
-    add("--title", default=TITLE, help="heading of the page (default: %(default)s)")
+    add("--title", help="heading of the page")
     parser.add_overwrite("an earlier page in DIR")
     add(
         "--serve", type=int, nargs="?", const=8000, metavar="PORT",

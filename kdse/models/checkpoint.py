@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import pickle
 import sys
@@ -131,7 +132,10 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     """
     named = resolve(path)
     if named.path is None:
-        return _build(resolve_class(named.class_path, trust_code, str(path)), {}, str(path)).eval()
+        model = _build(resolve_class(named.class_path, trust_code, str(path)), {}, str(path))
+        if not getattr(model, "brings_weights", False):
+            logging.getLogger(__name__).warning("%s: a class path, so its weights are random", path)
+        return model.eval()
     if named.path.suffix == ".onnx":
         return _load_onnx(named.path)
     content = read_checkpoint(named.path)
