@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import kdse
+from kdse.commands.parser import underscored
 from kdse.errors import UserError, one_line
 from kdse.machine.packages import PackageError
 
@@ -68,18 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = "; --resume=true goes on from the last checkpoint, if there is one" if command == "fit" else ""
         print(f"kdse {command}: interrupted{more}", file=sys.stderr)
         return 130
-
-
-def underscored(word: str) -> str:
-    """A flag of `kdse fit` with underscores: ``--run-dir`` is ``--run_dir``; names that the user chose stay."""
-    flag, equals, value = word.partition("=")
-    if not flag.startswith("--"):
-        return word
-    keys = flag[2:].split(".")
-    last = 1 + (keys[0] == "objectives") + ("init_args" in keys)  # (further keys can be names that the user chose)
-    chosen = 1 if keys[0] == "objectives" else None
-    keys = [key if at == chosen or at > last else key.replace("-", "_") for at, key in enumerate(keys)]
-    return f"--{'.'.join(keys)}{equals}{value}"
 
 
 def run_lightning(arguments: list[str]) -> int:

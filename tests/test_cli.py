@@ -17,7 +17,8 @@ import soundfile
 import torch
 import yaml
 
-from kdse.cli import main, underscored
+from kdse.cli import main
+from kdse.commands.parser import underscored
 from kdse.models import count_parameters
 from kdse.models.checkpoint import describe, load_model
 from kdse.run.log import training_log

@@ -38,17 +38,23 @@ def named_model(arguments: argparse.Namespace) -> Named:
     return named
 
 
+def name_and_path(text: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; no name for a path alone."""
+    name, equals, path = text.partition("=")
+    return ("", text) if not equals or Path(text).exists() else (name, path)
+
+
 def labelled(texts: Sequence[str], init: Sequence[tuple[str, Any]]) -> dict[str, Named]:
     """What each ``MODEL`` or ``LABEL=MODEL`` names, by its label. --init is for those that are class paths.
 
     Raises:
         UserError: for a missing file, a label given twice, or --init and no class path.
     """
-    from kdse.evaluation.systems import check_label, label_and_path
+    from kdse.evaluation.systems import check_label
 
     found: dict[str, Named] = {}
     for text in texts:
-        label, where = ("", text) if "=" not in text or Path(text).exists() else label_and_path(text, "MODEL")
+        label, where = name_and_path(text)
         named = resolve(where)
         if named.path is not None and not named.path.is_file():
             raise UserError(f"checkpoint {named.path}: no such file")

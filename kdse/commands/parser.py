@@ -28,11 +28,21 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(r"^argument (--[\w-]+): (\S+): must", r"\1 \2: must", message)
         raise UserError(f"{message}; `{self.prog} --help` explains")
 
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        found, unknown = self._parse(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        found, unknown = self._parse(args, namespace)
+        return found, [underscored(word) for word in unknown]  # (flags of kdse fit)
+
+    def _parse(self, args: Iterable[str] | None, namespace: Any) -> tuple[Any, list[str]]:
         words = sys.argv[1:] if args is None else list(args)
         given = {_hyphenated(word): word for word in words}
         found, unknown = super().parse_known_args([_hyphenated(word) for word in words], namespace)
-        return found, [given.get(word, word) for word in unknown]  # (flags of another command, such as fit)
+        return found, [given.get(word, word) for word in unknown]
 
     def add_json(self) -> None:
         self.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
@@ -44,6 +54,18 @@ class Parser(argparse.ArgumentParser):
 def _hyphenated(word: str) -> str:
     flag, equals, value = word.partition("=")
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
+
+
+def underscored(word: str) -> str:
+    """A flag of `kdse fit` with underscores: ``--run-dir`` is ``--run_dir``; names that the user chose stay."""
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--"):
+        return word
+    keys = flag[2:].split(".")
+    last = 1 + (keys[0] == "objectives") + ("init_args" in keys)  # (further keys can be names that the user chose)
+    chosen = 1 if keys[0] == "objectives" else None
+    keys = [key if at == chosen or at > last else key.replace("-", "_") for at, key in enumerate(keys)]
+    return f"--{'.'.join(keys)}{equals}{value}"
 
 
 def positive(text: str) -> float:

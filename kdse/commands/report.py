@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdse.commands.evaluate import SCORES
-from kdse.commands.model import TRUST_CODE, labelled
+from kdse.commands.model import TRUST_CODE, labelled, name_and_path
 from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
@@ -54,15 +54,15 @@ examples:
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    folders = [text for text in arguments.runs if _named(text)[1].is_dir()]
+    folders = [text for text in arguments.runs if Path(name_and_path(text)[1]).is_dir()]
     models = labelled([text for text in arguments.runs if text not in folders], init=[])
     _check(arguments, folders, models)
     runs = find_runs(folders)
     seed_groups(runs, arguments.seeds)  # a mistake there is found before hours of scoring
     out = _out(arguments.out, folders)
-    scores = [_named(text) for text in arguments.scores]
+    scores = [(name, Path(path)) for name, path in map(name_and_path, arguments.scores)]
     if not (scores or models or _how_to_score(arguments)):
-        beside = dict.fromkeys(_named(text)[1] / SCORES for text in folders)
+        beside = dict.fromkeys(Path(name_and_path(text)[1], SCORES) for text in folders)
         scores = [("", folder) for folder in beside if (folder / "summary.json").is_file()]
     if scores:
         _say(f"scores of {', '.join(str(folder) for _, folder in scores)}")
@@ -130,7 +130,7 @@ def _out(given: Path | None, folders: list[str]) -> Path:
     """The folder of --out, made if needed; by default that in the only RUN."""
     if given is None and len(folders) > 1:
         raise UserError("--out: give a folder for the report (RUN/report is the default of a single RUN)")
-    out = given or _named(folders[0])[1] / REPORT
+    out = given or Path(name_and_path(folders[0])[1], REPORT)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -198,19 +198,8 @@ def _evaluation(
         data = next((run for run in runs.values() if teacher_of(run) is not None), next(iter(runs.values())))
         flags = ["--data-config", str(data / "config.yaml"), *flags]
     flags += [flag for flag in ("--overwrite", "--trust-code") if getattr(arguments, flag[2:].replace("-", "_"))]
-    return [
-        "evaluate",
-        *(f"{label}={where}" for label, where in {**teachers, **systems}.items()),
-        *flags,
-        "--out",
-        str(out),
-    ]
-
-
-def _named(text: str) -> tuple[str, Path]:
-    """Name and path of ``NAME=PATH``; no name for a path alone."""
-    name, equals, path = text.partition("=")
-    return ("", Path(text)) if not equals or Path(text).exists() else (name, Path(path))
+    named = [f"{label}={where}" for label, where in {**teachers, **systems}.items()]
+    return ["evaluate", *named, *flags, "--out", str(out)]
 
 
 def _parser() -> argparse.ArgumentParser:

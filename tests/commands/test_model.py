@@ -14,6 +14,7 @@ import kdse
 from kdse import pretrained
 from kdse.cli import main
 from kdse.commands.model import labelled
+from kdse.commands.parser import Parser
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.models import Cruse
@@ -139,3 +140,14 @@ def test_flags_are_taken_with_hyphens_and_with_underscores(run, capsys):
     for flag in ("--trust-code", "--trust_code"):
         assert main(["profile", "runs/student", "--no_timing", flag, "--json"]) == 0
         capsys.readouterr()
+    assert main(["profile", "runs/student", "--trust_kode"]) == 2
+    assert "unrecognized arguments: --trust_kode;" in capsys.readouterr().err
+
+
+def test_flags_that_a_command_passes_on_are_spelled_as_fit_spells_them():
+    parser = Parser("kdse sweep", "")
+    parser.add_argument("--max-points", type=int)
+    found, rest = parser.parse_known_args(
+        ["--max_points", "3", "--run-root=a-b", "--data.batch-size=2", "--data.x_y=1"]
+    )
+    assert found.max_points == 3 and rest == ["--run_root=a-b", "--data.batch_size=2", "--data.x_y=1"]
