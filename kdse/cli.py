@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import kdse
+from kdse.commands.parser import underscored
 from kdse.errors import UserError, one_line
 from kdse.machine.packages import PackageError
 
@@ -40,24 +42,21 @@ LIGHTNING = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
         print(_overview())
         return 0
-    if arguments[0] == "--version":
-        import kdse
-
+    if command == "--version":
         print(kdse.__version__)
         return 0
-    command = arguments[0]
     if command not in TOOLS and command not in LIGHTNING:
         print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
         return 2
     try:
         if command in TOOLS:
             module = importlib.import_module(TOOLS[command][0])
-            return int(module.main(arguments[1:]) or 0)
-        return run_lightning(arguments)
+            return int(module.main(arguments) or 0)
+        return run_lightning([command, *map(underscored, arguments)])
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
@@ -75,11 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_lightning(arguments: list[str]) -> int:
     """Runs `kdse fit | validate | test | predict`."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", message=".*when logging on epoch level in distributed setting.*")  # same on all
-    warnings.filterwarnings("ignore", message=".*`LeafSpec` is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    for text in (
+        "does not have many workers",
+        "LightningCLI's args parameter",
+        "when logging on epoch level in distributed setting",  # (every process logs the same)
+        "`LeafSpec` is deprecated",
+        "isinstance.treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
     _talk_plainly()
     from kdse.training.cli import AlreadyFinished, KdseCLI
 
@@ -113,10 +115,7 @@ def _talk_plainly() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """What to show of an error.
-
-    A package that cannot be imported is the reason for whatever followed, also where a message of ours replaced it.
-    """
+    """What to show of an error: of a package that cannot be imported, even if a later error replaced that."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, PackageError):

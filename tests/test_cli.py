@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from kdse.cli import main
+from kdse.commands.parser import underscored
 from kdse.models import count_parameters
 from kdse.models.checkpoint import describe, load_model
 from kdse.run.log import training_log
@@ -259,3 +260,16 @@ def test_importing_kdse_is_light():
     code = f"import sys, kdse, kdse.cli; print([m for m in {heavy} if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
+
+
+def test_flags_of_fit_are_taken_with_hyphens_too_and_names_of_objectives_stay(config, capsys):
+    shown = []
+    for flags in (
+        ["--run_dir=runs/mine", "--model.teacher_autocast=bfloat16", "--objectives.gram.init_args.pairs=[]"],
+        ["--run-dir=runs/mine", "--model.teacher-autocast=bfloat16", "--objectives.gram.init_args.pairs=[]"],
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config), *flags, "--print-config"])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "run_dir: runs/mine" in shown[0]
+    assert underscored("--objectives.my-gram.init_args.over-all=a-b") == "--objectives.my-gram.init_args.over_all=a-b"

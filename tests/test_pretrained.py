@@ -13,7 +13,7 @@ import torch
 import kdse
 from kdse import pretrained
 from kdse.cli import main
-from kdse.commands.model import checkpoints
+from kdse.commands.model import labelled
 from kdse.distiller import Distiller
 from kdse.metrics.registry import score
 from kdse.models.budget import count_parameters
@@ -89,7 +89,8 @@ def test_whatever_takes_a_checkpoint_takes_a_name_of_the_box(tmp_path, monkeypat
     by_file = load_model(pretrained.find("cruse-30k")).state_dict()
     by_name = kdse.load_student("cruse-30k").state_dict()
     assert all(torch.equal(by_name[key], value) for key, value in by_file.items())
-    assert checkpoints(["small=cruse-30k", "cruse-62k"]) == {
+    found = labelled(["small=cruse-30k", "cruse-62k"], init=[])
+    assert {label: named.path for label, named in found.items()} == {
         "small": pretrained.find("cruse-30k"), "cruse-62k": pretrained.find("cruse-62k")
     }  # fmt: skip
     assert main(["taps", "cruse-30k"]) == 0 and "bottleneck" in capsys.readouterr().out

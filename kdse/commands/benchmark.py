@@ -8,15 +8,17 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import kdse.pretrained
-from kdse.commands.parser import Parser, positive
+from kdse.commands.model import add_model, checkpoint_file, labelled, open_model
+from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.packages import required
+from kdse.pretrained import MODEL, Named, names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,52 +38,35 @@ The figures are as good as this machine is idle: the load is printed with them.
 
 examples:
   kdse benchmark
-  kdse benchmark runs/student/checkpoints/last.ckpt --audio noisy.wav
+  kdse benchmark runs/student --audio noisy.wav
   kdse benchmark cruse-62k student-int8.onnx --rounds 5 --json
 """
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="kdse benchmark",
-        description="Per-hop latency, real-time factor, memory and bytes of students in torch, ONNX and int8.",
-        epilog=EPILOG,
-    )
-    parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="checkpoint, exported .onnx, or a model in the box (default: all)"
-    )
-    parser.add_argument("--audio", metavar="FILE", help="audio to run on (default: a speech-like signal in noise)")
-    parser.add_argument("--seconds", type=_seconds, default=20.0, help="of the audio; it is repeated (default: 20)")
-    parser.add_argument("--rounds", type=int, default=3, help="times every system hears it (default: 3)")
-    parser.add_argument("--threads", type=int, default=1, help="of each runtime (default: 1)")
-    parser.add_argument("--no-export", action="store_true", help="time checkpoints in torch alone")
-    parser.add_argument("--no-int8", action="store_true", help="leave the int8 form of checkpoints out")
-    parser.add_argument("--no-rnnoise", action="store_true", help="leave RNNoise out")
-    parser.add_argument("--out", metavar="FILE", help="also write the figures to this JSON file")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    description = "Per-hop latency, real-time factor, memory and bytes of students in torch, ONNX and int8."
+    parser = Parser("kdse benchmark", description, EPILOG)
+    add_model(parser, "models", nargs="*", metavar="[LABEL=]MODEL", help=f"{MODEL}; default: all in the box")
+    add = parser.add_argument
+    add("--audio", metavar="FILE", help="audio to run on (default: a speech-like signal in noise)")
+    add("--seconds", type=at_least(0.1, float), default=20.0, help="of the audio; it is repeated (default: 20)")
+    add("--rounds", type=at_least(1), default=3, help="times every system hears it (default: 3)")
+    add("--threads", type=at_least(1), default=1, help="of each runtime (default: 1)")
+    add("--no-export", action="store_true", help="time checkpoints in torch alone")
+    add("--no-int8", action="store_true", help="leave the int8 form of checkpoints out")
+    add("--no-rnnoise", action="store_true", help="leave RNNoise out")
+    add("--out", metavar="FILE", type=Path, help="also write the figures to this JSON file")
+    parser.add_overwrite("--out if it exists")
+    parser.add_json()
     return parser
 
 
-def _seconds(text: str) -> float:
-    if positive(text) < 0.1:
-        raise argparse.ArgumentTypeError(f"{text}: give 0.1 or more")
-    return float(text)
-
-
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake, or a system that does not run.
-    """
+    """Runs the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
-    for name, value in (("--rounds", arguments.rounds), ("--threads", arguments.threads)):
-        if value < 1:
-            raise UserError(f"{name} {value}: must be at least one")
-    models = {name: kdse.pretrained.find(name) for name in arguments.models or kdse.pretrained.names()}
-    for path in models.values():
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+    models = labelled(arguments.models or names(), arguments.init)
+    if arguments.out is not None and arguments.out.exists() and not arguments.overwrite:
+        raise UserError(f"--out {arguments.out}: exists; --overwrite replaces it")
 
     from kdse.deploy.benchmark.measure import measure
     from kdse.deploy.benchmark.runners import RNNOISE, rnnoise_runner
@@ -92,10 +77,8 @@ def main(argv: list[str]) -> int:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="kdse-benchmark-") as folder:
         systems: dict[str, str] = {}
-        names = [Path(name).name for name in models]
-        for name, path in models.items():
-            label = Path(name).name if names.count(Path(name).name) == 1 else name  # (paths make wide tables)
-            systems |= _forms(label, path, Path(folder), audio, rate, arguments)
+        for number, (label, named) in enumerate(models.items()):
+            systems |= _forms(label, named, Path(folder) / str(number), audio, rate, arguments)
         if not arguments.no_rnnoise:
             systems["RNNoise"] = RNNOISE
         measured = measure(systems, audio, rate, arguments.rounds, arguments.threads, _tell)
@@ -107,43 +90,42 @@ def main(argv: list[str]) -> int:
         "audio": arguments.audio or "speech-like probe in noise",
         "audio_seconds": len(audio) / rate,
     }
-    result = about | {"systems": [asdict(m) for m in measured]}
-    if arguments.out:
-        write_text(arguments.out, json.dumps(result, indent=2))
-    print(json.dumps(result, indent=2) if arguments.json else describe(measured, about))
+    result = json.dumps(about | {"systems": [asdict(m) for m in measured]}, indent=2)
+    if arguments.out is not None:
+        write_text(arguments.out, result)
+    print(result if arguments.json else describe(measured, about))
     return 0
 
 
 def _forms(
-    name: str, path: Path, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
+    label: str, named: Named, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
 ) -> dict[str, str]:
-    """Label to source of what is timed for one MODEL."""
-    if path.suffix == ".onnx":
-        return {name: str(path)}
-    forms = {f"{name} torch": str(path)}
-    if arguments.no_export:
-        return forms
-    soundfile = required("soundfile")
+    """Label to file of what is timed for one MODEL; what is made for that lies in ``folder``."""
+    if named.path is not None and named.path.suffix == ".onnx":
+        return {f"{label}.onnx": str(named.path)}
     from kdse.deploy.export.format import Options
     from kdse.deploy.export.write import export_file
-    from kdse.models.checkpoint import load_model
     from kdse.models.streaming import can_stream
 
-    model, stem = load_model(path), len(list(folder.iterdir()))
+    model = open_model(named, arguments)
     if not can_stream(model):
-        raise UserError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
-    exported = folder / f"{stem}.onnx"
-    _tell(f"exporting {name}")
-    export_file(model, exported, checkpoint=path)
-    forms[f"{name} ONNX"] = str(exported)
+        raise UserError(f"{label}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
+    folder.mkdir()
+    forms = {f"{label} torch": str(checkpoint_file(named, arguments, folder))}
+    if arguments.no_export:
+        return forms
+    _tell(f"exporting {label}")
+    forms[f"{label} ONNX"] = str(folder / "float.onnx")
+    export_file(model, folder / "float.onnx", checkpoint=named.path)
     if not arguments.no_int8:
-        heard = folder / f"{stem}-calibration"
+        soundfile = required("soundfile")
+        heard = folder / "calibration"
         heard.mkdir()
         soundfile.write(heard / "audio.wav", audio, rate, subtype="FLOAT")
-        small = folder / f"{stem}-int8.onnx"
-        _tell(f"quantising {name}")
-        export_file(model, small, options=Options(quantize="int8", calibration=heard), checkpoint=path)
-        forms[f"{name} int8"] = str(small)
+        _tell(f"quantising {label}")
+        forms[f"{label} int8"] = str(folder / "int8.onnx")
+        int8 = Options(quantize="int8", calibration=heard)
+        export_file(model, folder / "int8.onnx", options=int8, checkpoint=named.path)
     return forms
 
 
@@ -173,31 +155,30 @@ def describe(measured: list[Measured], about: dict[str, Any]) -> str:
     from rich.table import Table
 
     yardstick = next((m.real_time_factor for m in measured if m.label == "RNNoise"), None)
-    table = Table(box=box.SIMPLE_HEAD)
-    heads = ["system", "hop ms", "latency ms", "median ms", "p99 ms", "worst ms", "real-time factor", "x RNNoise"]
-    for head in (*heads, "peak MB", "weights kB", "file kB"):
-        table.add_column(head, justify="left" if head == "system" else "right")
+    columns: dict[str, Callable[[Measured], str]] = {
+        "hop ms": lambda m: f"{m.hop_ms:g}",
+        "latency ms": lambda m: f"{m.latency_ms:g}",
+        "median ms": lambda m: f"{m.median_ms:.3f}",
+        "p99 ms": lambda m: f"{m.p99_ms:.3f}",
+        "worst ms": lambda m: f"{m.worst_ms:.2f}",
+        "real-time factor": lambda m: f"{m.real_time_factor:.4f} ({m.fastest:.4f} to {m.slowest:.4f})",
+        "x RNNoise": lambda m: "" if yardstick is None else f"{m.real_time_factor / yardstick:.2f}",
+        "peak MB": lambda m: f"{m.peak_bytes / 1e6:.0f}",
+        "weights kB": lambda m: "" if m.weight_bytes is None else f"{m.weight_bytes / 1e3:.0f}",
+        "file kB": lambda m: "" if m.file_bytes is None else f"{m.file_bytes / 1e3:.0f}",
+    }
+    table = Table("system", box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, justify="right")
     for m in measured:
-        table.add_row(
-            m.label,
-            f"{m.hop_ms:g}",
-            f"{m.latency_ms:g}",
-            f"{m.median_ms:.3f}",
-            f"{m.p99_ms:.3f}",
-            f"{m.worst_ms:.2f}",
-            f"{m.real_time_factor:.4f} ({m.fastest:.4f} to {m.slowest:.4f})",
-            "" if yardstick is None else f"{m.real_time_factor / yardstick:.2f}",
-            f"{m.peak_bytes / 1e6:.0f}",
-            "" if m.weight_bytes is None else f"{m.weight_bytes / 1e3:.0f}",
-            "" if m.file_bytes is None else f"{m.file_bytes / 1e3:.0f}",
-        )
-    console = Console(width=160, file=None, force_terminal=False)
-    with console.capture() as text:
+        table.add_row(m.label, *(text(m) for text in columns.values()))
+    console = Console(width=160, force_terminal=False)
+    with console.capture() as shown:
         console.print(table)
     load = "" if about["load_before"] is None else f", load before {about['load_before']:.2f}"
     runtimes = ", ".join(sorted({m.runtime for m in measured}))
     return (
-        "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
+        "\n".join(line.rstrip() for line in shown.get().strip("\n").splitlines())
         + f"\n\n{about['audio_seconds']:g} s of {about['audio']}, {about['rounds']} rounds, {about['threads']} "
         f"thread{'s' * (about['threads'] > 1)}, {about['machine']}{load}\n{runtimes}\n"
         f"Python alone takes {min(m.python_bytes for m in measured) / 1e6:.0f} MB of the peak."

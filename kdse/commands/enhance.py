@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import add_model_arguments, open_model
-from kdse.commands.parser import Parser
+from kdse.commands.model import add_model, open_in_backend
+from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
+from kdse.pretrained import DEFAULT, MODEL
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -39,7 +40,7 @@ of INPUT -: 130 after Ctrl-C, 141 if the reader of standard output went away.
 
 examples:
   kdse enhance noisy.wav
-  kdse enhance recordings/ more/talk.flac --checkpoint runs/student/checkpoints/last.ckpt --out clean --overwrite
+  kdse enhance recordings/ more/talk.flac --checkpoint runs/student --out clean --overwrite
   kdse enhance noisy.wav --mix 0.1 --backend onnx
   ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | kdse enhance - | aplay -f S16_LE -r 16000
   arecord -f S16_LE -r 48000 -c 2 | kdse enhance - --rate 48000 --channels 2 | aplay -f S16_LE -r 48000 -c 2
@@ -49,58 +50,57 @@ examples:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="kdse enhance",
-        description="Denoise wav, flac and ogg files, folders of them, a pipe or the microphone.",
-        epilog=EPILOG,
+        "kdse enhance", "Denoise wav, flac and ogg files, folders of them, a pipe or the microphone.", EPILOG
     )
-    parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT", help="audio file, folder searched with its subfolders, or - for a pipe"
-    )
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--mix",
-        type=float,
-        default=0.0,
-        metavar="M",
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="audio file, folder searched with its subfolders, or - for a pipe")
+    add_model(parser, "--checkpoint", "--model", dest="model", default=DEFAULT, help=f"{MODEL} (default: {DEFAULT})")
+    add(
+        "--backend", choices=("torch", "onnx"), default="torch",
+        help="what runs a checkpoint: torch (default), or onnx (ONNX Runtime on the CPU, for models that stream; a "
+        "checkpoint of yours is exported first, which takes seconds: kdse export does that once, and its .onnx file "
+        "always runs there)",
+    )  # fmt: skip
+    add("--device", default="cpu", help="cpu (default), cuda, cuda:1 or auto")
+    add(
+        "--mix", type=float, default=0.0, metavar="M",
         help="share of the noisy input kept in the result, 0 (default) to 1: limits how much is taken away",
-    )
-    files = parser.add_argument_group("files")
-    files.add_argument("--out", metavar="DIR", help=f"folder for the results, made if needed (default: {OUT})")
-    files.add_argument("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
-    files.add_argument("--chunk-seconds", type=float, help="longer files are processed in pieces (default: 30)")
-    files.add_argument("--whole-file", action="store_true", help="process every file at once, however long it is")
-    files.add_argument("--stream", action="store_true", help="process every file hop by hop, however short it is")
-    files.add_argument("--json", action="store_true", help="print JSON for machines: one entry a file")
-    pipe = parser.add_argument_group("INPUT - (raw samples)")
-    pipe.add_argument("--format", choices=("s16le", "f32le"), help="of both sides (default: s16le)")
-    pipe.add_argument("--rate", type=int, metavar="HZ", help="sample rate of both sides (default: the model's)")
-    pipe.add_argument("--channels", type=int, metavar="N", help="interleaved channels of both sides (default: 1)")
-    live = parser.add_argument_group("microphone to loudspeaker")
-    live.add_argument("--live", action="store_true", help="enhance what the microphone hears, until Ctrl-C")
-    live.add_argument("--input-device", metavar="NAME", help="microphone: number or part of the name")
-    live.add_argument("--output-device", metavar="NAME", help="loudspeaker: number or part of the name")
-    live.add_argument("--list-devices", action="store_true", help="list the devices and exit")
+    )  # fmt: skip
+    group = parser.add_argument_group("files")
+    files, either = group.add_argument, group.add_mutually_exclusive_group().add_argument
+    files("--out", metavar="DIR", help=f"folder for the results, made if needed (default: {OUT})")
+    files("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
+    files("--chunk-seconds", type=at_least(0.1, float), help="longer files are processed in pieces (default: 30)")
+    either("--whole-file", action="store_true", help="process every file at once, however long it is")
+    either("--stream", action="store_true", help="process every file hop by hop, however short it is")
+    files("--json", action="store_true", help="print one JSON document: one entry a file")
+    pipe = parser.add_argument_group("INPUT - (raw samples)").add_argument
+    pipe("--format", choices=("s16le", "f32le"), help="of both sides (default: s16le)")
+    pipe("--rate", type=int, metavar="HZ", help="sample rate of both sides (default: the model's)")
+    pipe("--channels", type=int, metavar="N", help="interleaved channels of both sides (default: 1)")
+    live = parser.add_argument_group("microphone to loudspeaker").add_argument
+    live("--live", action="store_true", help="enhance what the microphone hears, until Ctrl-C")
+    live("--input-device", metavar="NAME", help="microphone: number or part of the name")
+    live("--output-device", metavar="NAME", help="loudspeaker: number or part of the name")
+    live("--list-devices", action="store_true", help="list the devices and exit")
     return parser
 
 
-#: Options that only one kind of input knows, and what stands for "not given".
-ONLY: dict[str, dict[str, Any]] = {
-    "files": {"out": None, "overwrite": False, "chunk_seconds": None, "whole_file": False, "json": False},
-    "INPUT -": {"format": None, "rate": None, "channels": None},
-    "--live": {"input_device": None, "output_device": None, "list_devices": False},
+#: Options that only one kind of input knows.
+ONLY = {
+    "files": ("out", "overwrite", "chunk_seconds", "whole_file", "json"),
+    "INPUT -": ("format", "rate", "channels"),
+    "--live": ("input_device", "output_device", "list_devices"),
 }
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Runs the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
     kind = _kind_of_input(arguments)
     for other, options in ONLY.items():
-        given = [name for name, absent in options.items() if getattr(arguments, name) != absent]
+        values = {name: getattr(arguments, name) for name in options}
+        given = [name for name, value in values.items() if value is not None and value is not False]
         if other != kind and given:
             raise UserError(f"--{given[0].replace('_', '-')}: belongs to {other}, not to {kind}; leave it out")
     if not 0 <= arguments.mix <= 1:
@@ -127,35 +127,28 @@ def _kind_of_input(arguments: argparse.Namespace) -> str:
 
 
 def _run_files(arguments: argparse.Namespace) -> int:
-    if arguments.chunk_seconds is None:
-        arguments.chunk_seconds = 30.0
-    if not 0.1 <= arguments.chunk_seconds < float("inf"):
-        raise UserError(f"--chunk-seconds {arguments.chunk_seconds:g}: must be 0.1 or more")
-    if arguments.stream and arguments.whole_file:
-        raise UserError("--stream and --whole-file exclude each other; leave one out")
     out = OUT if arguments.out is None else arguments.out
     jobs = plan([Path(p) for p in arguments.inputs], Path(out))
-    model, name = open_model(arguments)
+    model, name = open_in_backend(arguments)
     if arguments.stream:
         from kdse.commands.enhance_stream import refuse_model
 
         refuse_model(model, "--stream")
-    rows = run(model, jobs, arguments)
-    failed = sum(row["status"] == "failed" for row in rows)
+    how = {name: getattr(arguments, name) for name in ("whole_file", "stream", "mix")}
+    rows = run(model, jobs, arguments.overwrite, chunk_seconds=arguments.chunk_seconds or 30.0, **how)
     if arguments.json:
-        about = {"checkpoint": arguments.checkpoint, "sample_rate_hz": model.sample_rate_hz, "files": rows}
+        about = {"checkpoint": arguments.model, "sample_rate_hz": model.sample_rate_hz, "files": rows}
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         print(summary(rows, out, model, name, arguments.mix))
-    return 1 if failed else 0
+    return int(any(row["status"] == "failed" for row in rows))
 
 
 def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     """(input file, output file) pairs: a file goes to ``out/name``, a folder's files keep their subfolders.
 
     Raises:
-        ValueError: if an input does not exist or is not audio, a folder holds none, two inputs would be written to
-            one output, or an output is an input.
+        UserError: if an input is missing or no audio, two have one output, or an output is an input.
     """
     from kdse.audio.files import EXTENSIONS
 
@@ -163,7 +156,8 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     out_real = Path(os.path.realpath(out))
     for given in inputs:
         if given.is_dir():
-            files = [f for f in sorted(given.rglob("*")) if _is_audio(f) and not _is_result(f, given, out_real)]
+            files = [file for file in sorted(given.rglob("*")) if file.suffix.lower() in EXTENSIONS and file.is_file()]
+            files = [f for f in files if not f.name.startswith(".") and not _is_result(f, given, out_real)]
             if not files:
                 raise UserError(f"{given}: no {', '.join(EXTENSIONS)} file in this folder or below")
             pairs = [(f, out / f.relative_to(given)) for f in files]
@@ -186,77 +180,52 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     return [(source, target) for target, source in jobs.items()]
 
 
-def _is_audio(path: Path) -> bool:
-    from kdse.audio.files import EXTENSIONS
-
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
 def _is_result(path: Path, folder: Path, out: Path) -> bool:
     """Whether a file lies in the output folder, where that is inside the input folder."""
-    folder, path = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    return folder in out.parents and out in path.parents
+    return Path(os.path.realpath(folder)) in out.parents and out in Path(os.path.realpath(path)).parents
 
 
-def run(model: SpeechModel, jobs: list[tuple[Path, Path]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Enhances file by file; one that fails is reported and the others go on. Returns a row for each."""
+def run(
+    model: SpeechModel, jobs: list[tuple[Path, Path]], overwrite: bool, **how: float | bool
+) -> list[dict[str, Any]]:
+    """Enhances (input file, output file) pairs with the settings of `enhance_file`; returns a row for each.
+
+    A file that fails is reported and the others go on.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress
 
     console = Console(stderr=True)
+    rows: list[dict[str, Any]] = []
     seconds_done = 0.0
-    rows = []
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[audio]}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("enhancing", total=len(jobs), audio="")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("enhancing", total=len(jobs))
 
         def advance(seconds: float) -> None:
             nonlocal seconds_done
             seconds_done += seconds
-            bar.update(task, audio=f"{seconds_done / 60:.1f} min of audio")
+            progress.update(task, description=f"enhancing, {seconds_done / 60:.1f} min of audio so far")
 
         for source, target in jobs:
-            row = _enhance_one(model, source, target, arguments, advance)
-            rows.append(row)
-            if row["status"] == "skipped":
-                bar.console.out(f"skipped {source}: {row['message']}", highlight=False)
-            elif row["status"] == "failed":
-                bar.console.out(f"failed {source}: {row['message']}", highlight=False)
-            bar.advance(task)
+            if target.exists() and not overwrite:
+                row = {"status": "skipped", "message": f"{target} exists; --overwrite replaces it"}
+            else:
+                row = _enhance_one(model, source, target, progress=advance, **how)
+            rows.append({"input": str(source), "output": str(target), **row})
+            if "message" in row:
+                console.out(f"{row['status']} {source}: {row['message']}", highlight=False)
+            progress.advance(task)
     return rows
 
 
-def _enhance_one(
-    model: SpeechModel, source: Path, target: Path, arguments: argparse.Namespace, advance: Any
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"input": str(source), "output": str(target)}
-    if target.exists() and not arguments.overwrite:
-        return row | {"status": "skipped", "message": f"{target} exists; --overwrite replaces it"}
+def _enhance_one(model: SpeechModel, source: Path, target: Path, **how: Any) -> dict[str, Any]:
     from kdse.deploy.files import enhance_file
 
     try:
-        done = enhance_file(
-            model,
-            source,
-            target,
-            chunk_seconds=arguments.chunk_seconds,
-            whole_file=arguments.whole_file,
-            progress=advance,
-            stream=arguments.stream,
-            mix=arguments.mix,
-        )
+        done = enhance_file(model, source, target, **how)
     except (ValueError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return row | {"status": "failed", "message": reason}
-    return row | {
+        return {"status": "failed", "message": " ".join(str(error).split()) or type(error).__name__}
+    return {
         "status": "enhanced",
         "seconds": round(done.seconds, 6),
         "sample_rate_hz": done.sample_rate_hz,

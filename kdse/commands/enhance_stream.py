@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kdse.commands.model import open_model
+from kdse.commands.model import open_in_backend
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,28 +20,18 @@ INTERRUPTED = 130
 
 
 def run_pipe(arguments: argparse.Namespace) -> int:
-    """Standard input to standard output; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Enhances standard input to standard output; returns the exit code."""
     from kdse.deploy.pcm import Pcm, enhance_pcm, latency_seconds
 
-    pcm = Pcm(
-        arguments.format or "s16le",
-        16000 if arguments.rate is None else arguments.rate,
-        1 if arguments.channels is None else arguments.channels,
-    )
+    channels = 1 if arguments.channels is None else arguments.channels
+    pcm = Pcm(arguments.format or "s16le", 16000 if arguments.rate is None else arguments.rate, channels)
     source, sink = _descriptor(sys.stdin, "input"), _descriptor(sys.stdout, "output")
-    model, name = open_model(arguments)
-    refuse_model(model, "INPUT -")
+    model, name = _open_streaming(arguments, "INPUT -")
     if arguments.rate is None:
         pcm = dataclasses.replace(pcm, rate_hz=model.sample_rate_hz)
-    rate = pcm.rate_hz
-    own, resampling = latency_seconds(model, rate)
-    _one_thread()
+    own, resampling = latency_seconds(model, pcm.rate_hz)
     _say(
-        f"{name}: {pcm.sample_format}, {rate} Hz, {pcm.channels} channel{'s'[: pcm.channels > 1]}; latency "
+        f"{name}: {pcm.sample_format}, {pcm.rate_hz} Hz, {pcm.channels} channel{'s'[: pcm.channels > 1]}; latency "
         f"{1000 * (own + resampling):.1f} ms ({1000 * own:.1f} model, {1000 * resampling:.1f} resampling)"
     )
     try:
@@ -58,33 +48,30 @@ def run_pipe(arguments: argparse.Namespace) -> int:
 
 
 def run_live(arguments: argparse.Namespace) -> int:
-    """Microphone to loudspeaker until Ctrl-C; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake, or where sounddevice or a device is missing.
-    """
+    """Enhances microphone to loudspeaker until Ctrl-C; returns the exit code."""
     from kdse.deploy import live
 
     if arguments.list_devices:
         print(live.devices())
         return 0
     live.sounddevice()  # its absence is told before the model is loaded
-    model, name = open_model(arguments)
-    refuse_model(model, "--live")
-    _one_thread()
-    report = live.run(
-        model, arguments.input_device, arguments.output_device, arguments.mix, say=lambda text: _say(f"{name}: {text}")
-    )
-    _say(report.text())
+    model, name = _open_streaming(arguments, "--live")
+    devices = arguments.input_device, arguments.output_device
+    _say(live.run(model, *devices, arguments.mix, say=lambda text: _say(f"{name}: {text}")).text())
     return 0
 
 
-def refuse_model(model: SpeechModel, flag: str) -> None:
-    """Refuses a model that cannot work hop by hop.
+def _open_streaming(arguments: argparse.Namespace, flag: str) -> tuple[SpeechModel, str]:
+    import torch
 
-    Raises:
-        ValueError: naming the flag and why.
-    """
+    model, name = open_in_backend(arguments)
+    refuse_model(model, flag)
+    torch.set_num_threads(1)  # (a hop of a tiny network costs less than handing it around)
+    return model, name
+
+
+def refuse_model(model: SpeechModel, flag: str) -> None:
+    """Refuses a model that cannot work hop by hop, naming the flag and why."""
     from kdse.models.streaming import Streamer
 
     try:
@@ -109,13 +96,6 @@ def _descriptor(stream: object, which: str) -> int:
     else:
         os.set_blocking(number, True)  # some programs hand over pipes that answer "try again" instead of waiting
     return number
-
-
-def _one_thread() -> None:
-    """A hop of a tiny network is too little work to share: handing it around costs more than it saves."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _say(text: str) -> None:

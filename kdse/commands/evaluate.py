@@ -7,13 +7,17 @@ import hashlib
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import checkpoints
+from rich.console import Console
+from rich.panel import Panel
+
+from kdse.commands.model import add_model, checked_device, checkpoint_file, labelled, run_of
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
 from kdse.errors import UserError
@@ -33,14 +37,14 @@ from kdse.report.tables.table import Table
 from kdse.report.tables.writers import to_markdown, to_rich
 
 if TYPE_CHECKING:
-    from rich.panel import Panel
-
     from kdse.evaluation.held_out import HeldOut
+    from kdse.pretrained import Named
 
+#: In a run folder: where the scores of its checkpoint go if no other folder is named.
+SCORES = "scores"
 
 DESCRIPTION = """\
-Scores checkpoints, ONNX files and folders of enhanced audio, and always the unprocessed noisy input, on the same
-held-out items.
+Scores models and folders of enhanced audio, and always the unprocessed noisy input, on the same held-out items.
 
 Writes to --out: summary.md, summary.csv, summary.json (settings, variant of every metric, versions, cost, every
 failure), per_file.csv, and scores.jsonl, where every score is kept as soon as it is there: run the same command again
@@ -57,14 +61,14 @@ for it is a loud warning.
 """
 EXAMPLES = """\
 examples:
-  kdse evaluate runs/teacher small=runs/student/checkpoints/last.ckpt --corpus DIR --out runs/scores
-  kdse evaluate runs/student --paired noisy_testset_wav clean_testset_wav --out runs/vbdmd
+  kdse evaluate runs/teacher small=runs/student best=runs/student:best --corpus DIR --out runs/scores
+  kdse evaluate runs/student --paired noisy_testset_wav clean_testset_wav
   kdse evaluate small=student.onnx --paired NOISY CLEAN --enhanced rnnoise=DIR --metrics si_sdr pesq_wb --out scores
 """
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; raises ValueError for a user's mistake."""
+    """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     started = time.monotonic()
     metrics, files = tuple(arguments.metrics), model_files(arguments)
@@ -90,19 +94,23 @@ def main(argv: list[str]) -> int:
 
 def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) -> int:
     metrics, files = pool.metrics, pool.files
-    paths = checkpoints(arguments.checkpoints)
-    folders = enhanced_folders(arguments.enhanced, taken=list(paths))
-    device = _device(arguments.device)
+    models = labelled(arguments.models, arguments.init)
+    out = _out(arguments.out, models)
+    folders = enhanced_folders(arguments.enhanced, taken=list(models))
+    device = checked_device(arguments.device)
     items = item_record(arguments)
     held_out = held_out_of(items)
     rate = pool.sample_rate_hz = held_out.sample_rate_hz
     systems: dict[str, System] = {NOISY: unprocessed()}
-    for label, path in paths.items():
-        systems[label] = model_system(path, rate, device, arguments.trust_code, cost=not arguments.no_cost)
+    for label, named in models.items():
+        with tempfile.TemporaryDirectory(prefix="kdse-evaluate-") as temporary:
+            path, trusted = checkpoint_file(named, arguments, Path(temporary)), arguments.trust_code or not named.path
+            systems[label] = model_system(path, rate, device, trusted, cost=not arguments.no_cost)
+        if named.path is None:
+            systems[label].about["path"] = named.class_path
     for label, folder in folders.items():
         systems[label] = folder_system(folder, rate)
 
-    out = Path(arguments.out)
     rows: list[Row] = []
     told: list[str] = []
     warned: list[str] = []
@@ -123,7 +131,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
                 for text in told:
                     progress.print(text)
                 for text in warned:
-                    progress.print(_loud(text))
+                    progress.print(Panel(text, title="WARNING", border_style="bold red"))
 
     summary = summarize(rows, metrics, max_failed_share=None)
     table = score_table(rows, metrics, exclude_from_best=[label for label in systems if label == "teacher"])
@@ -182,50 +190,33 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
     return compare_noisy(recognised, line.values)
 
 
-def _loud(text: str) -> Panel:
-    from rich.panel import Panel
-
-    return Panel(text, title="WARNING", border_style="bold red")
-
-
 def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
     loud = [f"**WARNING: {text}.**\n\n" for text in warned]
     return "".join([*loud, *(f"{text}.\n\n" for text in told), to_markdown(table)])
 
 
+def _out(given: Path | None, models: Mapping[str, Named]) -> Path:
+    """The folder of --out; by default that beside the only run among the models."""
+    runs = {run for named in models.values() if (run := run_of(named)) is not None}
+    if given is None and len(runs) != 1:
+        raise UserError("--out: give a folder for the results (RUN/scores is the default of models of one run)")
+    return given or runs.pop() / SCORES
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="kdse evaluate", description=DESCRIPTION, epilog=EXAMPLES)
+    parser = Parser("kdse evaluate", DESCRIPTION, EXAMPLES)
+    add_model(parser, "models", nargs="*", metavar="[LABEL=]MODEL")
     add = parser.add_argument
-    add(
-        "checkpoints",
-        nargs="*",
-        metavar="[LABEL=]CHECKPOINT",
-        help="checkpoint, run folder, .onnx file or model in the box (cruse-62k)",
-    )
     add("--enhanced", action="append", default=[], metavar="LABEL=DIR", help="folder of enhanced files; with --paired")
     add_item_options(parser)
     add_scoring_options(parser)
-    add("--out", required=True, metavar="DIR", help="folder for the results")
-    add("--overwrite", action="store_true", help="replace what --out holds of other items, metrics or versions")
-    add("--json", action="store_true", help="print summary.json instead of a table")
+    add("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/scores, for models of one run)")
+    parser.add_overwrite("what --out holds of other items, metrics or versions")
+    parser.add_json()
     return parser
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; use cpu") from None
-    return name
-
-
 def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
-    from rich.console import Console
-
     # a file or pipe has no width; never wrap a table there
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(to_rich(table))

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdse.commands.model import add_model, named_model, open_model, run_of
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
     from kdse.deploy.export.graphs import Port
     from kdse.deploy.export.write import Written
-    from kdse.models.base import SpeechModel
+    from kdse.pretrained import Named
 
 EPILOG = """\
 A file holds the student alone: no teacher, no objective, no path of this machine. With --streaming a call takes one
@@ -30,7 +31,7 @@ says what is inside. `kdse enhance`, `evaluate` and `profile` take .onnx files a
 
 examples:
   kdse export cruse-62k --format onnx --streaming --out student.onnx
-  kdse export runs/student/checkpoints/last.ckpt --stft outside --opset 18 --out student.onnx
+  kdse export runs/student --stft outside --opset 18 --out student.onnx
   kdse export cruse-62k --quantize int8-dynamic --out student-int8.onnx
   kdse export cruse-62k --format torchscript --whole --out student.pt
   kdse export cruse-62k --format executorch --stft outside --delegate xnnpack --out student.pte
@@ -43,13 +44,10 @@ def make_parser() -> Parser:
     from kdse.deploy.export.quantise import QUANTIZE
     from kdse.deploy.export.write import FORMATS
 
-    parser = Parser(
-        prog="kdse export",
-        description="Write a trained student as one file that runs without kdse, checked against PyTorch.",
-        epilog=EPILOG,
-    )
+    description = "Write a trained student as one file that runs without kdse, checked against PyTorch."
+    parser = Parser("kdse export", description, EPILOG)
+    add_model(parser, "model")
     add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="checkpoint file of kdse fit, or the name of a model in the box (cruse-62k)")
     add("--format", choices=list(FORMATS), default="onnx", help="kind of file (default: onnx)")
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--streaming", action="store_true", help="one hop and the states a call")
@@ -60,29 +58,20 @@ def make_parser() -> Parser:
     add("--delegate", choices=DELEGATES, help="of --format executorch: who computes (default: portable)")
     add("--calibration", metavar="DIR", type=Path, help="folder of noisy audio to calibrate int8 on")
     add("--parity-audio", metavar="FILE", type=Path, help="audio of 4 s or more to compare with PyTorch on")
-    add("--out", metavar="FILE", type=Path, help="the file (default: named after the checkpoint, in this folder)")
-    add("--overwrite", action="store_true", help="replace the file if it exists")
     add(
-        "--trust-code",
-        action="store_true",
-        help="let the checkpoint name model classes that kdse does not ship, and run them",
+        "--out", metavar="FILE", type=Path, help="the file (default: named after MODEL, in its run folder or else here)"
     )
-    add("--json", action="store_true", help="print JSON for machines")
+    parser.add_overwrite("the file if it exists")
+    parser.add_json()
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Runs the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
     from kdse.deploy.export.format import Options
     from kdse.deploy.export.write import FORMATS, check, export_file
-    from kdse.models.checkpoint import load_model
     from kdse.models.streaming import can_stream
-    from kdse.pretrained import find
 
     options = Options(
         streaming=not arguments.whole,
@@ -94,49 +83,41 @@ def main(argv: list[str]) -> int:
     )
     kind = FORMATS[arguments.format]
     check(kind, options)  # (before anything slow)
-    checkpoint = find(arguments.checkpoint)
-    if checkpoint.suffix == ".onnx":
-        raise UserError(f"{checkpoint}: is an exported file already; give the checkpoint it came from")
-    target = _target(arguments, checkpoint)
-    model: SpeechModel = load_model(checkpoint, trust_code=arguments.trust_code)
+    named = named_model(arguments)
+    if named.path is not None and named.path.suffix == ".onnx":
+        raise UserError(f"{named.path}: is an exported file already; give the checkpoint it came from")
+    target = _target(arguments, named)
+    model = open_model(named, arguments)
     asked = arguments.streaming or options.stft == "outside" or options.quantize
     if kind.whole and not asked and not can_stream(model):
         options = replace(options, streaming=False)
-    written = export_file(model, target, arguments.format, options, arguments.parity_audio, checkpoint)
+    written = export_file(model, target, arguments.format, options, arguments.parity_audio, named.path)
     print(json.dumps(written.as_dict(), indent=2, ensure_ascii=False) if arguments.json else summary(written))
     return 0
 
 
-def _target(arguments: argparse.Namespace, checkpoint: Path) -> Path:
+def _target(arguments: argparse.Namespace, named: Named) -> Path:
     from kdse.deploy.export.write import FORMATS
 
     suffixes = FORMATS[arguments.format].suffixes
-    target: Path = arguments.out or Path(_stem(checkpoint) + suffixes[0])
+    target: Path = arguments.out or (run_of(named) or Path()) / f"{named.label}{suffixes[0]}"
     if target.suffix not in suffixes:
         raise UserError(f"--out {target}: a {arguments.format} file ends in {' or '.join(suffixes)}")
     if target.is_dir():
         raise UserError(f"--out {target}: is a folder; name the file in it")
-    if target.exists() and checkpoint.exists() and target.samefile(checkpoint):
+    if target.exists() and named.path is not None and named.path.exists() and target.samefile(named.path):
         raise UserError(f"--out {target}: is the checkpoint itself; give another file")
     if target.exists() and not arguments.overwrite:
         raise UserError(f"--out {target}: exists; --overwrite replaces it")
     return target
 
 
-def _stem(checkpoint: Path) -> str:
-    """The checkpoint's own name, or its run's where that is always the same."""
-    inside = checkpoint.absolute().parent
-    run = inside.parent if inside.name == "checkpoints" else inside
-    return run.name if checkpoint.stem == "last" and run.name else checkpoint.stem
-
-
 def summary(written: Written) -> str:
     """What was written, for people."""
-    about = written.metadata
+    about, parity, quantized = written.metadata, written.metadata["parity"], written.metadata["quantized"]
     constants = "" if written.initializer_bytes is None else f", {written.initializer_bytes:,} of them weights"
     samples = about["latency_samples"]
     latency = "the whole signal" if samples is None else f"{1000 * samples / about['sample_rate_hz']:g} ms"
-    parity = about["parity"]
     difference = parity["max_abs_difference"]
     decibels = f"{20 * math.log10(difference):.0f} dB of full scale" if difference else "none at all"
     lines = [
@@ -146,7 +127,6 @@ def summary(written: Written) -> str:
         f"  latency {latency} at {about['sample_rate_hz']} Hz, hops of {about['hop_samples']} samples",
         f"  difference to PyTorch {difference:.1e} ({decibels}), on {parity['seconds']:g} s: {parity['signal']}",
     ]
-    quantized = about["quantized"]
     if quantized is not None:
         left = f"; left in float: {', '.join(quantized['operators_left'])}" if quantized["operators_left"] else ""
         lines.append(
@@ -156,8 +136,8 @@ def summary(written: Written) -> str:
     return "\n".join(lines)
 
 
-def _listed(entries: list[Port]) -> str:
-    """The first entry in full, the states by their number."""
-    first, *states = entries
+def _listed(ports: list[Port]) -> str:
+    """The first port in full, the states by their number."""
+    first, *states = ports
     text = f"{first.name} {first.dtype} [{', '.join(map(str, first.shape))}]"
     return f"{text} and {len(states)} states" if states else text

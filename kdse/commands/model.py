@@ -1,222 +1,174 @@
-"""The MODEL of a command: a checkpoint, an exported file, a model in the box, or a class path with `--init`."""
+"""The MODEL of a command: its options, label, device and backend. (`kdse.pretrained` says what it can name.)"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import inspect
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse import pretrained
+from kdse.commands.parser import Parser, name_and_value
 from kdse.errors import UserError
-from kdse.evaluation.systems import check_label, label_and_path
-from kdse.pretrained import find, located
+from kdse.pretrained import MODEL, Named, exported, resolve
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
 
-BACKENDS = ("torch", "onnx")
+
+TRUST_CODE = "let a checkpoint name model classes that kdse does not ship, and run them"
 
 
-def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds MODEL, --init and --trust-code."""
+def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -> None:
+    """Adds MODEL under a name or flags, --init and --trust-code."""
+    parser.add_argument(*flags, **({"metavar": "MODEL", "help": help} | settings))
     parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="checkpoint file of kdse fit (runs/student/checkpoints/last.ckpt), model in the box (cruse-62k), or "
-        "class path (kdse.models.Cruse)",
-    )
-    parser.add_argument(
-        "--init",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
+        "--init", metavar="NAME=VALUE", action="append", type=name_and_value, default=[],
         help="constructor argument for a class path, value in YAML, e.g. --init channels='[8,16,32,32]'; repeatable",
-    )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let a checkpoint name model classes that kdse does not ship, and run them",
-    )
+    )  # fmt: skip
+    parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE)
 
 
-def build_model(arguments: argparse.Namespace) -> SpeechModel:
-    """The model that the parsed arguments name, in eval mode.
+def named_model(arguments: argparse.Namespace) -> Named:
+    """What the MODEL of a command that takes one names."""
+    named = resolve(arguments.model)
+    _check_init([named], arguments.init)
+    return named
+
+
+def name_and_path(text: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; no name for a path alone."""
+    name, equals, path = text.partition("=")
+    return ("", text) if not equals or Path(text).exists() else (name, path)
+
+
+def labelled(texts: Sequence[str], init: Sequence[tuple[str, Any]]) -> dict[str, Named]:
+    """What each ``MODEL`` or ``LABEL=MODEL`` names, by its label. --init is for those that are class paths.
 
     Raises:
-        ValueError: if there is no such file or class, or the class cannot be built with the given arguments.
+        UserError: for a missing file, a label given twice, or --init and no class path.
     """
-    from kdse.models.checkpoint import load_model
+    from kdse.evaluation.systems import check_label
+
+    found: dict[str, Named] = {}
+    for text in texts:
+        label, where = name_and_path(text)
+        named = resolve(where)
+        if named.path is not None and not named.path.is_file():
+            raise UserError(f"checkpoint {named.path}: no such file")
+        label = label or named.label
+        check_label(label, found)
+        found[label] = named
+    _check_init(list(found.values()), init)
+    return found
+
+
+def run_of(named: Named) -> Path | None:
+    """The run folder that a model lies in, for what a command writes beside it; None if it lies in none."""
+    from kdse.run.folder import run_folder_of
+
+    return None if named.path is None else run_folder_of(named.path)
+
+
+def _check_init(models: Sequence[Named], init: Sequence[tuple[str, Any]]) -> None:
+    if init and all(named.path is not None for named in models):
+        raise UserError("--init: is for a class path, a checkpoint stores its own arguments; leave --init out")
+
+
+def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
+    """The model in eval mode, of the options that `add_model` added.
+
+    Raises:
+        UserError: if there is no such file or class, or the class cannot be built with --init.
+    """
+    from kdse.models.checkpoint import load_model, resolve_class
     from kdse.seeding import seeded
 
-    name = arguments.model
-    if not name:
-        raise UserError("MODEL is empty; give a checkpoint file or a class path such as kdse.models.Cruse")
-    if located(name).exists() or name.endswith((".ckpt", ".pt", ".pth")) or "/" in name:
-        if arguments.init:
-            raise UserError("--init: a checkpoint stores its own constructor arguments; leave --init out")
-        return load_model(name, trust_code=arguments.trust_code)
-    cls = _find_class(name)
-    kwargs = parse_init(arguments.init)
+    if named.path is not None:
+        return load_model(named.path, trust_code=arguments.trust_code)
+    name, init = named.class_path, dict(arguments.init)
+    cls = resolve_class(name, trust_code=True, source="MODEL")  # (who types a class path trusts it)
     try:
-        inspect.signature(cls).bind(**kwargs)
+        inspect.signature(cls).bind(**init)
     except TypeError as error:
-        known = [p for p in inspect.signature(cls).parameters if p != "self"]
-        raise UserError(f"--init: {name} {error}; its arguments are {', '.join(known)}") from None
+        known = ", ".join(inspect.signature(cls).parameters)
+        raise UserError(f"--init: {name} {error}; its arguments are {known}") from None
     try:
         with seeded("model", 0):
-            return cls(**kwargs).eval()
+            return cls(**init).eval()
     except (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
-        raise UserError(f"--init: {name} cannot be built with {kwargs}: {_first_line(error)}") from None
+        raise UserError(f"--init: {name} cannot be built with {init}: {first_line(error)}") from None
+
+
+def checkpoint_file(named: Named, arguments: argparse.Namespace, folder: Path) -> Path:
+    """The file of a model; a class is built and saved in ``folder``."""
+    if named.path is not None:
+        return named.path
+    import torch
+
+    from kdse.models.checkpoint import MODEL_PREFIX, describe
+
+    model = open_model(named, arguments)
+    weights = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"kdse": describe(model), "state_dict": weights}, folder / f"{named.label}.ckpt")
+    return folder / f"{named.label}.ckpt"
 
 
 @contextlib.contextmanager
 def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
-    """Turns what a model's layers raise on a probe clip (too short, wrong axes) into a ValueError of one line."""
+    """Makes one line of what a model's layers raise on a probe clip (too short, wrong axes)."""
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
         raise UserError(
-            f"{type(model).__name__} fails on a clip of {seconds:g} s ({_first_line(error)}); check its arguments, or "
+            f"{type(model).__name__} fails on a clip of {seconds:g} s ({first_line(error)}); check its arguments, or "
             "try another --seconds"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def parse_init(items: list[str]) -> dict[str, Any]:
-    """``["channels=[8,16]", "gru_groups=2"]`` to a dictionary; values are YAML.
+def checked_device(name: str) -> str:
+    """The device of --device, refused if it cannot be used here; "auto" is the GPU if there is one."""
+    import torch
 
-    Raises:
-        ValueError: if an item has no ``=`` or its value is not YAML.
-    """
-    import yaml
-
-    values: dict[str, Any] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"--init {item}: write NAME=VALUE, e.g. --init channels='[8,16,32,32]'")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--init {item}: {text!r} is not a YAML value") from None
-    return values
-
-
-def _find_class(name: str) -> type[SpeechModel]:
-    module_name, _, class_name = name.rpartition(".")
-    module_name = module_name or "kdse.models"  # `kdse taps Cruse` works too
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        from kdse import models
-
-        raise UserError(
-            f"{name}: neither a checkpoint file nor a class path ({_first_line(error)}); kdse ships "
-            f"{', '.join(f'kdse.models.{n}' for n in models.__all__ if _is_model(getattr(models, n)))}"
-        ) from None
-    if not _is_model(cls):
-        raise UserError(f"{name}: not a SpeechModel; adapt it with kdse.models.Wrapped --init class_path={name}")
-    return cls
+        torch.zeros(1, device=name).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: not available here ({first_line(error)}); use --device cpu") from None
+    return name
 
 
-def _is_model(cls: object) -> bool:
-    from kdse.models.base import SpeechModel
-
-    return isinstance(cls, type) and issubclass(cls, SpeechModel) and cls is not SpeechModel
-
-
-def checkpoints(texts: Sequence[str]) -> dict[str, Path]:
-    """Label to checkpoint file from ``label=path`` or ``path``.
-
-    A run folder means its checkpoints/last.ckpt, a name such as "cruse-62k" the model in the box.
-
-    Raises:
-        ValueError: for a missing file or a label given twice.
-    """
-    found: dict[str, Path] = {}
-    for text in texts:
-        label, where = ("", text) if "=" not in text or Path(text).exists() else label_and_path(text, "checkpoint")
-        path = Path(where)
-        if path.is_dir():
-            candidates = [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
-            file = next((c for c in candidates if c.is_file()), candidates[0])
-        else:
-            file = find(path)
-        if not file.is_file():
-            raise UserError(f"checkpoint {file}: no such file")
-        if not label:
-            inside = Path(os.path.abspath(file)).parent  # (not resolve: a link's own name counts)
-            run = inside.parent if inside.name == "checkpoints" else inside
-            label = run.name if file.name == "last.ckpt" else file.stem
-        check_label(label, found)
-        found[label] = file
-    return found
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint, --backend, --device and --trust-code."""
-    parser.add_argument(
-        "--checkpoint",
-        default=pretrained.DEFAULT,
-        metavar="CKPT",
-        help=f"a model in the box ({', '.join(pretrained.names())}; default: {pretrained.DEFAULT}), a checkpoint of "
-        "kdse fit, or an .onnx file of kdse export",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="torch",
-        help="what runs a checkpoint: torch (default), or onnx (ONNX Runtime on the CPU, for models that stream; a "
-        "checkpoint of yours is exported first, which takes seconds: kdse export does that once, and its .onnx file "
-        "always runs there)",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the checkpoint name model classes that kdse does not ship, and run them",
-    )
-
-
-def open_model(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
-    """The model that the parsed arguments name, and what to call it in front of the user.
-
-    Raises:
-        ValueError: naming the flag or file, if there is no such model, device or backend here.
-    """
-    from kdse.models.checkpoint import load_model
-
+def open_in_backend(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
+    """The model of --checkpoint, --backend and --device, and what to call it."""
     try:
-        path = pretrained.find(arguments.checkpoint)
-    except ValueError as error:
+        named = named_model(arguments)
+    except UserError as error:
         raise UserError(f"--checkpoint {error}") from None
-    name = path.name if path.suffix and str(path) == str(arguments.checkpoint) else str(arguments.checkpoint)
-    if path.suffix == ".onnx":
-        _check_cpu(arguments.device, f"{path.name} runs")
-        return load_model(path, trust_code=arguments.trust_code), f"{name} in ONNX Runtime"
-    if arguments.backend == "onnx":
-        _check_cpu(arguments.device, "--backend onnx runs")
-        if boxed := pretrained.exported(path):
-            return load_model(boxed), f"{name} in ONNX Runtime"
-        model = load_model(path, trust_code=arguments.trust_code)
-        return to_onnx(model, path), f"{name} in ONNX Runtime"
-    return to_device(load_model(path, trust_code=arguments.trust_code), arguments.device), name
+    graph = named.path is not None and named.path.suffix == ".onnx"
+    if not graph and arguments.backend == "torch":
+        return open_model(named, arguments).to(checked_device(arguments.device)), arguments.model
+    if arguments.device != "cpu":
+        what = f"{named.label} runs" if graph else "--backend onnx runs"
+        raise UserError(f"--device {arguments.device}: {what} on the CPU; leave --device out")
+    boxed = exported(named.path) if named.path is not None else None
+    model = open_model(named if boxed is None else named._replace(path=boxed), arguments)
+    model = model if graph or boxed else to_onnx(model, named.path)
+    return model, f"{arguments.model} in ONNX Runtime"
 
 
-def to_onnx(model: SpeechModel, checkpoint: Path) -> SpeechModel:
+def to_onnx(model: SpeechModel, checkpoint: Path | None) -> SpeechModel:
     """The same student in ONNX Runtime, through a temporary file; its export checks that the two agree.
 
     Raises:
-        ValueError: if the model does not stream, so that it has no graph of one hop.
+        UserError: if the model does not stream, so that it has no graph of one hop.
     """
     from kdse.models.streaming import can_stream
 
@@ -226,26 +178,6 @@ def to_onnx(model: SpeechModel, checkpoint: Path) -> SpeechModel:
     from kdse.models.onnx_student import OnnxStudent
 
     with tempfile.TemporaryDirectory(prefix="kdse-onnx-") as folder:
-        file = Path(folder) / f"{checkpoint.stem}.onnx"
+        file = Path(folder) / "student.onnx"
         export_file(model, file, checkpoint=checkpoint)
         return OnnxStudent(str(file)).eval()
-
-
-def to_device(model: SpeechModel, device: str) -> SpeechModel:
-    """Moves a model.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
-    import torch
-
-    try:
-        return model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--device {device}: not available here ({reason}); use --device cpu") from None
-
-
-def _check_cpu(device: str, what: str) -> None:
-    if device != "cpu":
-        raise UserError(f"--device {device}: {what} on the CPU; leave --device out")

@@ -1,15 +1,18 @@
-"""The argument parser of the tool commands."""
+"""The argument parser of the tool commands, and the options that several of them have."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from kdse.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a mistake as a ValueError, which the command line prints in one line, instead of printing the usage.
+    """An argument parser whose mistakes are `UserError`s; ``--trust_code`` is ``--trust-code``.
 
     Args:
         prog: what the user types.
@@ -17,12 +20,52 @@ class Parser(argparse.ArgumentParser):
         epilog: explanation and examples, printed as they are.
     """
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=formatter)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--[\w-]+): (\S+): must", r"\1 \2: must", message)
         raise UserError(f"{message}; `{self.prog} --help` explains")
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        found, unknown = self._parse(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        found, unknown = self._parse(args, namespace)
+        return found, [underscored(word) for word in unknown]  # (flags of kdse fit)
+
+    def _parse(self, args: Iterable[str] | None, namespace: Any) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else list(args)
+        given = {_hyphenated(word): word for word in words}
+        found, unknown = super().parse_known_args([_hyphenated(word) for word in words], namespace)
+        return found, [given.get(word, word) for word in unknown]
+
+    def add_json(self) -> None:
+        self.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
+
+    def add_overwrite(self, what: str) -> None:
+        self.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def _hyphenated(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
+
+
+def underscored(word: str) -> str:
+    """A flag of `kdse fit` with underscores: ``--run-dir`` is ``--run_dir``; names that the user chose stay."""
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--"):
+        return word
+    keys = flag[2:].split(".")
+    last = 1 + (keys[0] == "objectives") + ("init_args" in keys)  # (further keys can be names that the user chose)
+    chosen = 1 if keys[0] == "objectives" else None
+    keys = [key if at == chosen or at > last else key.replace("-", "_") for at, key in enumerate(keys)]
+    return f"--{'.'.join(keys)}{equals}{value}"
 
 
 def positive(text: str) -> float:
@@ -31,3 +74,29 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: must be more than zero and finite")
     return value
+
+
+def at_least(least: float, kind: type[int] | type[float] = int) -> Any:
+    """An argument's type: a finite number from ``least`` up."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: must be {least} or more")
+        return value
+
+    read.__name__ = kind.__name__  # (argparse says "invalid int value")
+    return read
+
+
+def name_and_value(text: str) -> tuple[str, Any]:
+    """An argument's type: NAME=VALUE with a value in YAML."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text}: write NAME=VALUE, e.g. channels='[8,16,32,32]'")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{text}: {value!r} is not a YAML value") from None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import add_model_argument, build_model, failures_explained
-from kdse.commands.parser import Parser, positive
-from kdse.deploy.cost import count_macs, time_streaming, time_whole
-from kdse.errors import UserError
-from kdse.models.base import UNBOUNDED, SpeechModel
-from kdse.models.budget import count_parameters
+from kdse.commands.model import add_model, failures_explained, named_model, open_model
+from kdse.commands.parser import Parser, at_least, positive
+
+if TYPE_CHECKING:
+    from kdse.models.base import SpeechModel
 
 EPILOG = """\
 MACs are multiply-accumulates: those of convolutions, linear and recurrent layers and attention, per second of audio.
@@ -22,53 +21,47 @@ machine and what else runs on it; parameters, MACs and latency do not.
 
 examples:
   kdse profile kdse.models.Cruse --init channels='[8,16,32,32]'
-  kdse profile runs/student/checkpoints/last.ckpt --json
+  kdse profile runs/student --json
 """
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="kdse profile",
-        description="Measure what a model costs: parameters, MACs per second of audio, latency, real-time factor.",
-        epilog=EPILOG,
-    )
-    add_model_argument(parser)
+    description = "Measure what a model costs: parameters, MACs per second of audio, latency, real-time factor."
+    parser = Parser("kdse profile", description, EPILOG)
+    add_model(parser, "model")
     parser.add_argument("--seconds", type=positive, default=2.0, help="length of the timed clip (default: 2)")
-    parser.add_argument("--runs", type=int, default=7, help="timed runs; the median counts (default: 7)")
+    parser.add_argument("--runs", type=at_least(1), default=7, help="timed runs; the median counts (default: 7)")
     parser.add_argument("--no-timing", action="store_true", help="leave the real-time factor out")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_json()
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Runs the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
-    if arguments.runs < 1:
-        raise UserError(f"--runs {arguments.runs}: must be at least one")
-    model = build_model(arguments)
+    model = open_model(named_model(arguments), arguments)
     with failures_explained(model, arguments.seconds):
         result = profile(model, arguments.seconds, arguments.runs, timing=not arguments.no_timing)
-    print(json.dumps(result, indent=2) if arguments.json else describe(result))
+    print(json.dumps(result, indent=2, default=str) if arguments.json else describe(result))
     return 0
 
 
 def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: bool = True) -> dict[str, Any]:
     """Everything the command reports, as plain data (the keys carry the units)."""
-    trainable, total = count_parameters(model, trainable_only=True), count_parameters(model)
+    from kdse.deploy.cost import count_macs, time_streaming, time_whole
+    from kdse.models.base import UNBOUNDED
+    from kdse.models.budget import count_parameters
+
     macs = count_macs(model, seconds)
     rate = model.sample_rate_hz
     bounded = model.causal or 0 < model.lookahead_samples < UNBOUNDED
     result: dict[str, Any] = {
         "model": type(model).__name__,
-        "init_args": {name: _plain(value) for name, value in model.init_args.items()},
+        "init_args": model.init_args,
         "sample_rate_hz": rate,
         "hop_samples": model.hop_samples,
-        "parameters_trainable": trainable,
-        "parameters_total": total,
+        "parameters_trainable": count_parameters(model, trainable_only=True),
+        "parameters_total": count_parameters(model),
         "macs_per_second": round(macs.per_second),
         "macs_per_hop": round(macs.per_second * model.hop_samples / rate),
         "macs_linear_in_length": macs.linear,
@@ -98,7 +91,8 @@ def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: boo
 def describe(result: dict[str, Any]) -> str:
     """The profile as text."""
     init = ", ".join(f"{name}={value}" for name, value in result["init_args"].items())
-    growth = "" if result["macs_linear_in_length"] else f"; grows faster than length, {_clip(result)}"
+    slope = f"; grows faster than length, this is the slope from {result['macs_clip_seconds']:g} s to twice that"
+    growth = "" if result["macs_linear_in_length"] else slope
     counted = ", ".join(f"{name} {_si(value)}" for name, value in result["macs_counted"].items()) or "nothing"
     lines = [
         f"{result['model']}({init})",
@@ -133,18 +127,8 @@ def _factor(result: dict[str, Any], name: str) -> str:
     return f"{result[name]:.4f} ({low:.4f} to {high:.4f})"
 
 
-def _clip(result: dict[str, Any]) -> str:
-    return f"this is the slope from {result['macs_clip_seconds']:g} s to twice that"
-
-
 def _si(value: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.2f}{letter}"
     return f"{value:g}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

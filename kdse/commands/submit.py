@@ -9,7 +9,7 @@ from kdse.cluster.here import run_here
 from kdse.cluster.launcher import script, submit
 from kdse.cluster.request import Request, command_for
 from kdse.cluster.task import Task
-from kdse.commands.parser import Parser
+from kdse.commands.parser import Parser, underscored
 from kdse.errors import UserError
 
 DESCRIPTION = """\
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     arguments = _parser().parse_args(argv[:cut])
     request = _request(arguments)
-    task = Task(command_for(request, argv[cut + 1 :]))
+    command = argv[cut + 1 :]
+    task = Task(command_for(request, [*map(underscored, command)] if command[:1] == ["fit"] else command))
     if arguments.local:
         request.check_local()
         if arguments.dry_run:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdse.commands.model import add_model_argument, build_model, failures_explained
-from kdse.commands.parser import Parser, positive
-from kdse.errors import UserError
-from kdse.models.base import SpeechModel
-from kdse.taps import module_shapes, probe, resolve_taps
+from kdse.commands.model import add_model, failures_explained, named_model, open_model
+from kdse.commands.parser import Parser, name_and_value, positive
+
+if TYPE_CHECKING:
+    from kdse.models.base import SpeechModel
 
 EPILOG = """\
 A distillation point (tap) is a module whose output objectives compare. Its layout names the axes of that output:
@@ -18,7 +18,7 @@ b batch, c channels, t time, f frequency; every tap is brought to [B, C, T, F].
 examples:
   kdse taps kdse.models.Cruse
   kdse taps kdse.models.Cruse --init channels='[8,16,32,32]' --all
-  kdse taps runs/student/checkpoints/last.ckpt --json
+  kdse taps runs/student --json
   kdse taps kdse.models.Cruse --tap 'gru={path: bottleneck.grus.0, layout: b t c}'
 
 In a config, other taps than the model's own are named like this:
@@ -27,78 +27,44 @@ In a config, other taps than the model's own are named like this:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="kdse taps",
-        description="List the distillation points of a model: name, module path, layout and shape.",
-        epilog=EPILOG,
-    )
-    add_model_argument(parser)
+    description = "List the distillation points of a model: name, module path, layout and shape."
+    parser = Parser("kdse taps", description, EPILOG)
+    add_model(parser, "model")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--all", action="store_true", help="list every module with its output's shape, not only taps")
     choice.add_argument(
-        "--tap",
-        metavar="NAME=SPEC",
-        action="append",
-        default=[],
+        "--tap", metavar="NAME=SPEC", action="append", type=name_and_value, default=[],
         help="try a tap of your own before training with it: a module path or {path, layout, sizes}; repeatable",
-    )
+    )  # fmt: skip
     parser.add_argument("--seconds", type=positive, default=1.0, help="length of the probe clip (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_json()
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code.
-
-    Raises:
-        ValueError: on a user's mistake.
-    """
+    """Runs the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
-    model = build_model(arguments)
+    model = open_model(named_model(arguments), arguments)
     samples = max(1, round(arguments.seconds * model.sample_rate_hz))
     with failures_explained(model, arguments.seconds):
-        rows = list_modules(model, samples) if arguments.all else list_taps(model, samples, parse_taps(arguments.tap))
+        rows = list_modules(model, samples) if arguments.all else list_taps(model, samples, dict(arguments.tap))
     if arguments.json:
-        about = {
-            "model": type(model).__name__,
-            "sample_rate_hz": model.sample_rate_hz,
-            "probe_samples": samples,
-            "modules" if arguments.all else "taps": rows,
-        }
-        print(json.dumps(about, indent=2))
+        about = {"model": type(model).__name__, "sample_rate_hz": model.sample_rate_hz, "probe_samples": samples}
+        print(json.dumps(about | {"modules" if arguments.all else "taps": rows}, indent=2))
     elif rows:
-        headers = ["tap", "path", "layout", "[B, C, T, F]", "group"]
-        headers = ["path", "type", "output", "tap"] if arguments.all else headers
-        print(f"{type(model).__name__}, probed with {arguments.seconds:g} s at {model.sample_rate_hz} Hz\n")
-        print(columns(headers, [[str(v) for v in row.values()] for row in rows]))
+        shapes = "" if arguments.all else "; shapes are [B, C, T, F]"
+        print(f"{type(model).__name__}, probed with {arguments.seconds:g} s at {model.sample_rate_hz} Hz{shapes}\n")
+        print(columns(rows))
     else:
         print(f"{type(model).__name__} declares no taps; --all lists its modules, --tap tries one")
     return 0
 
 
-def parse_taps(items: list[str]) -> dict[str, Any] | None:
-    """``["gru={path: a.b, layout: b t c}"]`` to the dictionary that `resolve_taps` takes; None for no items.
+def list_taps(model: SpeechModel, samples: int, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each tap of ``spec``, or of the model itself: name, path, layout, shape ``[B, C, T, F]``, group."""
+    from kdse.taps import probe, resolve_taps
 
-    Raises:
-        ValueError: if an item is not NAME=SPEC.
-    """
-    import yaml
-
-    taps: dict[str, Any] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        try:
-            taps[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals or not name:
-            raise UserError(f"--tap {item}: write NAME=PATH or NAME='{{path: ..., layout: ...}}'")
-    return taps or None
-
-
-def list_taps(model: SpeechModel, samples: int, spec: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """One row a tap: name, path, layout with sizes, shape ``[B, C, T, F]``, group."""
-    taps = resolve_taps(model, spec)
+    taps = resolve_taps(model, spec or None)
     shapes = probe(model, taps, samples) if taps else {}
     return [
         {
@@ -114,6 +80,8 @@ def list_taps(model: SpeechModel, samples: int, spec: dict[str, Any] | None = No
 
 def list_modules(model: SpeechModel, samples: int) -> list[dict[str, Any]]:
     """One row a module: path, class, output as the module returns it, the tap that is there."""
+    from kdse.taps import module_shapes
+
     names = {tap.path: name for name, tap in model.taps().items()}
     modules = dict(model.named_modules())
     return [
@@ -122,8 +90,9 @@ def list_modules(model: SpeechModel, samples: int) -> list[dict[str, Any]]:
     ]
 
 
-def columns(headers: list[str], rows: list[list[str]]) -> str:
-    """Left-aligned text columns under their headers."""
-    widths = [max(len(line[i]) for line in [headers, *rows]) for i in range(len(headers))]
-    lines = [headers, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+def columns(rows: list[dict[str, Any]]) -> str:
+    """Left-aligned text columns under the keys of the rows."""
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -145,4 +145,3 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add("--squim", type=Path, metavar="FILE", help="weights of torchaudio's SQUIM_OBJECTIVE, for the squim metrics")
     add("--no-cost", action="store_true", help="do not measure what the models cost (MACs, real-time factor, ...)")
     add("--save-audio", type=int, default=0, metavar="N", help="write the first N items as wav, of every system")
-    add("--trust-code", action="store_true", help="let checkpoints name classes that kdse does not ship")

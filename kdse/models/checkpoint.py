@@ -6,14 +6,15 @@ A kdse checkpoint is a Lightning checkpoint of tensors and plain containers with
      "model": {"class_path": "kdse.models.Cruse", "init_args": {"channels": [4, 8, 16, 24], ...}}}
 
 The model's weights are the ``state_dict`` entries under ``"model."``. Everything is read with ``weights_only=True``,
-and a class path resolves only to a model that kdse ships unless the caller trusts the file. Whatever reads one also
-takes the name of a model in the box (`kdse.pretrained`).
+and a class path resolves only to a model that kdse ships unless the caller trusts the file. Whatever reads one takes
+what `kdse.pretrained` knows as a MODEL.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import pickle
 import sys
@@ -25,15 +26,16 @@ import torch
 from torch import nn
 
 import kdse
-from kdse import pretrained
 from kdse.errors import UserError
 from kdse.machine.packages import PackageError
 from kdse.models.base import SpeechModel
+from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
+from kdse.pretrained import find, resolve
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
-#: Files of a run's checkpoints folder: where it goes on, and the one before in case that one is damaged.
-LAST, PREVIOUS = "last.ckpt", "last.previous.ckpt"
+#: The checkpoint of a run before `LAST`, in case that one is damaged.
+PREVIOUS = "last.previous.ckpt"
 TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
 
@@ -79,15 +81,16 @@ def _plain(value: Any, name: str, cls: type) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint, a file or the name of one in the box, as data only (no code in it can run).
+    """Reads the checkpoint that a MODEL names as data only (no code in it can run).
 
     Raises:
-        ValueError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects; or the
-            box, if it is neither a file nor a name there.
+        UserError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects.
     """
-    path = pretrained.find(path)
+    path = find(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
+    if path.suffix == ".onnx":
+        raise UserError(f"{path}: is an exported file; give the checkpoint it came from")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -113,20 +116,27 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     """Rebuilds the model of a kdse checkpoint (the student, or a teacher) with its weights, in eval mode.
 
     Needs no teacher, objectives or config. An ONNX file gives what runs it: `OnnxStudent` for a step file of
-    `kdse export`, else `Onnx`.
+    `kdse export`, else `Onnx`. A class path gives the class with its default arguments.
 
     Args:
-        path: a checkpoint written by `kdse fit`, the name of one in the box ("cruse-62k"), or an ONNX file.
+        path: a MODEL: a model in the box ("cruse-62k"), a run folder (RUN, or RUN:best), a checkpoint written by
+            `kdse fit`, an ONNX file, or a class path.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:
-        ValueError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
+        UserError: if the file is corrupt, is not from kdse, names a class that is not trusted, or does not fit it.
     """
-    if Path(path).suffix == ".onnx":
+    named = resolve(path)
+    if named.path is None:
+        model = _build(resolve_class(named.class_path, trust_code, str(path)), {}, str(path))
+        if not model.brings_weights:
+            logging.getLogger(__name__).warning("%s: a class path, so its weights are random", path)
+        return model.eval()
+    if named.path.suffix == ".onnx":
         from kdse.models.onnx_student import load_onnx
 
-        return load_onnx(path)
-    content = read_checkpoint(path)
+        return load_onnx(named.path)
+    content = read_checkpoint(named.path)
     about = content.get("kdse")
     if not isinstance(about, dict) or not isinstance(about.get("model"), dict):
         raise UserError(f"checkpoint {path}: was not written by kdse (it does not describe its model)")
@@ -135,18 +145,22 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
         raise UserError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
     cls = resolve_class(str(about["model"].get("class_path")), trust_code, source=f"checkpoint {path}")
     init_args = about["model"].get("init_args")
-    try:
-        model = cls(**(init_args if isinstance(init_args, dict) else {}))
-    except PackageError:  # (no fault of the checkpoint's)
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: {cls.__name__} cannot be built from it: {error}") from None
+    model = _build(cls, init_args if isinstance(init_args, dict) else {}, f"checkpoint {path}")
     load_weights(model, content["state_dict"], source=f"checkpoint {path}")
     return model.eval()
 
 
+def _build(cls: type[SpeechModel], init_args: dict[str, Any], source: str) -> SpeechModel:
+    try:
+        return cls(**init_args)
+    except PackageError:  # (no fault of the checkpoint's)
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {cls.__name__} cannot be built from it: {error}") from None
+
+
 def resolve_class(class_path: str, trust_code: bool, source: str) -> type[SpeechModel]:
-    """The model class behind a class path read from a file.
+    """The model class behind a class path.
 
     A class path alone can import and run code, so without ``trust_code`` only `SpeechModel`s defined inside kdse
     resolve, and among them not those that import further code themselves (``imports_code``). A path in ``kdse.models``
@@ -158,15 +172,23 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
         raise UserError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
     try:
         cls = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
-        cls = getattr(sys.modules["kdse.models"], name, None) if shipped else None
+    except (ImportError, AttributeError, ValueError) as error:
+        models = vars(sys.modules["kdse.models"])
+        cls = models.get(name) if shipped else None
         if cls is None:
-            raise UserError(f"{source}: the class {class_path!r} does not exist here") from None
-    if not (isinstance(cls, type) and issubclass(cls, SpeechModel)):
-        raise UserError(f"{source}: {class_path!r} is not a kdse model")
+            known = [f"kdse.models.{name}" for name, value in models.items() if _is_model(value)]
+            raise UserError(
+                f"{source}: the class {class_path!r} does not exist here ({error}); kdse ships {', '.join(known)}"
+            ) from None
+    if not _is_model(cls):
+        raise UserError(f"{source}: {class_path!r} is not a kdse model; kdse.models.Wrapped makes one of a module")
     if not trust_code and (cls.imports_code or not cls.__module__.startswith("kdse.models")):
         raise UserError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
+
+
+def _is_model(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, SpeechModel) and value is not SpeechModel
 
 
 def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:

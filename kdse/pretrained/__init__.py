@@ -1,8 +1,15 @@
-"""The students in the box: small checkpoints that come with kdse. See MODEL_CARD.md beside them."""
+"""What a MODEL names, and the students in the box (small checkpoints that come with kdse: MODEL_CARD.md).
+
+The tool commands, `--model.teacher_checkpoint`, `--model.weights` and `kdse.load_student` take the same MODELs: what
+`MODEL` says. A file or run folder of the user's wins over a student of the same name.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 from kdse.errors import UserError
 
@@ -11,31 +18,89 @@ FOLDER = Path(__file__).parent
 #: What `kdse enhance` uses when no model is named.
 DEFAULT = "cruse-62k"
 
+#: Where a run folder keeps its checkpoints, and the one that it goes on from.
+CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+
+
+class Named(NamedTuple):
+    """What a MODEL names: a file, or a class if ``path`` is None. ``label`` is its short name."""
+
+    label: str
+    path: Path | None = None
+    class_path: str = ""
+
 
 def names() -> list[str]:
     """Names of the models in the box."""
     return sorted(path.stem for path in FOLDER.glob("*.ckpt"))
 
 
-def find(model: str | Path) -> Path:
-    """The file of a model given by name ("cruse-62k") or by path; paths are returned as they are.
+#: What a MODEL can be, for --help.
+MODEL = (
+    f"a model in the box ({', '.join(names())}), a run folder (its last checkpoint; RUN:best: its best), a checkpoint "
+    "of kdse fit, an .onnx file of kdse export, or a class path (kdse.models.Cruse)"
+)
+
+
+def resolve(model: str | Path) -> Named:
+    """What a MODEL names. That a path in it does not exist is for the reader of the file to say.
 
     Raises:
-        ValueError: if it is neither a file nor the name of a model in the box.
+        UserError: if it is nothing of what `MODEL` says.
     """
-    path = located(model)
-    if path.is_file() or path.suffix or "/" in str(model):
-        return path  # a missing file is reported by what reads it
-    raise UserError(f"{model}: neither a checkpoint file nor a model in the box ({', '.join(names())})")
+    text, path = os.fspath(model), Path(model)
+    run, _, which = text.rpartition(":")
+    if path.is_file():
+        return Named(_label(path), path)
+    if text in names() and not (path / CHECKPOINTS).is_dir():
+        return Named(text, FOLDER / f"{text}.ckpt")
+    if text and path.is_dir():
+        last = path / CHECKPOINTS / LAST
+        flat = path / LAST  # (a folder of checkpoints alone)
+        last = flat if flat.is_file() and not last.is_file() else last
+        return Named(_label(last), last)
+    if run and Path(run).is_dir():
+        return Named(f"{Path(run).absolute().name}-{which}", Path(run, CHECKPOINTS, f"{which}.ckpt"))
+    if "/" in text or path.suffix in (".ckpt", ".pt", ".pth", ".onnx"):
+        return Named(_label(path), path)
+    *package, name = text.split(".")
+    if all(map(str.isidentifier, [*package, name])) and (package or name[0].isupper()):  # (`kdse taps Cruse` works too)
+        return Named(name, class_path=text if package else f"kdse.models.{name}")
+    near = difflib.get_close_matches(text, names(), 1)
+    raise UserError(
+        f"{text or 'MODEL is empty'}: neither a checkpoint file nor a model in the box ({', '.join(names())}), a run "
+        f"folder, an .onnx file or a class path (kdse.models.Cruse){f'; did you mean {near[0]}?' if near else ''}"
+    )
+
+
+def find(model: str | Path) -> Path:
+    """The file that a MODEL names, whether or not it exists.
+
+    Raises:
+        UserError: if it names no file.
+    """
+    path = resolve(model).path
+    if path is None:
+        raise UserError(f"{model}: is a class path, and this needs the weights of a checkpoint; give its file or run")
+    return path
 
 
 def located(model: str | Path) -> Path:
-    """Where `find` looks for a model: its file in the box, or the path as it is, whether or not there is a file."""
-    path = Path(model)
-    return FOLDER / f"{model}.ckpt" if str(model) in names() and not path.is_file() else path
+    """Where the file of a MODEL would be: as `find`, and the text itself where that finds nothing."""
+    try:
+        return find(model)
+    except UserError:
+        return Path(model)
 
 
 def exported(checkpoint: Path) -> Path | None:
     """The ONNX streaming graph of a model in the box, made from it by `kdse export`; None for any other checkpoint."""
     graph = FOLDER / f"{checkpoint.stem}.onnx"
     return graph if checkpoint.parent == FOLDER and graph.is_file() else None
+
+
+def _label(path: Path) -> str:
+    """A file's own name; for the last checkpoint of a run that of the run."""
+    folder = path.absolute().parent  # (not resolve: a link's own name counts)
+    run = folder.parent if folder.name == CHECKPOINTS else folder
+    return run.name if path.name == LAST and run.name else path.stem

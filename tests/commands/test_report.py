@@ -156,6 +156,18 @@ def test_scores_beside_the_runs_are_taken_and_not_made_again(made, work, tmp_pat
     assert (tmp_path / "out" / "tables" / "scores.csv").read_bytes() == (made / "tables" / "scores.csv").read_bytes()
 
 
+def test_any_model_is_scored_beside_a_run_and_the_report_lies_in_the_run_if_no_folder_is_named(work, tmp_path, capsys):
+    run = Path(shutil.copytree(work / "runs" / "supervised", tmp_path / "supervised"))
+    how = ["--paired", str(work / "noisy"), str(work / "clean"), "--metrics", "si_sdr", "--workers", "0"]
+    assert main(["report", str(run), "small=cruse-30k", *how, "--listen", "0", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["out"] == str(run / "report") and "report.html" in said["written"]
+    with open(run / "report" / "tables" / "scores.csv") as file:
+        assert {row["system"] for row in csv.DictReader(file)} == {"noisy", "supervised", "small"}
+    assert main(["report", str(run), "small=cruse-30k", "--scores", str(run / "report" / "scores")]) == 2
+    assert "small: says how to score" in capsys.readouterr().err
+
+
 def test_a_run_that_was_interrupted_is_warned_of(made, work, tmp_path, capsys):
     shutil.copytree(work / "runs" / "supervised", tmp_path / "supervised")
     config = tmp_path / "supervised" / "config.yaml"

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from kdse.commands.model import checkpoints
+from kdse.commands.model import labelled
 from kdse.evaluation.held_out import HeldOut, Item
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.scoring import score_system
@@ -114,4 +114,4 @@ def test_scores_are_reused_for_the_same_network_only(tmp_path):
 def test_the_reference_cannot_be_a_systems_name(tmp_path):
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(ValueError, match="cannot be called 'clean'"):
-        checkpoints([f"clean={tmp_path / 'last.ckpt'}"])
+        labelled([f"clean={tmp_path / 'last.ckpt'}"], init=[])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from kdse.commands.web import RUNTIME_VARIABLE, step_graph
+from kdse.commands.web import RUNTIME_VARIABLE
+from kdse.pretrained import exported, find
 from kdse.web.build import build_page
 from kdse.web.runtime import DEFAULT_FOLDER, INSTALL
 from kdse.web.serve import make_server
@@ -43,9 +44,11 @@ def runtime() -> Path:
 
 
 @pytest.fixture(scope="session")
-def student_graph(tmp_path_factory) -> Path:
+def student_graph() -> Path:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install 'kdse[onnx]')")
-    return step_graph("cruse-62k", tmp_path_factory.mktemp("exported"))
+    graph = exported(find("cruse-62k"))
+    assert graph is not None
+    return graph
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def torch_runner(path: Path, threads: int) -> Runner:
     from kdse.models.streaming import can_stream
 
     torch.set_num_threads(threads)
-    model = load_model(path)
+    model = load_model(path, trust_code=True)  # (who names the file has decided that)
     if not can_stream(model):
         raise UserError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     state = model.initial_state(1)
