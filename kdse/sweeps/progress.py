@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kdse.run.folder import validations
+from kdse.run.log import history, validations
 
 if TYPE_CHECKING:
     from kdse.sweeps.child import Child
@@ -50,9 +50,8 @@ class Progress:
         self._ended(child, f"finished, {self.sweep.metric} {value:.4g}", folder)
 
     def stopped_early(self, child: Child, folder: Path) -> None:
-        found = [line["metrics"].get(self.sweep.metric) for line in validations(folder)]
-        best = [value for value in found if isinstance(value, (int, float))]
-        best_value = (max if self.sweep.maximize else min)(best, default=float("nan"))
+        values = history(folder, self.sweep.metric).values()
+        best_value = (max if self.sweep.maximize else min)(values, default=float("nan"))
         self._ended(child, f"stopped early by Hyperband, best {self.sweep.metric} {best_value:.4g}", folder)
 
     def failed(self, child: Child, why: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdse.machine.files import write_text
-from kdse.run.folder import result, validations
+from kdse.run.folder import result
+from kdse.run.log import validations
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.store import RUNS, Point
 

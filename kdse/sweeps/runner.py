@@ -16,7 +16,8 @@ from typing import Any
 from kdse.errors import UserError
 from kdse.machine.locks import held
 from kdse.machine.processes import STOPPED, available_cores, listening
-from kdse.run.folder import history, result
+from kdse.run.folder import LOCK, result
+from kdse.run.log import history
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
@@ -143,14 +144,14 @@ class Runner:
             else:
                 self._fail(child, self._no_value(folder, found))
         elif stopped and child.stopped_early and folder is not None:
-            self.store.stop_early(claim, history(folder, self.sweep.metric))
+            self.store.stop_early(claim, list(history(folder, self.sweep.metric).values()))
             self.tally.stopped_early.append(claim.number)
             self.progress.stopped_early(child, folder)
         elif stopped:
             self.store.release(claim)
             self.tally.interrupted.append(claim.number)
             self.progress.interrupted(child)
-        elif folder is not None and held(folder / "run.lock"):  # another point or process trains this very run
+        elif folder is not None and held(folder / LOCK):  # another point or process trains this very run
             self.store.release(claim)
             self._begun -= 1
             self.progress.busy(child, folder)
@@ -197,14 +198,15 @@ class Runner:
         folder = self._folder(child.identity)
         if self.sweep.hyperband is None or child.stopped_early or folder is None:
             return False
-        own = history(folder, self.sweep.metric)
+        own = list(history(folder, self.sweep.metric).values())
         if len(own) == self._compared.get(child.process.pid):
             return False
         self._compared[child.process.pid] = len(own)
         if len(own) < self.sweep.hyperband.brackets[0]:
             return False
         identities = {point.identity for point in self.store.points() if point.identity is not None}
-        everyone = [history(self.settings.out / RUNS / identity, self.sweep.metric) for identity in sorted(identities)]
+        runs = [self.settings.out / RUNS / identity for identity in sorted(identities)]
+        everyone = [list(history(run, self.sweep.metric).values()) for run in runs]
         return self.sweep.hyperband.stops(own, everyone)
 
     def _folder(self, identity: str | None) -> Path | None:

@@ -23,9 +23,9 @@ from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
-from kdse.run.folder import result
+from kdse.run.folder import CHECKPOINTS, CONFIG, result
 from kdse.run.identity import identity
-from kdse.run.resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
+from kdse.run.resume import check_same_run, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
 from kdse.training.examples import LogExamples

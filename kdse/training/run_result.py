@@ -12,9 +12,11 @@ import lightning as L
 
 from kdse.errors import UserError
 from kdse.machine.files import write_text
-from kdse.run.folder import RESULT, VALIDATIONS, validations
-from kdse.run.resume import RUN
+from kdse.run.folder import RESULT, RUN
+from kdse.run.log import VALIDATIONS, validations
+from kdse.run.switches import switches_before
 from kdse.run.timing import step_cost
+from kdse.schedule import Schedule
 
 MONITORED = "val/si_sdr"
 
@@ -24,8 +26,8 @@ class RunResult(L.Callback):
 
     A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
     a step counts. The result has "state" ("finished"), "identity", "step", "seconds" of training, "metrics" of the last
-    validation, "best" by SI-SDR with its step, and "recordings", a digest of what was trained on. A new start removes
-    it, one at step 0 the lines as well.
+    validation, "best" by SI-SDR with its step, "switches" (optimizer steps at which the schedule's phase changed) and
+    "recordings", a digest of what was trained on. A new start removes it, one at step 0 the lines as well.
 
     Args:
         folder: the run folder.
@@ -72,6 +74,7 @@ class RunResult(L.Callback):
             return
         lines = validations(self.folder)
         cost = step_cost(self.folder)
+        starts = [s for c in trainer.callbacks if isinstance(c, Schedule) for s in c.starts or []]
         result = {
             "state": "finished",
             "identity": self.identity,
@@ -79,6 +82,7 @@ class RunResult(L.Callback):
             "seconds": None if cost is None else round(cost.training_seconds, 1),
             "metrics": lines[-1]["metrics"] if lines else {},
             "best": _best(lines),
+            "switches": switches_before(starts, trainer.global_step),
             "recordings": recordings(getattr(trainer, "datamodule", None)),
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdse.report.contents import Figure
 from kdse.report.figures.drawing import GREY, canvas, legend_below, looks, plain, to_png
 from kdse.report.tables.number_format import shown
-from kdse.run.log import training_log
+from kdse.run.log import history
 from kdse.run.switches import switch_steps
 
 if TYPE_CHECKING:
@@ -30,13 +30,11 @@ def training_curves(
         systems: all systems of the report, which decides colours; None means those of ``runs``.
     """
     metric = metric.removeprefix("val/")
-    column, factor = f"val/{metric}", shown(metric).factor
+    factor = shown(metric).factor
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for system, folder in runs.items():
-        log = training_log(folder)
-        if column in log and log[column].notna().any():
-            rows = log[["step", column]].dropna()
-            curves[system] = [float(s) + 1 for s in rows["step"]], [float(v) for v in rows[column]]
+        if values := history(folder, f"val/{metric}"):
+            curves[system] = [float(step) for step in values], list(values.values())
     if all(len(steps) < 2 for steps, _ in curves.values()):
         return None
     look = looks(systems or list(runs))
