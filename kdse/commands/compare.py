@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -25,11 +24,15 @@ from kdse.report.tables.comparison import (
     noisy_row,
 )
 from kdse.report.tables.writers import to_markdown
+from kdse.run.folder import CONFIG, last_checkpoint
+from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
 from kdse.sweeps.sequential_runs import Run, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
 METRICS = ["si_sdr", "pesq_wb", "estoi"]
+#: What the table calls the states of runs.
+SHOWN_STATES = {"new": "not run", "other": "other settings"}
 OURS = ("--config", "--run_dir", "--run_root", "--resume", "--ckpt_path", "--print_config")
 
 DESCRIPTION = """\
@@ -91,10 +94,10 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
-    for name in chosen:
-        train(runs[name], quiet=arguments.json)
-    rows = [describe_run(run.name, run.folder, _shown(run.state)) for run in runs.values()]
-    finished = [name for name, run in runs.items() if run.state == "finished"]
+    failed = {name for name in chosen if train(runs[name], quiet=arguments.json)}
+    states = {name: "failed" if name in failed else run.state for name, run in runs.items()}
+    rows = [describe_run(name, runs[name].folder, SHOWN_STATES.get(state, state)) for name, state in states.items()]
+    finished = [name for name, state in states.items() if state == "finished"]
     report: dict[str, Any] | None = None
     scored: list[Row] = []
     problem = ""
@@ -105,7 +108,6 @@ def main(argv: list[str]) -> int:
             report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
             scored = read_rows(out / SCORES / "per_file.csv")
     _report(rows, report, scored, reference, arguments, problem)
-    failed = any(runs[name].state == "failed" for name in chosen)
     return 1 if failed or problem else 0
 
 
@@ -156,31 +158,21 @@ def _evaluation(runs: dict[str, Run], names: list[str], reference: str, argument
     flags = given_flags(arguments)
     if not any(getattr(arguments, source) for source in SOURCES):
         data = runs[reference if reference in names else names[0]].folder
-        flags = ["--data-config", str(data / "config.yaml"), *flags]
-    systems = [f"{name}={runs[name].checkpoint}" for name in names]
+        flags = ["--data-config", str(data / CONFIG), *flags]
+    systems = [f"{name}={last_checkpoint(runs[name].folder)}" for name in names]
     # our own folder: what it holds of other runs, items or metrics is replaced
     return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES), "--overwrite"]
 
 
 def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:
-    settings: dict[str, Any] = {"base": _yaml(base, "--base"), "delta": _yaml(delta, "DELTA"), "flags": flags}
-    settings |= {"corpus": os.environ.get("KDSE_CORPUS"), "teacher": _teacher(settings)}
+    configs = [_yaml(base, "--base"), _yaml(delta, "DELTA")]
+    # (by what they hold: a table must not mix students of two teachers at one path)
+    teachers = [located(path) for path in [*in_configs(configs, TEACHER), *in_flags(flags, TEACHER)]]
+    teacher = digest(teachers[-1]) if teachers and teachers[-1].is_file() else None
+    settings = {"base": configs[0], "delta": configs[1], "flags": flags, "teacher": teacher}
+    settings["corpus"] = os.environ.get("KDSE_CORPUS")
     fit = ["--config", str(base), "--config", str(delta), *flags]
     return Run(name, out / name, fit, json.loads(json.dumps(settings, default=str)))
-
-
-def _teacher(settings: dict[str, Any]) -> str | None:
-    """SHA-256 of the teacher's checkpoint, so that a table never mixes students of two teachers at one path."""
-    path: str | None = None
-    for part in ("base", "delta"):
-        model = settings[part].get("model") or {}
-        path = (model.get("init_args") or {}).get("teacher_checkpoint", path) if isinstance(model, dict) else path
-    for flag in settings["flags"]:
-        name, _, value = flag.partition("=")
-        path = value if name == "--model.teacher_checkpoint" else path
-    if path is None or not located(path).is_file():
-        return None
-    return hashlib.sha256(located(path).read_bytes()).hexdigest()
 
 
 def _yaml(path: Path, flag: str) -> dict[str, Any]:
@@ -221,10 +213,6 @@ def _check_flags(flags: list[str]) -> None:
             raise UserError(f"{name}: kdse compare sets it for every run; leave it out")
         if not name.startswith("--") or not equals:
             raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
-
-
-def _shown(state: str) -> str:
-    return {"new": "not run", "started": "unfinished", "other": "other settings"}.get(state, state)
 
 
 def _parser() -> argparse.ArgumentParser:

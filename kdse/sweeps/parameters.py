@@ -69,8 +69,8 @@ class Parameter:
 
     @property
     def listed(self) -> list[Any]:
-        """The values of one that is constant or categorical."""
-        return [self.settings["value"]] if self.distribution == "constant" else list(self.settings["values"])
+        """The values of one that is constant or categorical; empty for one that is drawn from a scale."""
+        return [self.settings["value"]] if self.distribution == "constant" else list(self.settings.get("values", []))
 
     def as_listed(self) -> Parameter:
         """The same for a grid: every distribution a list. Like W&B's grids, ``q_uniform`` leaves out its maximum.

@@ -1,4 +1,8 @@
-"""Training several runs one after another, each an ordinary `kdse fit` that is shown, finished once and resumable."""
+"""Runs of `kdse fit` one after another in the foreground: each is shown, trained once, and resumed if it was stopped.
+
+`kdse compare` and the demo train this way, in view and without Optuna; `kdse sweep` trains in the background
+(`kdse.sweeps.runner`). Both ask `kdse.run` how far a run is and which settings count.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ from typing import Any, NamedTuple
 from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.processes import call
+from kdse.models.checkpoint import LAST, PREVIOUS
+from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, last_checkpoint, state
+from kdse.run.identity import differences
+from kdse.sweeps.conditions import identifying
 
 MARKER = "run.json"
 
@@ -21,7 +29,7 @@ class Run(NamedTuple):
     name: for people.
     folder: its run folder.
     flags: of `kdse fit`, without --run_dir and --resume.
-    settings: plain data that tells this run from another in the same folder.
+    settings: plain data that tells this run from another in the same folder; mappings in it are configs.
     """
 
     name: str
@@ -30,26 +38,21 @@ class Run(NamedTuple):
     settings: dict[str, Any]
 
     @property
-    def checkpoint(self) -> Path:
-        """Where its last checkpoint is or will be."""
-        return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
     def state(self) -> str:
-        """What its folder says: "new", "started", "finished", "failed", or "other" for a run of other settings."""
+        """What `kdse.run.folder.state` says of its folder, or "other" if that holds a run of other settings."""
         try:
-            stored = json.loads((self.folder / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return "other" if self.checkpoint.exists() else "new"
-        if stored.get("settings") != self.settings:
+            stored = json.loads((self.folder / MARKER).read_text(encoding="utf-8"))["settings"]
+        except FileNotFoundError:
+            return "other" if last_checkpoint(self.folder).exists() else state(self.folder)
+        except (OSError, ValueError, KeyError):
             return "other"
-        if stored.get("state") == "finished" and not self.checkpoint.exists():
-            return "new"
-        return str(stored.get("state"))
+        if stored.keys() != self.settings.keys():
+            return "other"
+        return "other" if any(_differ(k, stored[k], self.settings[k]) for k in stored) else state(self.folder)
 
     def command(self) -> list[str]:
         """Arguments of `kdse` that train it, or go on where it was interrupted."""
-        resume = ["--resume=true"] if self.state in ("started", "failed") else []
+        resume = ["--resume=true"] if self.state == "unfinished" else []
         return ["fit", *self.flags, f"--run_dir={self.folder}", *resume]
 
 
@@ -67,16 +70,17 @@ def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
     if run.state == "finished":
         _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", quiet)
         return 0
-    if run.state == "other" and not replace:
-        raise UserError(
-            f"{run.folder}: holds a run of other settings; delete it, give the settings it was made with, or another "
-            "folder"
-        )
+    if run.state == "other":
+        if not replace:
+            raise UserError(
+                f"{run.folder}: holds a run of other settings; delete it, or give another --out, or what it was made "
+                "with"
+            )
+        for name in (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}"):
+            (run.folder / name).unlink(missing_ok=True)
     command = run.command()
-    _note(run, "started")
-    code = kdse(command, quiet)
-    _note(run, "failed" if code else "finished")
-    return code
+    write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
+    return kdse(command, quiet)
 
 
 def kdse(arguments: list[str], quiet: bool = False) -> int:
@@ -90,8 +94,11 @@ def kdse(arguments: list[str], quiet: bool = False) -> int:
     return call([sys.executable, "-m", "kdse.cli", *arguments], stdout=2 if quiet else None)
 
 
-def _note(run: Run, state: str) -> None:
-    write_text(run.folder / MARKER, json.dumps({"state": state, "settings": run.settings}, indent=2) + "\n")
+def _differ(key: str, stored: Any, now: Any) -> bool:
+    """Whether one of a run's settings was another when it began, but for what changes no result."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return bool(differences(stored, now))
+    return identifying(stored) != identifying(now) if key == "flags" else stored != now
 
 
 def _say(text: str, quiet: bool) -> None:

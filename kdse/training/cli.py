@@ -264,7 +264,7 @@ class KdseCLI(FlagsWinCLI):
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
-            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity)]
+            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity, schedule)]
             callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
         elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]

@@ -32,11 +32,12 @@ class RunResult(L.Callback):
     Args:
         folder: the run folder.
         identity: of the run, see `kdse.run.identity`.
+        schedule: of the run; its steps are known once fit has started.
     """
 
-    def __init__(self, folder: str | Path, identity: str) -> None:
+    def __init__(self, folder: str | Path, identity: str, schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.folder, self.identity = Path(folder), identity
+        self.folder, self.identity, self.schedule = Path(folder), identity, schedule
         self._before: dict[str, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,7 +75,6 @@ class RunResult(L.Callback):
             return
         lines = validations(self.folder)
         cost = step_cost(self.folder)
-        starts = [s for c in trainer.callbacks if isinstance(c, Schedule) for s in c.starts or []]
         result = {
             "state": "finished",
             "identity": self.identity,
@@ -82,7 +82,7 @@ class RunResult(L.Callback):
             "seconds": None if cost is None else round(cost.training_seconds, 1),
             "metrics": lines[-1]["metrics"] if lines else {},
             "best": _best(lines),
-            "switches": switches_before(starts, trainer.global_step),
+            "switches": switches_before(self.schedule.starts or [] if self.schedule else [], trainer.global_step),
             "recordings": recordings(getattr(trainer, "datamodule", None)),
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")

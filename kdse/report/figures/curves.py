@@ -33,8 +33,8 @@ def training_curves(
     factor = shown(metric).factor
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for system, folder in runs.items():
-        if values := history(folder, f"val/{metric}"):
-            curves[system] = [float(step) for step in values], list(values.values())
+        if logged := history(folder, f"val/{metric}"):
+            curves[system] = [float(step) for step in logged], list(logged.values())
     if all(len(steps) < 2 for steps, _ in curves.values()):
         return None
     look = looks(systems or list(runs))
