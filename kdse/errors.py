@@ -19,12 +19,16 @@ class ParserError(UserError):
     """What a parser of flags and configs says of a value. A `UserError` that it wraps says it better."""
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, or of the first `UserError` of kdse that a library wrapped in its own, in one line."""
+def mistake_in(error: BaseException) -> UserError | None:
+    """The first `UserError` of kdse in what an error was raised from; None if there is none."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, UserError) and not isinstance(seen, ParserError):
-            error = seen
-            break
+            return seen
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; of the `UserError` that a library wrapped in its own, if there is one."""
+    return " ".join(str(mistake_in(error) or error).split()) or type(error).__name__

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
-from kdse.errors import ParserError, UserError
+from kdse.errors import ParserError, UserError, mistake_in
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
@@ -180,6 +180,16 @@ class KdseCLI(FlagsWinCLI):
         config.resume = False
         self.stop.install()
         self.cleanup.callback(self.stop.restore)
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data, callbacks and trainer; the parser wraps what their constructors refuse."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            mistake = mistake_in(error)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
 
     def _refuse_fit_flags(self) -> None:
         """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one.
