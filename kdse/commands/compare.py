@@ -25,8 +25,9 @@ from kdse.report.tables.comparison import (
 )
 from kdse.report.tables.writers import to_markdown
 from kdse.run.folder import CONFIG, last_checkpoint
+from kdse.sweeps.command import check_fit_flag
 from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
-from kdse.sweeps.sequential_runs import Run, kdse, train
+from kdse.sweeps.sequential_runs import Run, check_settings, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
         ValueError: for a user's mistake.
     """
     arguments, flags = _parser().parse_known_intermixed_args(argv)
-    _check_flags(flags)
+    for flag in flags:
+        check_fit_flag(flag, OURS, "kdse compare sets it for every run")
     out: Path = arguments.out
     deltas = _deltas(arguments.deltas, arguments.base)
     runs = {name: _run(name, arguments.base, file, out, flags) for name, file in deltas.items()}
@@ -86,11 +88,7 @@ def main(argv: list[str]) -> int:
         if unknown:
             raise UserError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
     for name in chosen:  # before hours of training, not in the middle
-        if runs[name].state == "other":
-            raise UserError(
-                f"{runs[name].folder}: holds a run of other settings; delete it, or give another --out, or what it "
-                "was made with"
-            )
+        check_settings(runs[name])
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
@@ -204,15 +202,6 @@ def _deltas(texts: list[str], base: Path) -> dict[str, Path]:
     if not found:
         raise UserError(f"DELTA: only the base {base} was given; name at least one config to run over it")
     return found
-
-
-def _check_flags(flags: list[str]) -> None:
-    for flag in flags:
-        name, equals, _ = flag.partition("=")
-        if name in OURS:
-            raise UserError(f"{name}: kdse compare sets it for every run; leave it out")
-        if not name.startswith("--") or not equals:
-            raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
 
 
 def _parser() -> argparse.ArgumentParser:

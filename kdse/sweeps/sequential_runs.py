@@ -1,7 +1,6 @@
-"""Runs of `kdse fit` one after another in the foreground: each is shown, trained once, and resumed if it was stopped.
+"""Runs of `kdse fit` in the foreground, one after another: each is shown, trained once, resumed if it was stopped.
 
-`kdse compare` and the demo train this way, in view and without Optuna; `kdse sweep` trains in the background
-(`kdse.sweeps.runner`). Both ask `kdse.run` how far a run is and which settings count.
+For `kdse compare` and the demo, in view and without Optuna; `kdse.sweeps.runner` trains in the background.
 """
 
 from __future__ import annotations
@@ -26,10 +25,8 @@ MARKER = "run.json"
 class Run(NamedTuple):
     """One run of `kdse fit`.
 
-    name: for people.
-    folder: its run folder.
-    flags: of `kdse fit`, without --run_dir and --resume.
-    settings: plain data that tells this run from another in the same folder; mappings in it are configs.
+    name: for people. folder: its run folder. flags: of `kdse fit`, without --run_dir and --resume. settings: plain data
+    that tells this run from another in the same folder; mappings in it are configs.
     """
 
     name: str
@@ -60,22 +57,15 @@ def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
     """Trains a run, goes on where it was interrupted, or does nothing if it is finished; the exit code of `kdse fit`.
 
     Args:
-        run: what to train.
-        replace: train again where the folder holds a run of other settings.
+        replace: train again where the folder holds a run of other settings, which otherwise is a ValueError.
         quiet: keep everything off stdout.
-
-    Raises:
-        ValueError: if the folder holds a run of other settings and ``replace`` is off.
     """
     if run.state == "finished":
         _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", quiet)
         return 0
+    if not replace:
+        check_settings(run)
     if run.state == "other":
-        if not replace:
-            raise UserError(
-                f"{run.folder}: holds a run of other settings; delete it, or give another --out, or what it was made "
-                "with"
-            )
         for name in (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}"):
             (run.folder / name).unlink(missing_ok=True)
     command = run.command()
@@ -83,13 +73,16 @@ def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
     return kdse(command, quiet)
 
 
-def kdse(arguments: list[str], quiet: bool = False) -> int:
-    """Runs one kdse command in a process of its own, showing it first; returns its exit code.
+def check_settings(run: Run) -> None:
+    """Raises a ValueError if the run's folder holds a run of other settings."""
+    if run.state == "other":
+        raise UserError(
+            f"{run.folder}: holds a run of other settings; delete it, or give another --out, or what it was made with"
+        )
 
-    Args:
-        arguments: what follows `kdse`.
-        quiet: send what it and we print to stderr.
-    """
+
+def kdse(arguments: list[str], quiet: bool = False) -> int:
+    """Runs one kdse command in a process of its own, showing it first; its exit code. ``quiet``: all to stderr."""
     _say(f"\n$ kdse {shlex.join(arguments)}", quiet)
     return call([sys.executable, "-m", "kdse.cli", *arguments], stdout=2 if quiet else None)
 

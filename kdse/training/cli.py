@@ -73,7 +73,7 @@ class KdseCLI(FlagsWinCLI):
 
     Args:
         args: the command line.
-        cleanup: what `fit` takes hold of (the run folder, signals) is given back when this ends.
+        cleanup: gives back what `fit` holds (the run folder, signals) when it ends.
 
     Raises:
         AlreadyFinished: by ``--resume=true`` for a run that has ended.
@@ -192,11 +192,7 @@ class KdseCLI(FlagsWinCLI):
             raise mistake from error
 
     def _refuse_fit_flags(self) -> None:
-        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one.
-
-        Raises:
-            ValueError: naming the flag and what to give.
-        """
+        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
         config = self.config[self.subcommand]
         for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
             if given:
@@ -206,11 +202,7 @@ class KdseCLI(FlagsWinCLI):
                 )
 
     def _check_recordings(self, data: dict[str, Any], trained_on: str | None) -> None:
-        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting).
-
-        Raises:
-            ValueError: if there are recordings now and they differ.
-        """
+        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting)."""
         present: str | None = None
         if trained_on is not None:
             with contextlib.suppress(ValueError):  # (not there any more: the run is finished all the same)
@@ -226,7 +218,7 @@ class KdseCLI(FlagsWinCLI):
         return settings
 
     def _given(self, key: str) -> Any:
-        """What a setting has become: a value, or the object made from it."""
+        """A setting's value, or the object made from it."""
         return self.config_init[self.subcommand].get(key)
 
     @rank_zero_only
@@ -263,7 +255,7 @@ class KdseCLI(FlagsWinCLI):
         objectives: dict[str, Objective] = self._given("objectives") or {}
         for name, objective in objectives.items():
             objective.name = name
-        schedule = self._given("schedule")
+        schedule: Schedule | None = self._given("schedule")
         callbacks: list[Callback] = []
         for callback in given:
             if isinstance(callback, EarlyStopping):
@@ -275,7 +267,12 @@ class KdseCLI(FlagsWinCLI):
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
             callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity, schedule)]
-            callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
+            folder = run_dir / CHECKPOINTS
+            if schedule is not None and len(schedule.phases) > 1:
+                callbacks.append(SwitchCheckpoint(folder, schedule))
+            callbacks.append(BestCheckpoint(folder))
+            callbacks.append(LastCheckpoint(folder, self._given("save_every_n_steps")))
+            callbacks.append(StopOnSignal(folder, self.stop))
         elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
         elif self.subcommand == "predict":
@@ -285,23 +282,6 @@ class KdseCLI(FlagsWinCLI):
             interactive = sys.stdout.isatty() and sys.stderr.isatty()  # (the bar goes to one, our words to the other)
             callbacks.append(RichProgressBar() if interactive else TrainingLines())
         return callbacks
-
-    def _checkpointing(self, run_dir: Path) -> list[Callback]:
-        folder = run_dir / CHECKPOINTS
-        best = BestCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor="val/si_sdr",
-            mode="max",
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
-        )
-        last = LastCheckpoint(folder, self._given("save_every_n_steps"))
-        schedule: Schedule | None = self._given("schedule")
-        if schedule is None or len(schedule.phases) == 1:
-            return [best, last]
-        return [SwitchCheckpoint(folder, schedule), best, last]
 
     def _loggers(self, run_dir: Path) -> list[Logger]:
         """CSV and TensorBoard for fit; W&B, if asked for, for all but predict."""

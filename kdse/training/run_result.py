@@ -1,4 +1,4 @@
-"""`RunResult`: writes what a run leaves for programs, its validations and its result."""
+"""`RunResult`: writes the validations and the result of a run to its folder, for programs."""
 
 from __future__ import annotations
 
@@ -73,16 +73,18 @@ class RunResult(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        lines = validations(self.folder)
-        cost = step_cost(self.folder)
+        lines, cost = validations(self.folder), step_cost(self.folder)
+        scored = [line for line in lines if MONITORED in line["metrics"]]
+        best = max(scored, key=lambda line: line["metrics"][MONITORED], default=None)
+        starts = None if self.schedule is None else self.schedule.starts
         result = {
             "state": "finished",
             "identity": self.identity,
             "step": trainer.global_step,
             "seconds": None if cost is None else round(cost.training_seconds, 1),
             "metrics": lines[-1]["metrics"] if lines else {},
-            "best": _best(lines),
-            "switches": switches_before(self.schedule.starts or [] if self.schedule else [], trainer.global_step),
+            "best": best and {"step": best["step"], MONITORED: best["metrics"][MONITORED]},
+            "switches": switches_before(starts or [], trainer.global_step),
             "recordings": recordings(getattr(trainer, "datamodule", None)),
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -92,11 +94,3 @@ def recordings(data: Any) -> str | None:
     """Digest of a data module's recordings; None for one that has none to give."""
     known = getattr(data, "fingerprint", None)
     return known() if callable(known) else None
-
-
-def _best(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    scored = [line for line in lines if MONITORED in line["metrics"]]
-    if not scored:
-        return None
-    line = max(scored, key=lambda line: line["metrics"][MONITORED])
-    return {"step": line["step"], MONITORED: line["metrics"][MONITORED]}

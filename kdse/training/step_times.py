@@ -23,10 +23,10 @@ Mark: TypeAlias = "torch.cuda.Event | float"
 
 
 class StepTimes(L.Callback):
-    """Writes ``timing.csv`` into a run's folder: one line for every block of steps, so that it costs nothing.
+    """Writes a line to a run's ``timing.csv`` for every block of steps.
 
     A step lasts from the end of the one before it to its own end; where validation, a checkpoint or a new epoch came
-    between, from its own start. On CUDA the GPU's clock is read, once a block: nothing waits for it in between.
+    between, from its own start. On CUDA the GPU's clock is read once a block, so that nothing waits for it.
 
     Args:
         folder: of the run.

@@ -10,6 +10,7 @@ import torch
 import kdse.training.cli
 from kdse.cli import main
 from kdse.distiller import Distiller
+from kdse.errors import UserError
 from kdse.models.checkpoint import load_model, read_checkpoint
 from kdse.run.timing import step_cost
 from kdse.training.checkpoint_files import LastCheckpoint
@@ -52,7 +53,7 @@ def stop_at(monkeypatch):
                 method(self, trainer, *rest)
             if trainer.global_step == step:
                 monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", method)
-                raise ValueError("killed")
+                raise UserError("killed")
 
         monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", on_train_batch_end)
 
