@@ -24,7 +24,7 @@ from kdse.report.tables.comparison import (
     noisy_row,
 )
 from kdse.report.tables.writers import to_markdown
-from kdse.run.folder import CONFIG, last_checkpoint
+from kdse.run.folder import CONFIG, last_checkpoint, read_config
 from kdse.sweeps.command import check_fit_flag
 from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
 from kdse.sweeps.sequential_runs import Run, check_settings, kdse, train
@@ -92,8 +92,8 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
-    failed = {name for name in chosen if train(runs[name], quiet=arguments.json)}
-    states = {name: "failed" if name in failed else run.state for name, run in runs.items()}
+    codes = {name: train(runs[name], quiet=arguments.json) for name in chosen}
+    states = {name: "failed" if codes.get(name) else run.state for name, run in runs.items()}
     rows = [describe_run(name, runs[name].folder, SHOWN_STATES.get(state, state)) for name, state in states.items()]
     finished = [name for name, state in states.items() if state == "finished"]
     report: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
             report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
             scored = read_rows(out / SCORES / "per_file.csv")
     _report(rows, report, scored, reference, arguments, problem)
-    return 1 if failed or problem else 0
+    return 1 if any(codes.values()) or problem else 0
 
 
 def _report(
@@ -163,7 +163,7 @@ def _evaluation(runs: dict[str, Run], names: list[str], reference: str, argument
 
 
 def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:
-    configs = [_yaml(base, "--base"), _yaml(delta, "DELTA")]
+    configs = [_read(base, "--base"), _read(delta, "DELTA")]
     # (by what they hold: a table must not mix students of two teachers at one path)
     teachers = [located(path) for path in [*in_configs(configs, TEACHER), *in_flags(flags, TEACHER)]]
     teacher = digest(teachers[-1]) if teachers and teachers[-1].is_file() else None
@@ -173,16 +173,11 @@ def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run
     return Run(name, out / name, fit, json.loads(json.dumps(settings, default=str)))
 
 
-def _yaml(path: Path, flag: str) -> dict[str, Any]:
-    import yaml
-
+def _read(path: Path, flag: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{flag} {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{flag} {path}: is no config (a YAML file with keys such as model and data)")
-    return content
+        return read_config(path)
+    except UserError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _deltas(texts: list[str], base: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from kdse.errors import UserError
 from kdse.pretrained import located
 
 CONFIG = "config.yaml"
@@ -29,15 +30,25 @@ def last_checkpoint(run: Path) -> Path:
     return run / CHECKPOINTS / "last.ckpt"
 
 
-def config_of(run: Path) -> dict[str, Any]:
-    """The resolved config of a run; empty if it has none that can be read."""
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file; a ValueError that names the file if it cannot be read or is none."""
     import yaml
 
     try:
-        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not readable (empty, or no config with keys such as model and data)")
+    return content
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """The resolved config of a run; empty if it has none that can be read."""
+    try:
+        return read_config(run / CONFIG)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def seed_of(run: Path) -> int | None:

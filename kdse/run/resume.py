@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from kdse.errors import UserError
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
-from kdse.run.folder import CHECKPOINTS, CONFIG, LOCK, RUN
+from kdse.run.folder import CHECKPOINTS, CONFIG, LOCK, RUN, read_config
 from kdse.run.identity import differences
 
 log = logging.getLogger(__name__)
@@ -59,15 +58,7 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
 def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Raises a ValueError that names the settings in which a run folder differs from this start's resolved config."""
     path = Path(folder) / CONFIG
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(stored, dict) or not stored:
-        raise UserError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
-    changed = differences(config, stored)
+    changed = differences(config, read_config(path)) if path.exists() else []
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(

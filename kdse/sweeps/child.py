@@ -16,9 +16,9 @@ from kdse.sweeps.store import Claim
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
 #: Control sequences of terminals, which progress bars leave in logs.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-LONGEST = 300
+LONGEST_LINE = 300
 #: Bytes of a log that are searched for what comes early, and for what comes last.
-MUCH = 1 << 18
+SEARCHED_BYTES = 1 << 18
 
 
 class Child:
@@ -55,7 +55,7 @@ class Child:
 
     def find_identity(self) -> str | None:
         """The name of its run folder when its log says it for the first time; None at any other time."""
-        found = None if self.identity else FOLDER.search(self._output(first=MUCH))
+        found = None if self.identity else FOLDER.search(self._output(first=SEARCHED_BYTES))
         if found is None:
             return None
         self.identity = PurePath(found[1].strip()).name
@@ -63,8 +63,8 @@ class Child:
 
     def last_line(self) -> str:
         """The last thing it said; of progress bars, what they showed last."""
-        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output(last=MUCH)))]
-        return next((line[:LONGEST] for line in reversed(lines) if line), "")
+        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output(last=SEARCHED_BYTES)))]
+        return next((line[:LONGEST_LINE] for line in reversed(lines) if line), "")
 
     def _output(self, first: int = -1, last: int | None = None) -> str:
         with open(self.log, "rb") as file:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdse.errors import UserError
 from kdse.pretrained import located
+from kdse.run.folder import read_config
 from kdse.run.identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
 
@@ -44,7 +44,10 @@ def conditions(sweep: Sweep, flags: Sequence[str], extra: Sequence[str], seed: i
         "flags": identifying(extra),
         "seed": None if sweep.method == "grid" else seed,
     }
-    configs = [_read(path) for path in paths]
+    configs = []
+    for path in paths:
+        with contextlib.suppress(UserError):  # (`kdse fit` says what is wrong with it)
+            configs.append(read_config(Path(path)))
 
     def values(name: str) -> list[str]:
         return [*in_flags([*flags, *extra], name), *_swept(sweep, name), *in_configs(configs, name)]
@@ -88,11 +91,3 @@ def digest(path: Path, what: str = "") -> str:
 
 def _swept(sweep: Sweep, name: str) -> list[str]:
     return [str(value) for p in sweep.parameters if short(p.name) == name for value in p.listed]
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}  # (`kdse fit` says what is wrong with it)
-    return content if isinstance(content, dict) else {}

@@ -28,7 +28,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
 MISTAKE, ENOUGH_MISTAKES = 2, 3
 #: Seconds between two looks at the children, and between two looks at what others leave to do.
-LOOK, ASK = 0.1, 2.0
+LOOK_SECONDS, ASK_SECONDS = 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Runner:
         self.sweep, self.store, self.settings, self.progress = sweep, store, settings, progress
         self.interrupted: list[int] = []
         self.stopping = self.killing = False
-        self._heard: list[str] = []
+        self._signals: list[str] = []
         self._children: dict[int, Child] = {}
         self._begun = 0
         self._compared: dict[int, int] = {}
-        self._ends: list[int] = []
+        self._exit_codes: list[int] = []
         self._waiting: list[int] = []
 
     def run(self) -> None:
@@ -82,7 +82,7 @@ class Runner:
     def _work(self) -> None:
         asked = 0.0
         while True:
-            if self._has_room() and time.monotonic() - asked >= ASK:
+            if self._has_room() and time.monotonic() - asked >= ASK_SECONDS:
                 while self._has_room() and (claim := self.store.claim(self.interrupted)) is not None:
                     self._start(claim)
                 asked = time.monotonic()
@@ -93,7 +93,7 @@ class Runner:
             if not self._children and (self.stopping or self._enough()):
                 return
             self.progress.show(self._children.values())
-            time.sleep(LOOK)
+            time.sleep(LOOK_SECONDS)
 
     def _has_room(self) -> bool:
         return len(self._children) < self.settings.workers and not self.stopping and not self._enough()
@@ -101,8 +101,8 @@ class Runner:
     def _look(self) -> bool:
         """Looks after every child; whether one has ended."""
         ended = False
-        while self._heard:
-            name, count = self._heard.pop(0), len(self._children)
+        while self._signals:
+            name, count = self._signals.pop(0), len(self._children)
             if self.killing:
                 self.progress.say(f"{name} again: killing {count} run(s)")
             else:
@@ -153,8 +153,8 @@ class Runner:
             return
         else:
             self._fail(child, child.last_line() if code > 0 else f"killed by {_name(-code)}")
-        self._ends.append(code)
-        if len(self._ends) == ENOUGH_MISTAKES and self._all_refused():
+        self._exit_codes.append(code)
+        if len(self._exit_codes) == ENOUGH_MISTAKES and self._all_refused():
             self.progress.say(
                 f"the first {ENOUGH_MISTAKES} points were all refused by kdse fit (exit code 2), as others would be: "
                 "no more are begun; mend what their last lines say"
@@ -214,7 +214,7 @@ class Runner:
 
     def _all_refused(self) -> bool:
         """Whether the first points that ended here were all refused, as all others would be (no corpus here, say)."""
-        return self._ends[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
+        return self._exit_codes[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
 
     def _worth_waiting(self) -> bool:
         """Whether others train points that we could take over if they are killed."""
@@ -235,7 +235,7 @@ class Runner:
         self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
         if not again or self.killing:
-            self._heard.append(signal.Signals(number).name)  # (said by `_look`: printing here might interrupt a print)
+            self._signals.append(signal.Signals(number).name)  # (`_look` says it: this might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:

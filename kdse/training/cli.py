@@ -38,6 +38,28 @@ from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
 
+#: Top-level flags beside those of Lightning: name, type, default, help.
+FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("objectives", dict[str, Objective], {},
+     "Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}."),
+    ("schedule", Schedule | None, None, "Weights of the terms over optimizer steps."),
+    ("run_dir", str, "runs/default", "Folder of this run: all it writes."),
+    ("run_root", str | None, None,
+     "Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also the W&B id, "
+     "so that the same settings find the same run. Where a run is kept does not count."),
+    ("resume", bool, False,
+     "Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is."),
+    ("wandb", str, "off",
+     "Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a run folder "
+     "go on with the run of its fit."),
+    ("wandb_project", str | None, None,
+     "Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse."),
+    ("save_every_n_steps", int | None, None,
+     "Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch."),
+    ("example_every_n_validations", int, 5,
+     "Log audio and spectrograms of a few validation items every so many validations; 0 never."),
+)  # fmt: skip
+
 
 class AlreadyFinished(Exception):
     """There is nothing left to train, which is no mistake."""
@@ -99,54 +121,8 @@ class KdseCLI(FlagsWinCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--objectives",
-            type=dict[str, Objective],
-            default={},
-            help="Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}.",
-        )
-        parser.add_argument(
-            "--schedule", type=Schedule | None, default=None, help="Weights of the terms over optimizer steps."
-        )
-        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
-        parser.add_argument(
-            "--run_root",
-            type=str | None,
-            default=None,
-            help="Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also "
-            "the W&B id, so that the same settings find the same run. Where a run is kept does not count.",
-        )
-        parser.add_argument(
-            "--resume",
-            type=bool,
-            default=False,
-            help="Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is.",
-        )
-        parser.add_argument(
-            "--wandb",
-            type=str,
-            default="off",
-            help="Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a "
-            "run folder go on with the run of its fit.",
-        )
-        parser.add_argument(
-            "--wandb_project",
-            type=str | None,
-            default=None,
-            help="Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse.",
-        )
-        parser.add_argument(
-            "--save_every_n_steps",
-            type=int | None,
-            default=None,
-            help="Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch.",
-        )
-        parser.add_argument(
-            "--example_every_n_validations",
-            type=int,
-            default=5,
-            help="Log audio and spectrograms of a few validation items every so many validations; 0 never.",
-        )
+        for name, kind, default, text in FLAGS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
         defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 

@@ -16,7 +16,7 @@ import torch
 from kdse.run.timing import COLUMNS, FILE
 
 #: A step that took longer than this many medians of its block counts as that long: the machine was busy. Our choice.
-LONGEST = 5.0
+LONGEST_STEP = 5.0
 
 #: A moment: an event of the GPU's own clock, which runs behind the process, or seconds of the process' clock.
 Mark: TypeAlias = "torch.cuda.Event | float"
@@ -93,7 +93,7 @@ class StepTimes(L.Callback):
             return
         seconds = [_seconds(a, b) for a, b in spans]
         median = statistics.median(seconds) if seconds else math.nan
-        mean = statistics.fmean(min(s, LONGEST * median) for s in seconds) if seconds else math.nan
+        mean = statistics.fmean(min(s, LONGEST_STEP * median) for s in seconds) if seconds else math.nan
         elapsed = time.perf_counter() - self._started
         new = not self.file.exists()
         self.file.parent.mkdir(parents=True, exist_ok=True)
