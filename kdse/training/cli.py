@@ -165,7 +165,7 @@ class KdseCLI(FlagsWinCLI):
             mistake = mistake_in(error)
             if mistake is None or mistake is error:
                 raise
-            raise mistake from error
+            raise UserError(str(mistake)) from error  # (raised itself, it would be its own cause: a circle)
 
     def _refuse_fit_flags(self) -> None:
         """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
