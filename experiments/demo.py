@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from kdse.run.folder import last_checkpoint
 from kdse.sweeps.sequential_runs import Run, kdse, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,17 +40,16 @@ def main() -> int:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     run(["corpus", "build"])
-    fit(out, "teacher", "teacher.yaml", arguments.teacher_steps, arguments.workers)
-    teacher = last(out, "teacher")
-    for name in ("supervised", "one_step", "two_step"):
-        extra = [] if name == "supervised" else [f"--model.teacher_checkpoint={teacher}"]
-        fit(out, name, f"{name}.yaml", arguments.student_steps, arguments.workers, extra)
-
     systems = ("teacher", "supervised", "one_step", "two_step")
+    for name in systems:
+        steps = arguments.teacher_steps if name == "teacher" else arguments.student_steps
+        extra = [f"--model.teacher_checkpoint={last_checkpoint(out / 'teacher')}"] if name.endswith("step") else []
+        fit(out / name, steps, arguments.workers, extra)
+
     run(
         [
             "evaluate",
-            *(f"{name}={last(out, name)}" for name in systems),
+            *(f"{name}={last_checkpoint(out / name)}" for name in systems),
             "--synthetic",
             "--snr-db", "-5", "0", "5", "10",
             "--items", str(arguments.items),
@@ -68,20 +68,16 @@ def main() -> int:
     print(f"tables   {report / 'tables'} and {out / 'scores' / 'summary.md'}")
     print(f"plots    {report / 'figures'}")
     print(f"audio    {out / 'scores' / 'audio'}")
-    print(f"student  {last(out, 'two_step')}   (try: kdse enhance FILE --checkpoint ... --out DIR)")
+    print(f"student  {last_checkpoint(out / 'two_step')}   (try: kdse enhance FILE --checkpoint ... --out DIR)")
     print(f"took     {(time.time() - started) / 60:.1f} minutes")
     return 0
 
 
-def fit(out: Path, name: str, config: str, steps: int, workers: int, extra: list[str] | None = None) -> None:
+def fit(folder: Path, steps: int, workers: int, extra: list[str]) -> None:
     """Trains one system, goes on from its last checkpoint, or does nothing if it is finished."""
-    configs = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / config)]
-    flags = [*configs, f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", *(extra or [])]
-    stop_if_failed("fit", train(Run(name, out / name, flags, {"steps": steps}), replace=True))
-
-
-def last(out: Path, name: str) -> Path:
-    return out / name / "checkpoints" / "last.ckpt"
+    configs = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / f"{folder.name}.yaml")]
+    flags = [*configs, f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", *extra]
+    stop_if_failed("fit", train(Run(folder.name, folder, flags, {"steps": steps}), replace=True))
 
 
 def run(arguments: list[str]) -> None:

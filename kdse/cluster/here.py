@@ -1,4 +1,4 @@
-"""Running a job on this machine, without a cluster: what is stopped is started again, as a cluster would."""
+"""Jobs on this machine, without a cluster: a command that was stopped is started again, as a cluster would."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ LOOK_SECONDS = 0.1
 
 
 def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
-    """Runs a command, or ``request.workers`` of it side by side, and waits.
+    """Runs `kdse` with these arguments, or ``request.workers`` of it side by side, and waits.
 
     A command that was stopped, by a signal to it or at the time limit, is started again, five times at most. A signal
-    to this process is one to all of them, and none is started again; killed, it leaves none running (Linux).
-
-    Args:
-        request: its workers, GPUs, setup, folder for logs and, if one is given, time limit count here.
-        arguments: of `kdse`, beginning with the command.
-        program: in place of kdse.
+    to this process is one to all of them, and none is started again; killed, it leaves none running (Linux). Of the
+    request its workers, GPUs, setup, folder for logs and time limit count.
 
     Returns:
         the highest exit code; 75 for a command that was stopped, 128 + n for one that signal n killed.
@@ -117,7 +113,7 @@ class _Place:
 
 
 def _environment(request: Request) -> dict[str, str]:
-    """With so many GPUs as were asked for, of those that there are to choose from."""
+    """The environment with so many GPUs as were asked for, of those that there are to choose from."""
     environment = dict(os.environ)
     if request.gpus_per_node is not None:
         there = environment.get("CUDA_VISIBLE_DEVICES")

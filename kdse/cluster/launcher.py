@@ -7,7 +7,6 @@ import io
 import shutil
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from kdse.cluster import requeue
@@ -18,19 +17,12 @@ from kdse.internals.submitit import batch_script
 
 
 def script(request: Request) -> str:
-    """The batch script that `submit` would send; nothing is written or submitted, and no SLURM is needed.
-
-    Raises:
-        ValueError: if submitit is not installed.
-    """
+    """The batch script that `submit` would send; needs submitit, but no SLURM."""
     return batch_script(_slurm(request, wherever=True), request.workers or 1).rstrip() + "\n"
 
 
 def submit(request: Request, task: Task) -> list[str]:
-    """Sends a job, or an array of ``request.workers`` jobs, to SLURM.
-
-    Returns:
-        the numbers of the jobs, of an array's as ``NUMBER_INDEX``.
+    """Sends a job, or an array of ``request.workers`` jobs, to SLURM; their numbers, of an array's ``NUMBER_INDEX``.
 
     Raises:
         ValueError: if submitit or SLURM is not there, the folder for logs cannot be written, or sbatch refuses the job.
@@ -46,7 +38,7 @@ def submit(request: Request, task: Task) -> list[str]:
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # (submitit prints what it raises)
-            jobs = executor.submit_array([replace(task, folder=_folder(request))] * (request.workers or 1))
+            jobs = executor.submit_array([replace(task, folder=request.log_dir.absolute())] * (request.workers or 1))
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
     return [job.job_id for job in jobs]
@@ -54,13 +46,21 @@ def submit(request: Request, task: Task) -> list[str]:
 
 def _slurm(request: Request, wherever: bool = False) -> Any:
     """submitit's executor for the request; ``wherever``: also where there is no SLURM, to look at the script."""
-    submitit = _submitit()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import submitit
+    except ImportError:
+        raise UserError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
 
     class Anywhere(submitit.SlurmExecutor):  # type: ignore[name-defined]  # (imported when needed)
         @classmethod
         def affinity(cls) -> int:
             return 1
 
+    folder = request.log_dir.absolute()  # (a job may change its working directory)
+    # (srun does not take --cpus-per-task over from sbatch)
+    cpus = [] if request.cpus_per_task is None else [f"--cpus-per-task={request.cpus_per_task}"]
     executor = (Anywhere if wherever else submitit.SlurmExecutor)(request.log_dir)
     wanted: dict[str, Any] = {
         "job_name": request.name,
@@ -73,11 +73,11 @@ def _slurm(request: Request, wherever: bool = False) -> Any:
         "mem": None if request.mem_gb is None else f"{round(1024 * request.mem_gb)}MB",
         "stderr_to_stdout": True,
         # (cores are for the data workers; without GPUs, --setup gives the model more)
-        "setup": ['export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"', *request.setup, *requeue.before(_folder(request))],
+        "setup": ['export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"', *request.setup, *requeue.before(folder)],
         "teardown": requeue.after(request.max_restarts if request.requeue else 0),
         "array_parallelism": request.array_parallelism or request.workers,
         # one failed task ends the others, which would wait for it; a job that comes back goes on in its log
-        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", *_cpus(request)],
+        "srun_args": ["--kill-on-bad-exit=1", "--open-mode=append", *cpus],
         # (SIGUSR1 is what kdse stops on; submitit's own is SIGUSR2)
         "additional_parameters": {
             "signal": f"USR1@{request.signal_delay_s}",
@@ -87,23 +87,3 @@ def _slurm(request: Request, wherever: bool = False) -> Any:
     }
     executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
     return executor
-
-
-def _folder(request: Request) -> Path:
-    """For the notes of stopped tasks: absolute, since a job may change its working directory."""
-    return request.log_dir.absolute()
-
-
-def _cpus(request: Request) -> list[str]:
-    """(srun does not take --cpus-per-task over from sbatch)"""
-    return [] if request.cpus_per_task is None else [f"--cpus-per-task={request.cpus_per_task}"]
-
-
-def _submitit() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import submitit
-    except ImportError:
-        raise UserError("kdse submit needs submitit: pip install 'kdse[cluster]'") from None
-    return submitit

@@ -1,9 +1,9 @@
-"""What is asked of a cluster, and the kdse command that fits it; contradictions are the user's mistakes."""
+"""`Request`: the resources of a job, and the kdse command that fits them; contradictions are the user's mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdse.errors import UserError
@@ -25,25 +25,19 @@ _HARMFUL = {
 }
 #: sbatch flags that ask for GPUs, and those that may.
 _GPUS, _RESOURCES = ("gpus", "gpus-per-socket"), ("gres", "tres-per-node", "tres-per-task", "tres-per-job")
-_NO_PLACE_LOCALLY = ("partition", "extra", "max_restarts", "requeue", "mem_gb", "cpus_per_task", "array_parallelism")
+_CLUSTER_ONLY = ("partition", "extra", "max_restarts", "requeue", "mem_gb", "cpus_per_task", "array_parallelism")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `kdse submit` asks for; names are those of its flags.
+    """What `kdse submit` asks for; names are those of its flags, whose help explains them.
 
     Args:
-        nodes: of a job.
-        tasks_per_node: processes on each node; None is one for each GPU, or one.
+        tasks_per_node: None is one for each GPU, or one.
         gpus_per_node, cpus_per_task, mem_gb, partition: None leaves it to the cluster.
-        minutes: time limit of each start of a job; None is `DEFAULT_MINUTES` on a cluster, and none on this machine.
-        signal_delay_s: seconds before the time limit at which the tasks are told to stop.
+        minutes: None is `DEFAULT_MINUTES` on a cluster, and no limit on this machine.
         workers: jobs of an array; None is a single job that is no array.
-        array_parallelism: how many of them run at a time; None is all.
-        name, log_dir: of the job, and where its script and logs are kept.
-        setup: lines of shell before the command.
         extra: further sbatch flags; True for one without a value.
-        requeue: whether a stopped job is queued again, `max_restarts` times at most.
 
     Raises:
         ValueError: for values that contradict each other.
@@ -109,9 +103,10 @@ class Request:
         """Raises a ValueError if something is asked for that only a cluster has."""
         if self.nodes > 1:
             raise UserError(f"--local --nodes {self.nodes}: this machine is one node")
-        given = [f.name for f in fields(self) if f.name in _NO_PLACE_LOCALLY and getattr(self, f.name) != _default(f)]
-        if given:
-            flag = {"extra": "set", "requeue": "no-requeue"}.get(given[0], given[0].replace("_", "-"))
+        default = Request()
+        given = next((name for name in _CLUSTER_ONLY if getattr(self, name) != getattr(default, name)), None)
+        if given is not None:
+            flag = {"extra": "set", "requeue": "no-requeue"}.get(given, given.replace("_", "-"))
             raise UserError(f"--local --{flag}: has no effect without SLURM; leave it out")
 
 
@@ -181,8 +176,3 @@ def _value(flags: Sequence[str], name: str) -> str | None:
         elif flag.startswith(f"{name}="):
             found = flag.removeprefix(f"{name}=")
     return found
-
-
-def _default(entry: object) -> object:
-    factory = getattr(entry, "default_factory", None)
-    return factory() if callable(factory) else getattr(entry, "default", None)

@@ -1,4 +1,4 @@
-"""What one task of a job runs: a kdse command, with "stopped, start me again" told apart from a failure.
+"""One task of a job: runs a kdse command, and tells "stopped, start me again" from a failure.
 
 `srun` ends all tasks when one fails, and its exit code is the highest of theirs. Exit code 75 of kdse is no failure: a
 task that says it must not make `srun` end the others, which are writing a checkpoint, nor hide the exit code of one
@@ -27,10 +27,6 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submi
 
 def run(arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
     """Runs `kdse` with these arguments; a signal to this process is one to kdse.
-
-    Args:
-        arguments: beginning with the command.
-        program: in place of kdse.
 
     Returns:
         its exit code, 128 + n where signal n killed it, and `STOPPED` also where SIGUSR1 came before kdse took it.
@@ -81,12 +77,8 @@ class Task:
         print(self, flush=True)
         code = run(self.arguments)
         if code:
-            sys.exit(_note(self.folder / _name()) if code == STOPPED else code)
+            sys.exit(_note(self.folder / f"stopped-{os.environ['SLURM_JOB_ID']}") if code == STOPPED else code)
         return code
-
-
-def _name() -> str:
-    return f"stopped-{os.environ['SLURM_JOB_ID']}"
 
 
 def _note(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -25,11 +24,16 @@ from kdse.report.tables.comparison import (
     noisy_row,
 )
 from kdse.report.tables.writers import to_markdown
-from kdse.sweeps.sequential_runs import Run, kdse, train
+from kdse.run.folder import CONFIG, last_checkpoint, read_config
+from kdse.sweeps.command import check_fit_flag
+from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
+from kdse.sweeps.sequential_runs import Run, check_settings, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
 METRICS = ["si_sdr", "pesq_wb", "estoi"]
+#: What the table calls the states of runs.
+SHOWN_STATES = {"new": "not run", "other": "other settings"}
 OURS = ("--config", "--run_dir", "--run_root", "--resume", "--ckpt_path", "--print_config")
 
 DESCRIPTION = """\
@@ -72,7 +76,8 @@ def main(argv: list[str]) -> int:
         ValueError: for a user's mistake.
     """
     arguments, flags = _parser().parse_known_intermixed_args(argv)
-    _check_flags(flags)
+    for flag in flags:
+        check_fit_flag(flag, OURS, "kdse compare sets it for every run")
     out: Path = arguments.out
     deltas = _deltas(arguments.deltas, arguments.base)
     runs = {name: _run(name, arguments.base, file, out, flags) for name, file in deltas.items()}
@@ -83,18 +88,14 @@ def main(argv: list[str]) -> int:
         if unknown:
             raise UserError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
     for name in chosen:  # before hours of training, not in the middle
-        if runs[name].state == "other":
-            raise UserError(
-                f"{runs[name].folder}: holds a run of other settings; delete it, or give another --out, or what it "
-                "was made with"
-            )
+        check_settings(runs[name])
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
-    for name in chosen:
-        train(runs[name], quiet=arguments.json)
-    rows = [describe_run(run.name, run.folder, _shown(run.state)) for run in runs.values()]
-    finished = [name for name, run in runs.items() if run.state == "finished"]
+    codes = {name: train(runs[name], quiet=arguments.json) for name in chosen}
+    states = {name: "failed" if codes.get(name) else run.state for name, run in runs.items()}
+    rows = [describe_run(name, runs[name].folder, SHOWN_STATES.get(state, state)) for name, state in states.items()]
+    finished = [name for name, state in states.items() if state == "finished"]
     report: dict[str, Any] | None = None
     scored: list[Row] = []
     problem = ""
@@ -105,8 +106,7 @@ def main(argv: list[str]) -> int:
             report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
             scored = read_rows(out / SCORES / "per_file.csv")
     _report(rows, report, scored, reference, arguments, problem)
-    failed = any(runs[name].state == "failed" for name in chosen)
-    return 1 if failed or problem else 0
+    return 1 if any(codes.values()) or problem else 0
 
 
 def _report(
@@ -156,43 +156,28 @@ def _evaluation(runs: dict[str, Run], names: list[str], reference: str, argument
     flags = given_flags(arguments)
     if not any(getattr(arguments, source) for source in SOURCES):
         data = runs[reference if reference in names else names[0]].folder
-        flags = ["--data-config", str(data / "config.yaml"), *flags]
-    systems = [f"{name}={runs[name].checkpoint}" for name in names]
+        flags = ["--data-config", str(data / CONFIG), *flags]
+    systems = [f"{name}={last_checkpoint(runs[name].folder)}" for name in names]
     # our own folder: what it holds of other runs, items or metrics is replaced
     return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES), "--overwrite"]
 
 
 def _run(name: str, base: Path, delta: Path, out: Path, flags: list[str]) -> Run:
-    settings: dict[str, Any] = {"base": _yaml(base, "--base"), "delta": _yaml(delta, "DELTA"), "flags": flags}
-    settings |= {"corpus": os.environ.get("KDSE_CORPUS"), "teacher": _teacher(settings)}
+    configs = [_read(base, "--base"), _read(delta, "DELTA")]
+    # (by what they hold: a table must not mix students of two teachers at one path)
+    teachers = [located(path) for path in [*in_configs(configs, TEACHER), *in_flags(flags, TEACHER)]]
+    teacher = digest(teachers[-1]) if teachers and teachers[-1].is_file() else None
+    settings = {"base": configs[0], "delta": configs[1], "flags": flags, "teacher": teacher}
+    settings["corpus"] = os.environ.get("KDSE_CORPUS")
     fit = ["--config", str(base), "--config", str(delta), *flags]
     return Run(name, out / name, fit, json.loads(json.dumps(settings, default=str)))
 
 
-def _teacher(settings: dict[str, Any]) -> str | None:
-    """SHA-256 of the teacher's checkpoint, so that a table never mixes students of two teachers at one path."""
-    path: str | None = None
-    for part in ("base", "delta"):
-        model = settings[part].get("model") or {}
-        path = (model.get("init_args") or {}).get("teacher_checkpoint", path) if isinstance(model, dict) else path
-    for flag in settings["flags"]:
-        name, _, value = flag.partition("=")
-        path = value if name == "--model.teacher_checkpoint" else path
-    if path is None or not located(path).is_file():
-        return None
-    return hashlib.sha256(located(path).read_bytes()).hexdigest()
-
-
-def _yaml(path: Path, flag: str) -> dict[str, Any]:
-    import yaml
-
+def _read(path: Path, flag: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{flag} {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{flag} {path}: is no config (a YAML file with keys such as model and data)")
-    return content
+        return read_config(path)
+    except UserError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _deltas(texts: list[str], base: Path) -> dict[str, Path]:
@@ -212,19 +197,6 @@ def _deltas(texts: list[str], base: Path) -> dict[str, Path]:
     if not found:
         raise UserError(f"DELTA: only the base {base} was given; name at least one config to run over it")
     return found
-
-
-def _check_flags(flags: list[str]) -> None:
-    for flag in flags:
-        name, equals, _ = flag.partition("=")
-        if name in OURS:
-            raise UserError(f"{name}: kdse compare sets it for every run; leave it out")
-        if not name.startswith("--") or not equals:
-            raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
-
-
-def _shown(state: str) -> str:
-    return {"new": "not run", "started": "unfinished", "other": "other settings"}.get(state, state)
 
 
 def _parser() -> argparse.ArgumentParser:

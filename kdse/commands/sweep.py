@@ -10,9 +10,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
@@ -64,10 +63,11 @@ def main(argv: list[str]) -> int:
     arguments, extra = _parser().parse_known_args(argv)
     sweep = read_sweep(arguments.file)
     check_extra(extra, [parameter.name for parameter in sweep.parameters])
-    out = arguments.out or _folder(sweep)
+    out = arguments.out or Path(value_of(sweep.command, "--run_root") or f"runs/sweeps/{sweep.path.stem}")
     program = tuple(shlex.split(arguments.program)) if arguments.program else (sys.executable, "-m", "kdse.cli")
     try:
-        flags = fit_flags(sweep.command, sweep.arguments(_example(sweep)))
+        some = {p.name: p.settings.get("value", p.settings.get("values", [0])[0]) for p in sweep.parameters}
+        flags = fit_flags(sweep.command, sweep.arguments(some))
     except ValueError as error:
         raise UserError(f"{sweep.path}: {error}") from None
     if arguments.workers < 1 or (arguments.max_points is not None and arguments.max_points < 1):
@@ -78,8 +78,12 @@ def main(argv: list[str]) -> int:
     from kdse.sweeps.runner import Settings
     from kdse.sweeps.store import Store
 
+    settings = Settings(
+        out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
+        () if arguments.dry_run or arguments.report_only else _gpus(arguments.workers),
+    )  # fmt: skip
     if arguments.dry_run:
-        return _show(sweep, Settings(out, program, tuple(extra)), arguments.seed)
+        return _show(sweep, settings, arguments.seed)
     if arguments.report_only:
         if not (out / "study_name").is_file():
             raise UserError(f"--report-only: {out} holds no sweep")
@@ -92,29 +96,25 @@ def main(argv: list[str]) -> int:
     store = Store(sweep, out, arguments.storage, arguments.seed, definition)
     if arguments.retry_failed:
         store.retry_failed()
-    settings = Settings(
-        out, program, tuple(extra), arguments.workers, arguments.max_points, not arguments.no_wait,
-        _gpus(arguments.workers),
-    )  # fmt: skip
     runner = _run(sweep, store, settings, sys.stderr if arguments.json else sys.stdout)
     if runner.stopping:
         again = shlex.join(["kdse", "sweep", *argv])
         print(f"stopped; go on with the same command:\n  {again}", file=sys.stderr)
         return STOPPED
     code = _report(sweep, store, out, arguments.json)
-    return STOPPED if code == 0 and runner.tally.interrupted else code
+    return STOPPED if code == 0 and runner.interrupted else code
 
 
 def _run(sweep: Sweep, store: Store, settings: Settings, stream: TextIO) -> Runner:
     """Works on the points until none is left or a signal comes; the `Runner` that did."""
-    from kdse.sweeps.progress import LiveProgress, Progress
+    from kdse.sweeps.progress import Progress
     from kdse.sweeps.runner import Runner
     from kdse.sweeps.store import RUNS
 
-    shown = (LiveProgress if stream.isatty() else Progress)(sweep, settings.out / RUNS, stream)
-    runner = Runner(sweep, store, settings, shown)
+    progress = Progress(sweep, settings.out / RUNS, stream)
+    runner = Runner(sweep, store, settings, progress)
     try:
-        with shown:
+        with progress.live:
             runner.run()
     except OSError as error:
         why = error.strerror or error
@@ -161,15 +161,6 @@ def _show(sweep: Sweep, settings: Settings, seed: int) -> int:
     if len(points) != total:
         print(f"# and so on, {'until stopped' if total is None else f'{total} points'}", file=sys.stderr)
     return 0
-
-
-def _example(sweep: Sweep) -> Mapping[str, Any]:
-    """Some point, to look at a command line with."""
-    return {p.name: p.settings.get("value", p.settings.get("values", [0])[0]) for p in sweep.parameters}
-
-
-def _folder(sweep: Sweep) -> Path:
-    return Path(value_of(sweep.command, "--run_root") or f"runs/sweeps/{sweep.path.stem}")
 
 
 def _gpus(workers: int) -> tuple[str, ...]:

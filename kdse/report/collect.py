@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from kdse.errors import UserError
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row, read_rows
-from kdse.run.folder import config_of, last_checkpoint, seed_of, steps_of
+from kdse.run.folder import config_of, last_checkpoint, seed_of, state, steps_of
 from kdse.run.identity import without_seed
 
 
@@ -70,7 +70,9 @@ def without_checkpoint(texts: Sequence[str]) -> list[str]:
 
 
 def unfinished(run: Path) -> str:
-    """How far a run is, if it has not reached its last step; else empty."""
+    """How far a run is, if it has not ended; else empty."""
+    if state(run) == "finished":
+        return ""
     last, steps = (config_of(run).get("trainer") or {}).get("max_steps"), steps_of(run)
     if isinstance(last, int) and steps is not None and 0 <= steps < last:
         return f"step {steps} of {last}"

@@ -1,41 +1,54 @@
-"""A run folder of `kdse fit`: its files, config, result and validations."""
+"""A run folder of `kdse fit`: names of its files, its config, result and state."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from kdse.errors import UserError
 from kdse.pretrained import located
 
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+LOCK = "run.lock"
 RESULT = "result.json"
-VALIDATIONS = "validations.jsonl"
 SWITCH = "switch.ckpt"
+#: Key of a checkpoint that holds the identity of its run.
+RUN = "kdse_run"
 
 
 def run_folder_of(checkpoint: str | Path) -> Path | None:
     """The run folder that a checkpoint lies in; None if it lies in none."""
     folder = Path(checkpoint).parent
-    run = folder.parent if folder.name == "checkpoints" else folder
-    return run if (run / "config.yaml").is_file() else None
+    run = folder.parent if folder.name == CHECKPOINTS else folder
+    return run if (run / CONFIG).is_file() else None
 
 
 def last_checkpoint(run: Path) -> Path:
     """Where the last checkpoint of a run is, or would be."""
-    return run / "checkpoints" / "last.ckpt"
+    return run / CHECKPOINTS / "last.ckpt"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file; a ValueError that names the file if it cannot be read or is none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not readable (empty, or no config with keys such as model and data)")
+    return content
 
 
 def config_of(run: Path) -> dict[str, Any]:
     """The resolved config of a run; empty if it has none that can be read."""
-    import yaml
-
     try:
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return read_config(run / CONFIG)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def seed_of(run: Path) -> int | None:
@@ -61,27 +74,31 @@ def teacher_of(run: Path) -> Path | None:
     return located(path) if isinstance(path, str) else None
 
 
-def validations(folder: str | Path) -> list[dict[str, Any]]:
-    """The validations of a run in the order of their steps, the last line of each; a line cut short does not count."""
-    by_step: dict[int, dict[str, Any]] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in (Path(folder) / VALIDATIONS).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                content = json.loads(line)
-                by_step[int(content["step"])] = content
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def result(folder: str | Path) -> dict[str, Any] | None:
+def result(run: str | Path) -> dict[str, Any] | None:
     """The result of a run that has ended; None for one that has not, or was started again since."""
     try:
-        content = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
+        content = json.loads((Path(run) / RESULT).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("state") == "finished" else None
 
 
-def history(folder: Path, metric: str) -> list[float]:
-    """A metric's values in the order of steps, without validations that have none."""
-    found = [line["metrics"].get(metric) for line in validations(folder)]
-    return [float(value) for value in found if isinstance(value, (int, float)) and math.isfinite(value)]
+def state(run: Path) -> Literal["new", "unfinished", "finished"]:
+    """How far a run is: never started, to be gone on with, or ended with its last checkpoint in place.
+
+    A run of a kdse that wrote no ``result.json`` has ended if its last checkpoint is at ``trainer.max_steps``, or if
+    its config does not say where it ends.
+    """
+    from kdse.models.checkpoint import read_checkpoint
+
+    if not last_checkpoint(run).is_file():
+        return "unfinished" if (run / CONFIG).is_file() and result(run) is None else "new"
+    if result(run) is not None:
+        return "finished"
+    try:
+        checkpoint = read_checkpoint(last_checkpoint(run))
+    except ValueError:
+        return "unfinished"  # (damaged: a resume knows what to do)
+    end = (config_of(run).get("trainer") or {}).get("max_steps")
+    ended = RUN not in checkpoint and (not isinstance(end, int) or checkpoint.get("global_step", 0) >= end)
+    return "finished" if ended else "unfinished"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 DIGITS = 12
@@ -14,21 +13,19 @@ _WHERE = {
     "config", "run_dir", "run_root", "resume", "ckpt_path", "weights_only", "wandb", "wandb_project",
     "save_every_n_steps", "example_every_n_validations", "seed_everything",
 }  # fmt: skip
-#: The same of the trainer. The number of devices and nodes and the precision change results: they are not among them.
-_TRAINER = {
-    "accelerator", "strategy", "logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
-    "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
-    "inference_mode", "num_sanity_val_steps",
+#: The same of parts of the config: machine, processes, and lists and copies of a corpus that change no sample. The
+#: number of devices and nodes and the precision change results: they are not among them.
+_WHERE_IN = {
+    "trainer": {
+        "accelerator", "strategy", "logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+        "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
+        "inference_mode", "num_sanity_val_steps",
+    },
+    "data": {"num_workers", "manifest", "shard_cache"},
+    "model": {"metric_workers"},
 }  # fmt: skip
-#: The same of the data and the model: processes, and lists and copies of a corpus that change no sample.
-_PARTS = {"data": {"num_workers", "manifest", "shard_cache"}, "model": {"metric_workers"}}
-#: Keys of a run's config that do not change what is trained, or are the seed itself.
-_INCIDENTAL = (
-    "seed_everything", "run_dir", "ckpt_path", "wandb", "wandb_project", "save_every_n_steps",
-    "example_every_n_validations", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar",
-    "trainer.default_root_dir", "data.init_args.seed", "data.init_args.num_workers", "model.init_args.metrics",
-    "model.init_args.metric_workers",
-)  # fmt: skip
+#: Settings that seeds of one experiment may differ in: the data's own seed, and what only watches a run.
+_SEED_OR_WATCHING = {"trainer": {"callbacks"}, "data": {"seed"}, "model": {"metrics"}}
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -42,6 +39,11 @@ def identity(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(_computed(config), sort_keys=True, default=str)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}-seed{config.get('seed_everything')}"
+
+
+def without_seed(config: Mapping[str, Any]) -> str:
+    """What a resolved config trains whatever its seed, as text: equal for runs that differ in their seed only."""
+    return json.dumps(_dropped(_computed(config), _SEED_OR_WATCHING), sort_keys=True, default=str)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -60,24 +62,27 @@ def short(name: str) -> str:
 def counts(name: str) -> bool:
     """Whether a setting, named as its flag without dashes, is part of which run a config is; the seed is."""
     part, _, rest = short(name).partition(".")
-    if part == "trainer":
-        return rest.partition(".")[0] not in _TRAINER
-    return name == "seed_everything" or not (part in _WHERE or rest in _PARTS.get(part, ()))
+    return name == "seed_everything" or not (part in _WHERE or rest.partition(".")[0] in _WHERE_IN.get(part, ()))
 
 
 def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in config.items() if name not in _WHERE}
-    trainer = {k: v for k, v in (kept.get("trainer") or {}).items() if k not in _TRAINER}
-    kept["trainer"] = {name: _ONE_FORM.get(name, _same)(value) for name, value in trainer.items()}
-    for part, names in _PARTS.items():
-        value = kept.get(part)
-        if isinstance(value, dict) and isinstance(value.get("init_args"), dict):
-            kept[part] = {**value, "init_args": {k: v for k, v in value["init_args"].items() if k not in names}}
+    """A config without what does not count, in one form."""
+    kept = _dropped({name: value for name, value in config.items() if name not in _WHERE}, _WHERE_IN)
+    trainer = kept.get("trainer") or {}
+    kept["trainer"] = {k: _ONE_FORM[k](v) if k in _ONE_FORM else v for k, v in trainer.items()}
     return kept
 
 
-def _same(value: Any) -> Any:
-    return value
+def _dropped(config: Mapping[str, Any], parts: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """A config without these settings of its parts, which are classes (``init_args``) or plain mappings."""
+    kept = dict(config)
+    for part, names in parts.items():
+        value = kept.get(part)
+        if isinstance(value, dict):
+            kept[part] = {k: v for k, v in value.items() if k not in names}
+            if isinstance(value.get("init_args"), dict):
+                kept[part]["init_args"] = {k: v for k, v in value["init_args"].items() if k not in names}
+    return kept
 
 
 #: Settings of the trainer that say one thing in several ways ('2' as a flag and 2 in a file, 5 and 5.0, null and 32).
@@ -94,15 +99,3 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-
-
-def without_seed(config: dict[str, Any]) -> str:
-    config = copy.deepcopy(config)
-    for path in _INCIDENTAL:
-        *parents, last = path.split(".")
-        part: Any = config
-        for name in parents:
-            part = part.get(name) if isinstance(part, dict) else None
-        if isinstance(part, dict):
-            part.pop(last, None)
-    return json.dumps(config, sort_keys=True, default=str)

@@ -1,16 +1,21 @@
-"""The training log of a run folder: logged values by optimizer step, over all starts of the run."""
+"""What a run logged by optimizer step, over all of its starts: the training log and the validations."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+VALIDATIONS = "validations.jsonl"
+
 
 def training_log(run: str | Path) -> pd.DataFrame:
-    """The CSV log of a run folder, one row a logged step; starts of a resumed run are joined, the later one wins.
+    """The CSV log of a run folder, one row a logged step, counted from 0; of a repeated step the later start's.
 
     A run too short to have logged anything gives an empty table.
     """
@@ -24,3 +29,36 @@ def training_log(run: str | Path) -> pd.DataFrame:
         return pd.DataFrame({"step": []})
     joined = pd.concat([pd.read_csv(path) for path in starts])
     return joined.groupby("step", as_index=False).last()
+
+
+def validations(run: str | Path) -> list[dict[str, Any]]:
+    """The validations of a run: ``step`` (optimizer steps before it) and finite ``metrics``, in the order of steps.
+
+    Of a repeated step the last line counts, and a line cut short does not. A run without ``validations.jsonl`` (of an
+    early kdse) has them from its CSV log.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    try:
+        lines = (Path(run) / VALIDATIONS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return _logged_validations(run)
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            content = json.loads(line)
+            by_step[int(content["step"])] = content
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _logged_validations(run: str | Path) -> list[dict[str, Any]]:
+    found = []
+    for row in training_log(run).to_dict("records"):
+        values = {str(k): float(v) for k, v in row.items() if str(k).startswith("val/") and math.isfinite(v)}
+        if values:
+            found.append({"step": int(row["step"]) + 1, "metrics": values})
+    return found
+
+
+def history(run: str | Path, metric: str) -> dict[int, float]:
+    """The finite values of a validation metric by optimizer step, ascending."""
+    found = {line["step"]: line["metrics"].get(metric) for line in validations(run)}
+    return {s: float(v) for s, v in found.items() if isinstance(v, (int, float)) and math.isfinite(v)}

@@ -1,4 +1,4 @@
-"""Going on where a run folder's last good checkpoint is, and keeping a folder to one run at a time."""
+"""Resuming a run: the checkpoint to go on from, the check for equal settings, the lock of a run folder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from kdse.errors import UserError
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
+from kdse.run.folder import CHECKPOINTS, CONFIG, LOCK, RUN, read_config
 from kdse.run.identity import differences
 
 log = logging.getLogger(__name__)
 
-LOCK = "run.lock"
-CONFIG = "config.yaml"
-CHECKPOINTS = "checkpoints"
-#: Key of a checkpoint that holds the identity of its run.
-RUN = "kdse_run"
 SHOWN = 3
 
 
@@ -35,9 +30,10 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
     Raises:
         ValueError: if there are checkpoints and none can be read: a run is never started again unasked.
     """
-    found = [path for path in (Path(folder) / LAST, Path(folder) / PREVIOUS) if path.exists()]
     problems: list[str] = []
-    for path in found:
+    for path in (Path(folder) / LAST, Path(folder) / PREVIOUS):
+        if not path.exists():
+            continue
         try:
             content = read_checkpoint(path)
         except ValueError as error:
@@ -46,10 +42,10 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
         if run is not None and content.get(RUN, run) != run:
             log.warning("%s is of an earlier run of other settings in this folder and is not used", path)
             continue
-        step = content.get("global_step")
         for problem in problems:
             log.warning("%s", problem.rsplit(";", 1)[0])
         if path.name != LAST:
+            step = content.get("global_step")
             log.warning("going on from the checkpoint before it, %s, at optimizer step %s", path, step)
         return path
     if problems:
@@ -60,25 +56,9 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
 
 
 def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuses to go on with other settings than the run folder was made with.
-
-    Args:
-        folder: of the run.
-        config: resolved settings of this start.
-
-    Raises:
-        ValueError: naming settings that differ, or a ``config.yaml`` that cannot be read.
-    """
+    """Raises a ValueError that names the settings in which a run folder differs from this start's resolved config."""
     path = Path(folder) / CONFIG
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(stored, dict) or not stored:
-        raise UserError(f"{path}: not readable (empty, or no config); delete it if the settings are the same")
-    changed = differences(config, stored)
+    changed = differences(config, read_config(path)) if path.exists() else []
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(
@@ -88,9 +68,7 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def hold(folder: str | Path, cleanup: ExitStack) -> None:
-    """Keeps a run folder for this process until ``cleanup`` ends; the kernel frees it if the process is killed.
-
-    What a killed process left half written in it is removed.
+    """Locks a run folder until ``cleanup`` ends (the kernel frees it after a kill) and removes half-written files.
 
     Raises:
         ValueError: if another process holds it.

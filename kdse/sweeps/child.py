@@ -1,4 +1,4 @@
-"""One training process of a sweep: started with its claim, watched through its log, stopped by signal."""
+"""One training process of a sweep: its log, the name of its run, and its end by signal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from kdse.sweeps.store import Claim
 FOLDER = re.compile(r"^run folder: (.+)$", re.MULTILINE)
 #: Control sequences of terminals, which progress bars leave in logs.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-LONGEST = 300
-#: Bytes of a log that are looked at for what comes early, and for what comes last.
-MUCH = 1 << 18
+LONGEST_LINE = 300
+#: Bytes of a log that are searched for what comes early, and for what comes last.
+SEARCHED_BYTES = 1 << 18
 
 
 class Child:
-    """A running `kdse fit`.
-
-    It shares the claim's lock, so that its point is taken as long as it lives (see also `start_apart`).
+    """A running `kdse fit`, which holds its claim's lock: the point is taken as long as it lives.
 
     Args:
         claim: what it trains.
@@ -45,11 +43,6 @@ class Child:
             self._begin = file.tell()
             self.process = start_apart(command, file, environment, (claim.lock,))
 
-    @property
-    def seconds(self) -> float:
-        """Since it was started."""
-        return time.monotonic() - self.started
-
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Sends the process a signal, once; SIGKILL goes to all that it started, and always."""
         if self.process.poll() is not None:
@@ -61,21 +54,19 @@ class Child:
         self.told_to_stop = True
 
     def find_identity(self) -> str | None:
-        """The name of its run folder, once its log says it for the first time; None at any other time."""
-        if self.identity is not None:
+        """The name of its run folder when its log says it for the first time; None at any other time."""
+        found = None if self.identity else FOLDER.search(self._output(first=SEARCHED_BYTES))
+        if found is None:
             return None
-        found = FOLDER.search(self._output(first=MUCH))
-        if found is not None:
-            self.identity = PurePath(found[1].strip()).name
+        self.identity = PurePath(found[1].strip()).name
         return self.identity
 
     def last_line(self) -> str:
         """The last thing it said; of progress bars, what they showed last."""
-        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output(last=MUCH)))]
-        return next((line[:LONGEST] for line in reversed(lines) if line), "")
+        lines = [line.strip() for line in re.split(r"[\r\n]", CONTROL.sub("", self._output(last=SEARCHED_BYTES)))]
+        return next((line[:LONGEST_LINE] for line in reversed(lines) if line), "")
 
     def _output(self, first: int = -1, last: int | None = None) -> str:
-        """What it has written, or so many bytes of it."""
         with open(self.log, "rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(self._begin if last is None else max(self._begin, end - last))

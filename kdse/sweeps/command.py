@@ -13,23 +13,31 @@ from kdse.errors import UserError
 
 ENVIRONMENT = re.compile(r"\$\{envvar\:([A-Z0-9_]*)\}")
 MACRO = re.compile(r"^\$\{(.*)\}$")
-#: Flags of `kdse fit` that belong to the runner: it says where runs are, and that they go on.
+#: Flags of `kdse fit` that the runner sets; those of them and others that it takes out of a file's command.
 OURS = ("--run_root", "--run_dir", "--resume", "--ckpt_path")
 REPLACED = ("--run_root", "--resume", "--wandb")
 
 
 def fill(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
-    """The words of a command with its macros filled in.
-
-    Args:
-        command: of a sweep file.
-        arguments: parameter to value.
+    """The words of a sweep file's command with its macros filled in.
 
     Raises:
         ValueError: for a macro that W&B's agent does not have, or that needs its server.
     """
+    flags = [f"--{name}={value}" for name, value in arguments.items()]
+    forms = {
+        "env": ["/usr/bin/env"],
+        "args": flags,
+        "args_no_hyphens": [flag[2:] for flag in flags],
+        "args_no_boolean_flags": [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in arguments.items()
+            if value is not False
+        ],
+        "args_no_equals": [word for name, value in arguments.items() for word in (f"--{name}", str(value))],
+        "args_json": [json.dumps(dict(arguments))],
+    }
     words: list[str] = []
-    forms = _forms(arguments)
     for word in command:
         word = ENVIRONMENT.sub(lambda found: os.environ.get(found[1], found[1]), word)
         macro = MACRO.match(word)
@@ -46,10 +54,6 @@ def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]
     """What follows ``kdse fit`` in a point's command, without the flags that the local runner sets.
 
     A flag and its value must be one word: where they are two, nobody could tell a value from a flag of its own.
-
-    Args:
-        command: of a sweep file.
-        arguments: parameter to value.
 
     Raises:
         ValueError: if the command runs something else, or does not pass the values on.
@@ -68,21 +72,10 @@ def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]
 
 
 def check_extra(flags: Sequence[str], parameters: Sequence[str] = ()) -> None:
-    """Refuses extra flags that would be lost or would undo a point's values.
-
-    Args:
-        flags: that every point gets after its values.
-        parameters: names of the sweep's parameters.
-
-    Raises:
-        ValueError: naming the flag.
-    """
+    """Raises a ValueError that names an extra flag which would be lost, or would undo a value of these parameters."""
     for flag in flags:
-        name, equals, _ = flag.partition("=")
-        if not name.startswith("--") or not equals:
-            raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
-        if name in OURS:
-            raise UserError(f"{name}: kdse sweep sets it for every point; leave it out")
+        check_fit_flag(flag, OURS, "kdse sweep sets it for every point")
+        name = flag.partition("=")[0]
         if name == "--config":
             raise UserError("--config: would come after the points' values and undo them; name it in FILE's command")
         for parameter in parameters:
@@ -93,13 +86,13 @@ def check_extra(flags: Sequence[str], parameters: Sequence[str] = ()) -> None:
                 )
 
 
-def _undoes(flag: str, parameter: str) -> bool:
-    """Whether one of two settings is the other or a part of it; ``+`` adds to a list."""
-    one, other = (
-        f"{name.replace('.init_args', '').removesuffix('+').removesuffix('.class_path')}."
-        for name in (flag.removeprefix("--"), parameter)
-    )
-    return one.startswith(other) or other.startswith(one)
+def check_fit_flag(flag: str, ours: Sequence[str], who: str) -> None:
+    """Raises a ValueError if a flag for `kdse fit` is not written as --name=VALUE, or is one that we set ourselves."""
+    name, equals, _ = flag.partition("=")
+    if name in ours:
+        raise UserError(f"{name}: {who}; leave it out")
+    if not name.startswith("--") or not equals:
+        raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
 
 
 def value_of(command: Sequence[str], flag: str) -> str | None:
@@ -108,16 +101,10 @@ def value_of(command: Sequence[str], flag: str) -> str | None:
     return values[-1] if values else None
 
 
-def _forms(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
-    flags = [f"--{name}={value}" for name, value in arguments.items()]
-    plain = [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in arguments.items() if value is not False
-    ]
-    return {
-        "env": ["/usr/bin/env"],
-        "args": flags,
-        "args_no_hyphens": [flag[2:] for flag in flags],
-        "args_no_boolean_flags": plain,
-        "args_no_equals": [word for name, value in arguments.items() for word in (f"--{name}", str(value))],
-        "args_json": [json.dumps(dict(arguments))],
-    }
+def _undoes(flag: str, parameter: str) -> bool:
+    """Whether one of two settings is the other or a part of it; ``+`` adds to a list."""
+    one, other = (
+        f"{name.replace('.init_args', '').removesuffix('+').removesuffix('.class_path')}."
+        for name in (flag.removeprefix("--"), parameter)
+    )
+    return one.startswith(other) or other.startswith(one)

@@ -1,17 +1,17 @@
-"""What must not change while a sweep goes on, in its file and beyond it."""
+"""Conditions under which a sweep goes on: its file, and configs, teachers, corpus and flags beyond it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdse.errors import UserError
 from kdse.pretrained import located
+from kdse.run.folder import read_config
 from kdse.run.identity import counts, short
 from kdse.sweeps.definition import ELSEWHERE, Sweep
 
@@ -37,57 +37,57 @@ def conditions(sweep: Sweep, flags: Sequence[str], extra: Sequence[str], seed: i
     Raises:
         ValueError: if a config cannot be read.
     """
-    configs = list(dict.fromkeys(_values(sweep, flags, "config")))
+    paths = list(dict.fromkeys([*in_flags(flags, "config"), *_swept(sweep, "config")]))
     found: dict[str, Any] = {
         "file": file_part(sweep),
-        "configs": {path: _digest(Path(path)) for path in configs},
+        "configs": {path: digest(Path(path), "named by the sweep's command")[:12] for path in paths},
         "flags": identifying(extra),
         "seed": None if sweep.method == "grid" else seed,
     }
-    words = [*flags, *extra]
-    for path in dict.fromkeys([*_values(sweep, words, TEACHER), *_in_configs(configs, TEACHER)]):
+    configs = []
+    for path in paths:
+        with contextlib.suppress(UserError):  # (`kdse fit` says what is wrong with it)
+            configs.append(read_config(Path(path)))
+
+    def values(name: str) -> list[str]:
+        return [*in_flags([*flags, *extra], name), *_swept(sweep, name), *in_configs(configs, name)]
+
+    for path in dict.fromkeys(values(TEACHER)):
         if located(path).is_file():
-            found[f"teacher {path}"] = _digest(located(path))
-    named = [*_values(sweep, words, CORPUS), *_in_configs(configs, CORPUS)]
+            found[f"teacher {path}"] = digest(located(path))[:12]
     corpus = os.environ.get("KDSE_CORPUS")
-    if corpus and not named:
+    if corpus and not values(CORPUS):
         found["corpus (KDSE_CORPUS)"] = corpus if "://" in corpus else os.path.abspath(corpus)
     return found
 
 
 def identifying(flags: Sequence[str]) -> list[str]:
-    """Those that change what runs compute: not the number of data workers, say."""
+    """Flags that change what runs compute: not the number of data workers, say."""
     return [flag for flag in flags if counts(flag.removeprefix("--").partition("=")[0])]
 
 
-def _values(sweep: Sweep, flags: Sequence[str], name: str) -> Iterator[str]:
-    """The values of a setting among flags and parameters."""
-    for flag in flags:
-        key, _, value = flag.removeprefix("--").partition("=")
-        if short(key) == name and value:
-            yield value
-    for parameter in sweep.parameters:
-        if short(parameter.name) == name:
-            yield from map(str, parameter.settings.get("values", [parameter.settings.get("value")]))
+def in_flags(flags: Sequence[str], name: str) -> list[str]:
+    """The values that a setting has among flags written as ``--name=VALUE``."""
+    pairs = [flag.removeprefix("--").partition("=") for flag in flags]
+    return [value for key, _, value in pairs if short(key) == name and value]
 
 
-def _in_configs(paths: Sequence[str], name: str) -> Iterator[str]:
-    """The values of a setting in config files."""
+def in_configs(configs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """The values that a setting such as ``model.teacher_checkpoint`` has in the contents of config files."""
     first, _, last = name.partition(".")
-    for path in paths:
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # (`kdse fit` says what is wrong with it)
-        part = content.get(first) if isinstance(content, Mapping) else None
-        for place in (part, part.get("init_args") if isinstance(part, Mapping) else None):
-            if isinstance(place, Mapping) and isinstance(place.get(last), str):
-                yield place[last]
+    parts = [config[first] for config in configs if isinstance(config.get(first), Mapping)]
+    parts += [part["init_args"] for part in parts if isinstance(part.get("init_args"), Mapping)]
+    return [part[last] for part in parts if isinstance(part.get(last), str)]
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path, what: str = "") -> str:
+    """SHA-256 of a file; a file that cannot be read is a ValueError that says ``what`` it is."""
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: named by the sweep's command, cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: {what}, cannot be read ({error.strerror})") from None
+
+
+def _swept(sweep: Sweep, name: str) -> list[str]:
+    return [str(value) for p in sweep.parameters if short(p.name) == name for value in p.listed]

@@ -15,7 +15,7 @@ from kdse.sweeps.hyperband import Hyperband, read_early_terminate
 from kdse.sweeps.parameters import Parameter, read_parameters
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import BaseTrial
 
 METHODS = ("grid", "random", "bayes")
 #: Keys that say what is swept, and those that only W&B's server needs.
@@ -54,7 +54,7 @@ class Sweep:
         """How many points there are; None if the search ends only when it is stopped."""
         return sum(1 for _ in self.grid()) if self.method == "grid" else self.run_cap
 
-    def draw(self, trial: Trial) -> dict[str, Any]:
+    def draw(self, trial: BaseTrial) -> dict[str, Any]:
         """The point of a trial by parameter name, drawn if the trial has none yet."""
         return {parameter.name: parameter.draw(trial) for parameter in self.parameters}
 
@@ -77,13 +77,11 @@ def read_sweep(path: Path) -> Sweep:
         ValueError: in one line, naming the file and the key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _sweep(path, yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())[:150]})") from None
-    try:
-        return _sweep(path, content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -94,10 +92,10 @@ def _sweep(path: Path, content: Any) -> Sweep:
     for key in content:
         if key not in (*KEYS, *ELSEWHERE):
             raise UserError(f"{key}: unknown or not supported here; there are {', '.join(KEYS)}")
-    method = content.get("method")
+    method, command, cap = (content.get(key) for key in ("method", "command", "run_cap"))
     if method not in METHODS:
         raise UserError(f"method: must be one of {', '.join(METHODS)}, not {method!r}")
-    name, maximize = _metric(content)
+    metric, maximize = _metric(content)
     if "parameters" not in content:
         raise UserError("parameters: missing")
     parameters = tuple(read_parameters(content["parameters"]))
@@ -107,22 +105,25 @@ def _sweep(path: Path, content: Any) -> Sweep:
         raise UserError(f"parameters: {twice} is there twice")
     if method == "grid":
         parameters = tuple(parameter.as_listed() for parameter in parameters)
-    cap = content.get("run_cap")
     if cap is not None and not (type(cap) is int and cap > 0):
         raise UserError(f"run_cap: must be a whole number above zero, not {cap!r}")
     hyperband = read_early_terminate(content.get("early_terminate"), maximize)
-    return Sweep(path, method, name, maximize, parameters, _command(content), hyperband, cap, content)
+    if not isinstance(command, list) or not command:
+        raise UserError("command: missing; give a list such as [kdse, fit, --config=base.yaml, '${args}']")
+    return Sweep(path, method, metric, maximize, parameters, tuple(map(str, command)), hyperband, cap, content)
 
 
 def _metric(content: Mapping[str, Any]) -> tuple[str, bool]:
+    """The metric's name, and whether more of it is better."""
+    example = f"such as {{name: {METRIC}, goal: maximize}}"
     metric = content.get("metric")
     if metric is None:
         if content["method"] == "bayes" or "early_terminate" in content:
             who = "method: bayes" if content["method"] == "bayes" else "early_terminate"
-            raise UserError(f"metric: {who} needs one, such as {{name: {METRIC}, goal: maximize}}")
+            raise UserError(f"metric: {who} needs one, {example}")
         return METRIC, True
     if not isinstance(metric, Mapping) or not isinstance(metric.get("name"), str):
-        raise UserError(f"metric: must have a name and a goal, such as {{name: {METRIC}, goal: maximize}}")
+        raise UserError(f"metric: must have a name and a goal, {example}")
     for key in metric:
         if key not in ("name", "goal"):
             raise UserError(f"metric: {key} is not supported here; there are name and goal")
@@ -130,10 +131,3 @@ def _metric(content: Mapping[str, Any]) -> tuple[str, bool]:
     if goal not in ("minimize", "maximize"):
         raise UserError(f"metric: goal must be minimize or maximize, not {goal!r}")
     return metric["name"], goal == "maximize"
-
-
-def _command(content: Mapping[str, Any]) -> tuple[str, ...]:
-    command = content.get("command")
-    if not isinstance(command, list) or not command:
-        raise UserError("command: missing; give a list such as [kdse, fit, --config=base.yaml, '${args}']")
-    return tuple(str(word) for word in command)

@@ -32,16 +32,6 @@ class Hyperband:
     strict: bool
     maximize: bool
 
-    def thresholds(self, histories: Sequence[Sequence[float]]) -> list[float]:
-        """What a run must not be worse than at each bracket, given the metric's values of all runs; infinite where no
-        run has got to (of the metric's sign: minus infinity to maximise)."""
-        found = []
-        for bracket in self.brackets:
-            values = sorted(self._cost(h[bracket - 1]) for h in histories if len(h) >= bracket)
-            cost = values[int(len(values) * (1.0 / self.eta))] if values else math.inf
-            found.append(self._cost(cost))
-        return found
-
     def stops(self, history: Sequence[float], histories: Sequence[Sequence[float]]) -> bool:
         """Whether a run is to be stopped.
 
@@ -49,15 +39,13 @@ class Hyperband:
             history: its values of the metric, in order.
             histories: those of all runs, itself and finished ones among them.
         """
-        reached = [i for i, bracket in enumerate(self.brackets) if bracket <= len(history)]
+        reached = [bracket for bracket in self.brackets if bracket <= len(history)]
         if not reached:
             return False
-        threshold = self._cost(self.thresholds(histories)[reached[-1]])
-        costs = [self._cost(value) for value in history]
-        return (costs[self.brackets[reached[-1]] - 1] if self.strict else min(costs)) > threshold
-
-    def _cost(self, value: float) -> float:
-        return -value if self.maximize else value
+        costs = [-value if self.maximize else value for value in history]
+        last = reached[-1] - 1
+        others = sorted(-h[last] if self.maximize else h[last] for h in histories if len(h) > last)
+        return (costs[last] if self.strict else min(costs)) > others[int(len(others) * (1.0 / self.eta))]
 
 
 def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
@@ -76,31 +64,25 @@ def read_early_terminate(content: Any, maximize: bool) -> Hyperband | None:
     eta = _positive(content, "eta", 3)
     if eta <= 1:
         raise UserError("early_terminate: eta must be more than 1: 1/eta of the runs go on")
-    if not isinstance(content.get("strict", True), bool):
+    strict = content.get("strict", True)  # (off by W&B's documentation; on in its code, which this follows)
+    if not isinstance(strict, bool):
         raise UserError("early_terminate: strict must be true or false")
-    if "max_iter" in content:
-        if "min_iter" in content or "s" not in content:
-            raise UserError("early_terminate: give min_iter, or max_iter and s")
-        brackets, bracket = [], _positive(content, "max_iter")
-        for _ in range(int(_positive(content, "s"))):
-            bracket /= eta
-            if bracket < 1:
-                break
-            brackets.append(int(bracket))
-        brackets.sort()
-        if not brackets:
-            raise UserError("early_terminate: max_iter / eta is less than one iteration; raise max_iter or lower eta")
-    elif "min_iter" in content:
+    if "min_iter" in content and "max_iter" not in content:
         if "s" in content:
             raise UserError("early_terminate: s goes with max_iter")
         first = _positive(content, "min_iter")
         if first < 1:
             raise UserError("early_terminate: min_iter must be at least 1")
         brackets = [int(first * eta**i) for i in range(COUNT) if first * eta**i < MANY]
+    elif "max_iter" in content and "s" in content and "min_iter" not in content:
+        last, count = _positive(content, "max_iter"), int(_positive(content, "s"))
+        shares = [last := last / eta for _ in range(count)]
+        brackets = sorted(int(share) for share in shares if share >= 1)
+        if not brackets:
+            raise UserError("early_terminate: max_iter / eta is less than one iteration; raise max_iter or lower eta")
     else:
         raise UserError("early_terminate: give min_iter, or max_iter and s")
-    # (W&B's documentation says that strict is off by default; in its code, which this follows, it is on)
-    return Hyperband(tuple(brackets), eta, content.get("strict", True), maximize)
+    return Hyperband(tuple(brackets), eta, strict, maximize)
 
 
 def _positive(content: Mapping[str, Any], key: str, default: float | None = None) -> float:

@@ -16,31 +16,30 @@ from typing import TYPE_CHECKING, Any
 from kdse.errors import UserError
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import BaseTrial
 
-#: Settings that go with each distribution beside ``distribution``: needed ones, then others with their defaults.
+#: Settings of each distribution beside ``distribution``: needed ones, then others with their defaults.
+_RANGE, _NORMAL, _BETA, _STEP = ("min", "max"), {"mu": 0.0, "sigma": 1.0}, {"a": 1.0, "b": 1.0}, {"q": 1.0}
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "constant": (("value",), {}),
     "categorical": (("values",), {}),
     "categorical_w_probabilities": (("values", "probabilities"), {}),
-    "int_uniform": (("min", "max"), {}),
-    "uniform": (("min", "max"), {}),
-    "q_uniform": (("min", "max"), {"q": 1.0}),
-    "log_uniform": (("min", "max"), {}),
-    "log_uniform_values": (("min", "max"), {}),
-    "q_log_uniform": (("min", "max"), {"q": 1.0}),
-    "q_log_uniform_values": (("min", "max"), {"q": 1.0}),
-    "inv_log_uniform": (("min", "max"), {}),
-    "inv_log_uniform_values": (("min", "max"), {}),
-    "normal": ((), {"mu": 0.0, "sigma": 1.0}),
-    "q_normal": ((), {"mu": 0.0, "sigma": 1.0, "q": 1.0}),
-    "log_normal": ((), {"mu": 0.0, "sigma": 1.0}),
-    "q_log_normal": ((), {"mu": 0.0, "sigma": 1.0, "q": 1.0}),
-    "beta": ((), {"a": 1.0, "b": 1.0}),
-    "q_beta": ((), {"a": 1.0, "b": 1.0, "q": 1.0}),
+    "int_uniform": (_RANGE, {}),
+    "uniform": (_RANGE, {}),
+    "q_uniform": (_RANGE, _STEP),
+    "log_uniform": (_RANGE, {}),
+    "log_uniform_values": (_RANGE, {}),
+    "q_log_uniform": (_RANGE, _STEP),
+    "q_log_uniform_values": (_RANGE, _STEP),
+    "inv_log_uniform": (_RANGE, {}),
+    "inv_log_uniform_values": (_RANGE, {}),
+    "normal": ((), _NORMAL),
+    "q_normal": ((), _NORMAL | _STEP),
+    "log_normal": ((), _NORMAL),
+    "q_log_normal": ((), _NORMAL | _STEP),
+    "beta": ((), _BETA),
+    "q_beta": ((), _BETA | _STEP),
 }
-#: Distributions that a grid can list, as W&B's can.
-LISTABLE = ("constant", "categorical", "int_uniform", "q_uniform")
 #: Quantiles beyond which an unbounded distribution is cut off.
 TAIL = 1e-6
 
@@ -69,8 +68,8 @@ class Parameter:
 
     @property
     def listed(self) -> list[Any]:
-        """The values of one that is constant or categorical."""
-        return [self.settings["value"]] if self.distribution == "constant" else list(self.settings["values"])
+        """The values of one that is constant or categorical; empty for one that is drawn from a scale."""
+        return [self.settings["value"]] if self.distribution == "constant" else list(self.settings.get("values", []))
 
     def as_listed(self) -> Parameter:
         """The same for a grid: every distribution a list. Like W&B's grids, ``q_uniform`` leaves out its maximum.
@@ -80,19 +79,19 @@ class Parameter:
         """
         if self.distribution in ("constant", "categorical"):
             return self
-        if self.distribution not in LISTABLE:
+        of = self.settings
+        if self.distribution == "int_uniform":
+            values: list[Any] = list(range(of["min"], of["max"] + 1))
+        elif self.distribution == "q_uniform":
+            values = [of["min"] + i * of["q"] for i in range(math.ceil((of["max"] - of["min"]) / of["q"]))]
+        else:
             raise UserError(
                 f"parameters: {self.name}: a grid cannot list distribution {self.distribution}; give values, or use "
                 "method: random or bayes"
             )
-        low, high = self.settings["min"], self.settings["max"]
-        if self.distribution == "int_uniform":
-            values: list[Any] = list(range(low, high + 1))
-        else:
-            values = [low + i * self.settings["q"] for i in range(math.ceil((high - low) / self.settings["q"]))]
         return Parameter(self.path, "categorical", {"values": values})
 
-    def draw(self, trial: Trial) -> Any:
+    def draw(self, trial: BaseTrial) -> Any:
         """Its value in a trial, drawn if the trial has none yet."""
         kind, of = self.distribution, self.settings
         if kind == "constant":
@@ -118,15 +117,12 @@ class Parameter:
             value = trial.suggest_float(self.name, low, high, log=True)
         else:
             value = _quantile(kind, of, trial.suggest_float(self.name, TAIL, 1.0 - TAIL))
-        return _rounded(value, of["q"]) if "q" in of else value
+        # (a value in the middle goes to the even multiple, as numpy's round does)
+        return round(value / of["q"]) * of["q"] if "q" in of else value
 
 
 def read_parameters(content: Any, path: tuple[str, ...] = ()) -> list[Parameter]:
-    """The parameters of a sweep file, in its order, nested ones at their place.
-
-    Args:
-        content: what follows ``parameters:``.
-        path: where that is.
+    """The parameters that follow ``parameters:`` in a sweep file, in its order, nested ones at their place.
 
     Raises:
         ValueError: naming the parameter and what is wrong.
@@ -179,46 +175,41 @@ def _implied(about: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check(where: str, kind: str, settings: Mapping[str, Any]) -> None:
-    if "values" in settings:
-        values = settings["values"]
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{where}: values must be a list of one or more")
-        texts = [str(value) for value in values]
-        twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
-        if twice is not None:
-            raise UserError(f"{where}: values has {twice} twice")
-    for value in [*settings.get("values", []), settings.get("value", 0)]:
-        if _has_null(value):
-            raise UserError(
-                f"{where}: null is written as None by W&B's agent, which is read as a word; leave the flag out instead"
-            )
-    probabilities = settings.get("probabilities")
-    if probabilities is not None and not (
-        isinstance(probabilities, list)
-        and len(probabilities) == len(settings["values"])
-        and all(_number(p) and p >= 0 for p in probabilities)
-        and math.isclose(sum(probabilities), 1.0, abs_tol=1e-6)
-    ):
+def _check(where: str, kind: str, of: Mapping[str, Any]) -> None:
+    """Raises a ValueError for the first setting of a distribution that is wrong."""
+    values = of.get("values", [])
+    texts = [str(value) for value in values] if isinstance(values, list) else []
+    if "values" in of and not texts:
+        raise UserError(f"{where}: values must be a list of one or more")
+    twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+    if twice is not None:
+        raise UserError(f"{where}: values has {twice} twice")
+    if _has_null([*values, of.get("value", 0)]):
+        raise UserError(
+            f"{where}: null is written as None by W&B's agent, which is read as a word; leave the flag out instead"
+        )
+    shares = of.get("probabilities", [])
+    fits = isinstance(shares, list) and len(shares) == len(values) and all(_number(p) and p >= 0 for p in shares)
+    if "probabilities" in of and not (fits and math.isclose(sum(shares), 1.0, abs_tol=1e-6)):
         raise UserError(f"{where}: probabilities must be as many numbers as values, zero or more, and add up to 1")
     for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
-        if key in settings and not _number(settings[key]):
-            raise UserError(f"{where}: {key} must be a number, not {settings[key]!r}")
-    for key in ("q", "sigma", "a", "b"):
-        if key in settings and not settings[key] > 0:
+        if key in of and not _number(of[key]):
+            raise UserError(f"{where}: {key} must be a number, not {of[key]!r}")
+        if key in ("q", "sigma", "a", "b") and not of.get(key, 1) > 0:
             raise UserError(f"{where}: {key} must be more than zero")
-    if "min" in settings:
-        low, high = settings["min"], settings["max"]
-        if kind == "int_uniform" and not (type(low) is int and type(high) is int):
-            raise UserError(f"{where}: int_uniform needs whole numbers as min and max")
-        if not low < high:
-            raise UserError(f"{where}: min {low} must be less than max {high}")
-        if kind.endswith("_values") and not low > 0:
-            raise UserError(f"{where}: {kind} needs a min above zero (min and max are limits of the value)")
-        if kind in ("log_uniform", "q_log_uniform", "inv_log_uniform") and max(abs(low), abs(high)) > 100:
-            raise UserError(
-                f"{where}: min and max of {kind} are exponents of e; use {kind}_values to give limits of the value"
-            )
+    if "min" not in of:
+        return
+    low, high = of["min"], of["max"]
+    if kind == "int_uniform" and not (type(low) is int and type(high) is int):
+        raise UserError(f"{where}: int_uniform needs whole numbers as min and max")
+    if not low < high:
+        raise UserError(f"{where}: min {low} must be less than max {high}")
+    if kind.endswith("_values") and not low > 0:
+        raise UserError(f"{where}: {kind} needs a min above zero (min and max are limits of the value)")
+    if kind in ("log_uniform", "q_log_uniform", "inv_log_uniform") and max(abs(low), abs(high)) > 100:
+        raise UserError(
+            f"{where}: min and max of {kind} are exponents of e; use {kind}_values to give limits of the value"
+        )
 
 
 def _quantile(kind: str, of: Mapping[str, Any], share: float) -> float:
@@ -228,11 +219,6 @@ def _quantile(kind: str, of: Mapping[str, Any], share: float) -> float:
         return float(stats.beta.ppf(share, of["a"], of["b"]))
     value = float(stats.norm.ppf(share, of["mu"], of["sigma"]))
     return math.exp(value) if kind.endswith("log_normal") else value
-
-
-def _rounded(value: float, q: float) -> float:
-    # round() goes to the even one where it is in the middle, as numpy's does
-    return round(value / q) * q
 
 
 def _number(value: object) -> bool:

@@ -1,14 +1,14 @@
-"""What a sweep says while it runs: a line for every beginning and end, and on a terminal what runs now below them."""
+"""Progress of a sweep: a line when a point begins or ends; on a terminal, a live table of what runs below them."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kdse.run.folder import validations
+from kdse.run.log import validations
 
 if TYPE_CHECKING:
     from kdse.sweeps.child import Child
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Plain lines.
+    """Lines, and on a terminal a table of the runs of this process, drawn within the context ``live``.
 
     Args:
         sweep: what is swept.
@@ -24,118 +24,58 @@ class Progress:
         stream: where to write.
     """
 
-    def __init__(self, sweep: Sweep, runs: Path, stream: IO[str] | None = None) -> None:
-        self.sweep, self.runs, self.total = sweep, runs, sweep.points()
-        self.stream = stream or sys.stdout
-        self._waiting: list[int] = []
+    def __init__(self, sweep: Sweep, runs: Path, stream: IO[str]) -> None:
+        self.sweep, self.runs, self.total, self.stream = sweep, runs, sweep.points(), stream
+        self.live: AbstractContextManager[Any] = nullcontext()
+        self._console: Any = None
+        self._shown = 0.0
+        if stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+            self._console = Console(file=stream)
+            # no thread of its own: a process with one thread can start children safely
+            self.live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def say(self, text: str) -> None:
         """One line."""
-        print(text, file=self.stream, flush=True)
-
-    def show(self, children: Collection[Child]) -> None:
-        """What runs now; called often."""
+        if self._console is None:
+            print(text, file=self.stream, flush=True)
+        else:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, child: Child) -> None:
         verb = "goes on" if child.claim.again else "begins"
         self.say(f"{self._point(child)} {verb}: {described(self.sweep, child.claim.values)} (log {child.log})")
 
-    def finished(self, child: Child, value: float, folder: Path | None) -> None:
-        self._ended(child, f"finished, {self.sweep.metric} {value:.4g}", folder)
-
-    def stopped_early(self, child: Child, folder: Path) -> None:
-        found = [line["metrics"].get(self.sweep.metric) for line in validations(folder)]
-        best = [value for value in found if isinstance(value, (int, float))]
-        best_value = (max if self.sweep.maximize else min)(best, default=float("nan"))
-        self._ended(child, f"stopped early by Hyperband, best {self.sweep.metric} {best_value:.4g}", folder)
-
-    def failed(self, child: Child, why: str) -> None:
-        self._ended(child, f"FAILED: {why}", None)
-
-    def interrupted(self, child: Child) -> None:
-        self._ended(child, "stopped, can go on", None)
-
-    def busy(self, child: Child, folder: Path) -> None:
-        self._ended(child, f"waits: another process trains {folder}, the same run", None)
-
-    def hopeless(self, points: int) -> None:
-        self.say(
-            f"the first {points} points were all refused by kdse fit (exit code 2), as others would be: no more are "
-            "begun; mend what their last lines say"
-        )
-
-    def waiting(self, others: list[int]) -> None:
-        if others and others != self._waiting:
-            names = ", ".join(str(number + 1) for number in others)
-            self.say(f"nothing left to begin; waiting for point {names}, which others train (Ctrl-C leaves them to it)")
-        self._waiting = others
-
-    def stopping(self, name: str, children: int, kill: bool) -> None:
-        if kill:
-            self.say(f"{name} again: killing {children} run(s)")
-        else:
-            self.say(f"{name}: stopping {children} run(s), which keep their last checkpoint")
-
-    def _ended(self, child: Child, what: str, folder: Path | None) -> None:
+    def ended(self, child: Child, how: str, folder: Path | None = None) -> None:
         where = f", {folder}" if folder is not None else ""
-        self.say(f"{self._point(child)} {what} (after {span(child.seconds)}{where})")
+        self.say(f"{self._point(child)} {how} (after {_span(child)}{where})")
+
+    def show(self, children: Collection[Child]) -> None:
+        """Draws the table again, once a second at most."""
+        if self._console is None or time.monotonic() - self._shown < 1.0:
+            return
+        from rich.table import Column, Table
+        from rich.text import Text
+
+        self._shown = time.monotonic()
+        columns = (Column(title, overflow="fold") for title in ("point", "values", "step", self.sweep.metric, "time"))
+        table = Table(*columns, box=None, pad_edge=False, header_style="dim")
+        for child in children:
+            last: dict[str, Any] = {"step": "", "metrics": {}}
+            if child.identity is not None:
+                last = (validations(self.runs / child.identity) or [last])[-1]
+            values = described(self.sweep, child.claim.values)
+            value = written(last["metrics"].get(self.sweep.metric, ""))
+            point = self._point(child).removeprefix("point ")
+            table.add_row(*map(Text, (point, values, str(last["step"]), value, _span(child))))
+        live: Any = self.live
+        live.update(table, refresh=True)
 
     def _point(self, child: Child) -> str:
         of = f" of {self.total}" if self.total else ""
         return f"point {child.claim.number + 1}{of}"
-
-
-class LiveProgress(Progress):
-    """The same on a terminal, with the runs of this process below the lines."""
-
-    def __init__(self, sweep: Sweep, runs: Path, stream: IO[str] | None = None) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        super().__init__(sweep, runs, stream)
-        self.console = Console(file=self.stream)
-        # no thread of its own: a process with one thread can start children safely
-        self._live = Live(console=self.console, auto_refresh=False, transient=True)
-        self._shown = 0.0
-
-    def __enter__(self) -> Progress:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._live.__exit__(None, None, None)
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def show(self, children: Collection[Child]) -> None:
-        from rich.table import Table
-        from rich.text import Text
-
-        if time.monotonic() - self._shown < 1.0:
-            return
-        self._shown = time.monotonic()
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("point", "values", "step", self.sweep.metric, "time"):
-            table.add_column(title, overflow="fold")
-        for child in children:
-            lines = [] if child.identity is None else validations(self.runs / child.identity)
-            value = lines[-1]["metrics"].get(self.sweep.metric) if lines else None
-            cells = [
-                self._point(child).removeprefix("point "),
-                described(self.sweep, child.claim.values),
-                str(lines[-1]["step"]) if lines else "",
-                f"{value:.4g}" if isinstance(value, (int, float)) else "",
-                span(child.seconds),
-            ]
-            table.add_row(*map(Text, cells))
-        self._live.update(table, refresh=True)
 
 
 def described(sweep: Sweep, values: Mapping[str, Any]) -> str:
@@ -148,8 +88,9 @@ def written(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def span(seconds: float) -> str:
-    """``2 h 5 min``, ``3 min 2 s``, ``4.1 s``."""
+def _span(child: Child) -> str:
+    """How long a process has run: ``2 h 5 min``, ``3 min 2 s``, ``4.1 s``."""
+    seconds = time.monotonic() - child.started
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

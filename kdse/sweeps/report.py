@@ -1,4 +1,4 @@
-"""What a sweep leaves: sweep.csv, sweep.json, sweep.md and its pictures, made from the run folders at any time."""
+"""Report of a sweep: sweep.csv, sweep.json, sweep.md and its pictures, made from the run folders at any time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ from kdse.sweeps.store import Point
 from kdse.sweeps.titles import metric_text, metric_title
 
 IMPROVEMENT = "val/si_sdr_improvement"
+CAPTION = (
+    "Scores are those of each run's last validation, over its own validation items: their SNR follows data.snr_db, so "
+    "that absolute scores of different SNR ranges are not comparable, and the improvement over the noisy input is what "
+    "to look at. One seed each, unless seed_everything is swept."
+)
 
 
 def write_report(sweep: Sweep, points: Sequence[Point], out: Path) -> dict[str, Any]:
-    """Writes tables and pictures to the sweep's folder; what sweep.json has, and the table as ``text``.
-
-    Args:
-        sweep: what was swept.
-        points: as they stand.
-        out: the sweep's folder.
-    """
+    """Writes tables and pictures to the sweep's folder; returns what sweep.json has, and the table as ``text``."""
     found = rows(sweep, points, out)
-    table = sweep_table(sweep, found)
     drawn = pictures(sweep, found)
     for figure in drawn:
         write_bytes(out / f"{figure.key}.png", figure.png)
@@ -47,7 +45,7 @@ def write_report(sweep: Sweep, points: Sequence[Point], out: Path) -> dict[str, 
     }
     write_text(out / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
     write_text(out / "sweep.csv", to_csv(found))
-    text = to_markdown(table)
+    text = to_markdown(sweep_table(sweep, found))
     parts = [text, *(f"![{figure.title}]({figure.key}.png)\n\n{figure.alt}\n" for figure in drawn)]
     write_text(out / "sweep.md", "\n".join(parts))
     files = ", ".join(["sweep.md", "sweep.csv", "sweep.json", *(f"{figure.key}.png" for figure in drawn)])
@@ -61,18 +59,15 @@ def sweep_table(sweep: Sweep, found: Sequence[Row]) -> Table:
     ended = [row.metrics[sweep.metric] for row in found if row.state == "finished" and sweep.metric in row.metrics]
     same_data = not any(name.startswith("data.") for name in varying)
     best = (max if sweep.maximize else min)(ended, default=None) if same_data else None
-    columns = [Column("point", "point"), *(Column(name, name) for name in varying), Column("state", "state")]
+    columns = [Column(name, name) for name in ("point", *varying, "state")]
     columns += [Column(name, metric_title(name)) for name in metrics]
-    columns += [
-        Column("parameters", "parameters"),
-        Column("macs_per_second", "MACs/s"),
-        Column("step", "steps"),
-        Column("seconds", "training s"),
-        Column("run", "run"),
-    ]
+    columns += [Column("parameters", "parameters"), Column("macs_per_second", "MACs/s"), Column("step", "steps")]
+    columns += [Column("seconds", "training s"), Column("run", "run")]
     body = []
     for row in found:
-        cells = [_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying), _state(row)]
+        why = f": {row.error}" if row.error else ""
+        cells = [_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying)]
+        cells.append(Cell(f"{row.state}{why}", row.state))
         for name in metrics:
             value = row.metrics.get(name)
             is_best = name == sweep.metric and row.state == "finished" and value is not None and value == best
@@ -83,12 +78,7 @@ def sweep_table(sweep: Sweep, found: Sequence[Row]) -> Table:
     states = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in found).items())
     planned = sweep.points()
     begun = f" ({len(found)} of {planned} drawn)" if planned is not None and planned != len(found) else ""
-    caption = (
-        "Scores are those of each run's last validation, over its own validation items: their SNR follows "
-        "data.snr_db, so that absolute scores of different SNR ranges are not comparable, and the improvement over the "
-        "noisy input is what to look at. One seed each, unless seed_everything is swept."
-    )
-    return Table("sweep", f"{sweep.path.stem}: {states}{begun}", caption, tuple(columns), tuple(body))
+    return Table("sweep", f"{sweep.path.stem}: {states}{begun}", CAPTION, tuple(columns), tuple(body))
 
 
 def to_csv(found: Sequence[Row]) -> str:
@@ -101,15 +91,9 @@ def to_csv(found: Sequence[Row]) -> str:
     writer.writerow(["point", *names, *about, *metrics])
     for row in found:
         values = [_plain(row.values.get(name)) for name in names]
-        writer.writerow(
-            [row.number, *values, *(getattr(row, a) for a in about), *(row.metrics.get(m) for m in metrics)]
-        )
+        told = [getattr(row, name) for name in about]
+        writer.writerow([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
     return text.getvalue()
-
-
-def _state(row: Row) -> Cell:
-    why = f": {row.error}" if row.error else ""
-    return Cell(f"{row.state}{why}", row.state)
 
 
 def _value(value: Any) -> Cell:

@@ -1,19 +1,18 @@
-"""One row a point: what it is, how it ended, what it scored, what its student costs."""
+"""Rows of a sweep's table: for every point its values, how it ended, its scores and its student's cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kdse.machine.files import write_text
-from kdse.run.folder import result, validations
+from kdse.run.folder import last_checkpoint, result
+from kdse.run.log import validations
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.store import RUNS, Point
-
-COSTS = "costs.json"
 
 
 @dataclass(frozen=True)
@@ -40,60 +39,46 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        about = {**vars(self), "point": self.number, "run": None if self.run is None else str(self.run)}
-        del about["number"]
-        return {"point": about.pop("point"), **about}
+        about = asdict(self)
+        return {"point": about.pop("number"), **about, "run": None if self.run is None else str(self.run)}
 
 
 def rows(sweep: Sweep, points: Sequence[Point], out: Path) -> list[Row]:
-    """The rows of all points, by number."""
-    costs = _Costs(out / COSTS)
+    """The rows of all points, by number. What students cost is counted once and kept in ``costs.json``."""
+    file = out / "costs.json"
+    try:
+        costs: dict[str, dict[str, int | None]] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        costs = {}
+    counted = len(costs)
     found = []
     for point in points:
         run = None if point.identity is None else out / RUNS / point.identity
-        ended = None if run is None else result(run)
         lines = [] if run is None else validations(run)
-        last = lines[-1] if lines else {"step": None, "metrics": {}}
-        cost = costs.of(run) if run is not None and point.state in ("finished", "stopped early") else {}
+        last = (None if run is None else result(run)) or (lines[-1] if lines else {})
+        cost: dict[str, int | None] = {}
+        if run is not None and point.state in ("finished", "stopped early"):
+            if run.name not in costs and last_checkpoint(run).is_file():
+                costs[run.name] = _cost(last_checkpoint(run))
+            cost = costs.get(run.name, {})
         found.append(
             Row(
                 number=point.number + 1,
                 values=point.values,
                 state=point.state,
                 run=run,
-                step=last["step"] if ended is None else ended.get("step"),
-                seconds=None if ended is None else ended.get("seconds"),
-                metrics=dict(last["metrics"] if ended is None else ended.get("metrics", {})),
+                step=last.get("step"),
+                seconds=last.get("seconds"),
+                metrics=dict(last.get("metrics", {})),
                 parameters=cost.get("parameters"),
                 macs_per_second=cost.get("macs_per_second"),
                 error=point.error,
                 attempts=point.attempts,
             )
         )
-    costs.save()
+    if len(costs) > counted:
+        write_text(file, json.dumps(costs, indent=1) + "\n")
     return found
-
-
-class _Costs:
-    """Parameters and MACs by run, counted once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.known: dict[str, dict[str, int | None]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.known = {}
-        self._new = False
-
-    def of(self, run: Path) -> Mapping[str, int | None]:
-        if run.name not in self.known and (run / "checkpoints" / "last.ckpt").is_file():
-            self.known[run.name] = _cost(run / "checkpoints" / "last.ckpt")
-            self._new = True
-        return self.known.get(run.name, {})
-
-    def save(self) -> None:
-        if self._new:
-            write_text(self.path, json.dumps(self.known, indent=1) + "\n")
 
 
 def _cost(checkpoint: Path) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""The local runner: trains the points of a sweep in as many processes as it has places, and hands their ends on."""
+"""The local runner of a sweep: trains its points in parallel processes until none is left or a signal comes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,19 +16,19 @@ from typing import Any
 from kdse.errors import UserError
 from kdse.machine.locks import held
 from kdse.machine.processes import STOPPED, available_cores, listening
-from kdse.run.folder import history, result
+from kdse.run.folder import LOCK, result
+from kdse.run.log import history
 from kdse.sweeps.child import Child
 from kdse.sweeps.command import fit_flags
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.progress import Progress
 from kdse.sweeps.store import RUNS, Claim, Store
 
-#: What stops a sweep.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
 MISTAKE, ENOUGH_MISTAKES = 2, 3
 #: Seconds between two looks at the children, and between two looks at what others leave to do.
-LOOK, ASK = 0.1, 2.0
+LOOK_SECONDS, ASK_SECONDS = 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -49,68 +49,64 @@ class Settings:
     gpus: tuple[str, ...] = ()
 
 
-@dataclass
-class Tally:
-    """What a runner did: numbers of the points by end."""
-
-    finished: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)
-    stopped_early: list[int] = field(default_factory=list)
-    interrupted: list[int] = field(default_factory=list)
-
-
 class Runner:
-    """Trains points until none is left.
+    """Trains points until none is left. ``interrupted`` has the numbers of those that can go on.
 
     Args:
         sweep: what is swept.
         store: its points.
         settings: how they are run.
-        progress: who is told.
+        progress: what shows it.
     """
 
     def __init__(self, sweep: Sweep, store: Store, settings: Settings, progress: Progress) -> None:
         self.sweep, self.store, self.settings, self.progress = sweep, store, settings, progress
-        self.tally = Tally()
+        self.interrupted: list[int] = []
         self.stopping = self.killing = False
-        self._heard: list[str] = []
+        self._signals: list[str] = []
         self._children: dict[int, Child] = {}
         self._begun = 0
         self._compared: dict[int, int] = {}
-        self._ends: list[int] = []
+        self._exit_codes: list[int] = []
+        self._waiting: list[int] = []
 
-    def run(self) -> Tally:
+    def run(self) -> None:
         """Works until there is nothing left to do, or a signal stops it."""
         with listening(STOPPING, self._signalled):
-            return self._work()
+            try:
+                self._work()
+            finally:
+                for child in self._children.values():  # (only if something went wrong here)
+                    child.stop()
 
-    def _work(self) -> Tally:
-        try:
-            asked = 0.0
-            while True:
-                idle = len(self._children) < self.settings.workers and not self.stopping and not self._enough()
-                if idle and time.monotonic() - asked >= ASK:
-                    while idle and (claim := self.store.claim(self.tally.interrupted)) is not None:
-                        self._start(claim)
-                        idle = len(self._children) < self.settings.workers and not self._enough()
-                    asked = time.monotonic()
-                    if not self._children and not self._worth_waiting():
-                        return self.tally
-                if self._look():
-                    asked = 0.0
-                if not self._children and (self.stopping or self._enough()):
-                    return self.tally
-                self.progress.show(self._children.values())
-                time.sleep(LOOK)
-        finally:
-            for child in self._children.values():  # (only if something went wrong here)
-                child.stop()
+    def _work(self) -> None:
+        asked = 0.0
+        while True:
+            if self._has_room() and time.monotonic() - asked >= ASK_SECONDS:
+                while self._has_room() and (claim := self.store.claim(self.interrupted)) is not None:
+                    self._start(claim)
+                asked = time.monotonic()
+                if not self._children and not self._worth_waiting():
+                    return
+            if self._look():
+                asked = 0.0
+            if not self._children and (self.stopping or self._enough()):
+                return
+            self.progress.show(self._children.values())
+            time.sleep(LOOK_SECONDS)
+
+    def _has_room(self) -> bool:
+        return len(self._children) < self.settings.workers and not self.stopping and not self._enough()
 
     def _look(self) -> bool:
         """Looks after every child; whether one has ended."""
         ended = False
-        while self._heard:
-            self.progress.stopping(self._heard.pop(0), len(self._children), self.killing)
+        while self._signals:
+            name, count = self._signals.pop(0), len(self._children)
+            if self.killing:
+                self.progress.say(f"{name} again: killing {count} run(s)")
+            else:
+                self.progress.say(f"{name}: stopping {count} run(s), which keep their last checkpoint")
         for place, child in list(self._children.items()):
             code = child.process.poll()
             identity = child.find_identity()
@@ -129,45 +125,47 @@ class Runner:
 
     def _settle(self, child: Child, code: int) -> None:
         """Keeps how a child ended."""
-        claim = child.claim
+        claim, metric = child.claim, self.sweep.metric
         folder = self._folder(child.identity)
         # (a signal before `kdse fit` listens to it kills: nothing is lost by then)
         stopped = code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR1) or (self.killing and code == -signal.SIGKILL)
         if code == 0:
             found = result(folder) if folder else None
-            value = None if found is None else found.get("metrics", {}).get(self.sweep.metric)
+            value = None if found is None else found.get("metrics", {}).get(metric)
             if isinstance(value, (int, float)) and math.isfinite(value):
                 self.store.finish(claim, float(value))
-                self.tally.finished.append(claim.number)
-                self.progress.finished(child, float(value), folder)
+                self.progress.ended(child, f"finished, {metric} {value:.4g}", folder)
             else:
-                self._fail(child, self._no_value(folder, found))
+                self._fail(child, self._no_value(found))
         elif stopped and child.stopped_early and folder is not None:
-            self.store.stop_early(claim, history(folder, self.sweep.metric))
-            self.tally.stopped_early.append(claim.number)
-            self.progress.stopped_early(child, folder)
+            values = list(history(folder, metric).values())
+            self.store.stop_early(claim, values)
+            best = (max if self.sweep.maximize else min)(values, default=math.nan)
+            self.progress.ended(child, f"stopped early by Hyperband, best {metric} {best:.4g}", folder)
         elif stopped:
             self.store.release(claim)
-            self.tally.interrupted.append(claim.number)
-            self.progress.interrupted(child)
-        elif folder is not None and held(folder / "run.lock"):  # another point or process trains this very run
+            self.interrupted.append(claim.number)
+            self.progress.ended(child, "stopped, can go on")
+        elif folder is not None and held(folder / LOCK):  # another point or process trains this very run
             self.store.release(claim)
             self._begun -= 1
-            self.progress.busy(child, folder)
+            self.progress.ended(child, f"waits: another process trains {folder}, the same run")
             return
         else:
             self._fail(child, child.last_line() if code > 0 else f"killed by {_name(-code)}")
-        self._ends.append(code)
-        if len(self._ends) == ENOUGH_MISTAKES and self._hopeless():
-            self.progress.hopeless(ENOUGH_MISTAKES)
+        self._exit_codes.append(code)
+        if len(self._exit_codes) == ENOUGH_MISTAKES and self._all_refused():
+            self.progress.say(
+                f"the first {ENOUGH_MISTAKES} points were all refused by kdse fit (exit code 2), as others would be: "
+                "no more are begun; mend what their last lines say"
+            )
 
     def _fail(self, child: Child, why: str) -> None:
         self.store.fail(child.claim, why)
-        self.tally.failed.append(child.claim.number)
-        self.progress.failed(child, why)
+        self.progress.ended(child, f"FAILED: {why}")
 
-    def _no_value(self, folder: Path | None, found: Mapping[str, Any] | None) -> str:
-        if folder is None or found is None:
+    def _no_value(self, found: Mapping[str, Any] | None) -> str:
+        if found is None:
             return "ended with exit code 0, but left no result"
         known = ", ".join(sorted(found.get("metrics", {}))) or "none"
         return f"logged no {self.sweep.metric}, the sweep's metric; it has {known}"
@@ -197,34 +195,39 @@ class Runner:
         folder = self._folder(child.identity)
         if self.sweep.hyperband is None or child.stopped_early or folder is None:
             return False
-        own = history(folder, self.sweep.metric)
+        own = list(history(folder, self.sweep.metric).values())
         if len(own) == self._compared.get(child.process.pid):
             return False
         self._compared[child.process.pid] = len(own)
         if len(own) < self.sweep.hyperband.brackets[0]:
             return False
         identities = {point.identity for point in self.store.points() if point.identity is not None}
-        everyone = [history(self.settings.out / RUNS / identity, self.sweep.metric) for identity in sorted(identities)]
-        return self.sweep.hyperband.stops(own, everyone)
+        runs = [self.settings.out / RUNS / identity for identity in sorted(identities)]
+        return self.sweep.hyperband.stops(own, [list(history(run, self.sweep.metric).values()) for run in runs])
 
     def _folder(self, identity: str | None) -> Path | None:
         return None if identity is None else self.settings.out / RUNS / identity
 
     def _enough(self) -> bool:
         many = self.settings.max_points is not None and self._begun >= self.settings.max_points
-        return many or self._hopeless()
+        return many or self._all_refused()
 
-    def _hopeless(self) -> bool:
+    def _all_refused(self) -> bool:
         """Whether the first points that ended here were all refused, as all others would be (no corpus here, say)."""
-        return self._ends[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
+        return self._exit_codes[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
 
     def _worth_waiting(self) -> bool:
         """Whether others train points that we could take over if they are killed."""
         if not self.settings.wait or self.stopping:
             return False
-        theirs = [point.number for point in self.store.points() if point.state == "running"]
-        self.progress.waiting(theirs)
-        return bool(theirs)
+        others = [point.number + 1 for point in self.store.points() if point.state == "running"]
+        if others and others != self._waiting:
+            names = ", ".join(map(str, others))
+            self.progress.say(
+                f"nothing left to begin; waiting for point {names}, which others train (Ctrl-C leaves them to it)"
+            )
+        self._waiting = others
+        return bool(others)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
@@ -232,7 +235,7 @@ class Runner:
         self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
         if not again or self.killing:
-            self._heard.append(signal.Signals(number).name)  # (said by `_look`: printing here might interrupt a print)
+            self._signals.append(signal.Signals(number).name)  # (`_look` says it: this might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:
@@ -243,8 +246,5 @@ def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> 
 
 
 def _name(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    name = next((known.name for known in signal.Signals if known == number), f"signal {number}")
     return f"{name} (out of memory?)" if number == signal.SIGKILL else name

@@ -1,8 +1,8 @@
-"""The points of a sweep in one storage that workers of any machine share: which there are, whose they are, their ends.
+"""The points of a sweep as Optuna trials in one storage that the workers of several machines share.
 
-A point is an Optuna trial. Storage alone cannot say whether the worker of a running trial is alive; a lock in the
-sweep's folder can, because the kernel frees it (`kdse.machine.locks`). So a point is somebody's if its lock is held,
-and one that runs by the storage with a free lock was interrupted, and goes to the next worker that asks.
+A point is taken while the lock of its trial is held; the kernel frees that lock when worker and training are gone
+(`kdse.machine.locks`), and the point goes on at once. Optuna's heartbeat is no substitute: it needs a database, works
+in ``study.optimize`` only, frees a point two intervals after a kill, and begins it anew instead of going on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kdse.errors import UserError
 from kdse.internals.optuna import queued_values, taken_up
 from kdse.machine.files import write_text
 from kdse.machine.locks import JournalLock, Lock, held, take
+from kdse.run.folder import LOCK
 from kdse.sweeps.conditions import identifying
 from kdse.sweeps.definition import Sweep
 
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "study.journal"
-DEFINITION = "definition"
 RUNS = "runs"
 #: Of a database's URL: it is not kept.
 PASSWORD = re.compile(r"(://[^:/@]*):[^/]*@")
-#: Attributes of a trial.
+#: Attributes of the study, and of a trial.
+DEFINITION = "definition"
 IDENTITY, ERROR, RETRY_OF = "identity", "error", "retry_of"
 STATES = {"WAITING": "waiting", "COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
 
@@ -44,7 +45,7 @@ STATES = {"WAITING": "waiting", "COMPLETE": "finished", "PRUNED": "stopped early
 class Claim:
     """A point that is ours until `Store.release`.
 
-    number: of the point, from 0. trial: of the optimiser. values: by parameter name. lock: the open file that holds it.
+    number: of the point, from 0. trial: of Optuna. values: by parameter name. lock: the open file that holds it.
     again: whether it was begun before.
     """
 
@@ -92,25 +93,27 @@ class Store:
         self.sweep, self.out, self.seed = sweep, out, seed
         (out / "locks").mkdir(parents=True, exist_ok=True)
         self._lock = Lock(out / "locks" / "sweep.lock")
-        self._held: dict[int, int] = {}
+        self._held: set[int] = set()
         with self._lock:
             self.study = self._open(storage)
-            known = self.study.user_attrs.get(DEFINITION)
-            plain = json.loads(json.dumps(definition, default=str))
-            known = plain if known is None else {**plain, **known}
-            if "flags" in known:  # (a sweep that was begun when all flags were kept goes on)
-                known["flags"] = identifying(known["flags"])
-            same = {key: known[key] for key in plain}
-            if same != plain:
-                raise UserError(
-                    f"--out {out}: holds another sweep, {_difference(same, plain)}; give another --out, or what it "
-                    "was begun with"
-                )
-            if known != self.study.user_attrs.get(DEFINITION):
-                self.study.set_user_attr(DEFINITION, known)
+            self._check_definition(json.loads(json.dumps(definition, default=str)))
             if sweep.method == "grid":
                 for point in self._missing():
                     self.study.enqueue_trial(point)
+
+    def _check_definition(self, plain: dict[str, Any]) -> None:
+        stored = self.study.user_attrs.get(DEFINITION)
+        known = plain if stored is None else {**plain, **stored}
+        if "flags" in known:  # (a sweep that was begun when all flags were kept goes on)
+            known["flags"] = identifying(known["flags"])
+        same = {key: known[key] for key in plain}
+        if same != plain:
+            raise UserError(
+                f"--out {self.out}: holds another sweep, {_difference(same, plain)}; give another --out, or what it "
+                "was begun with"
+            )
+        if known != stored:
+            self.study.set_user_attr(DEFINITION, known)
 
     def _missing(self) -> list[dict[str, str]]:
         """The points of a grid that no trial has. (By value: the file's parameters may have changed places.)"""
@@ -145,7 +148,7 @@ class Store:
             values = self.sweep.draw(asked)
             lock = take(self._lock_of(asked.number))
             assert lock is not None, f"trial {asked.number} is new and somebody has it"
-            self._held[asked.number] = lock
+            self._held.add(lock)
             return Claim(_numbers(self._trials())[asked.number], asked, values, lock, RETRY_OF in asked.user_attrs)
 
     def _take(self, trial: FrozenTrial, number: int) -> Claim | None:
@@ -156,8 +159,8 @@ class Store:
         if self._trains(trial):
             os.close(lock)
             return None
+        self._held.add(lock)
         self.study.sampler = sampler(self.sweep.method, self.seed, trial.number)
-        self._held[trial.number] = lock
         taken = taken_up(self.study, trial)
         return Claim(number, taken, self.sweep.draw(taken), lock, again=True)  # (draws what a kill left undrawn)
 
@@ -173,7 +176,7 @@ class Store:
         self.release(claim)
 
     def stop_early(self, claim: Claim, values: Sequence[float]) -> None:
-        """Ends a point that did not make it, with the values that its metric had, and gives it back."""
+        """Ends a point that fell behind, with the values that its metric had, and gives it back."""
         from optuna.trial import TrialState
 
         with self._lock:
@@ -193,20 +196,20 @@ class Store:
 
     def release(self, claim: Claim) -> None:
         """Gives a point back; one that was not ended is interrupted."""
-        os.close(self._held.pop(claim.trial.number))
+        self._held.remove(claim.lock)
+        os.close(claim.lock)
 
     def close(self) -> None:
         """Gives every claimed point back."""
         while self._held:
-            os.close(self._held.popitem()[1])
+            os.close(self._held.pop())
 
-    def retry_failed(self) -> int:
-        """Queues failed points again, and says how many."""
+    def retry_failed(self) -> None:
+        """Queues failed points again."""
         with self._lock:
-            failed = {n: t for n, t in _latest(self._trials()).items() if t.state.name == "FAIL"}
-            for number, trial in failed.items():
-                self.study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: number})
-            return len(failed)
+            for number, trial in _latest(self._trials()).items():
+                if trial.state.name == "FAIL":
+                    self.study.enqueue_trial(dict(trial.params), user_attrs={RETRY_OF: number})
 
     def points(self) -> list[Point]:
         """All points that there are yet, by number."""
@@ -216,21 +219,21 @@ class Store:
         return [self._point(number, trial, attempts[number]) for number, trial in sorted(_latest(trials).items())]
 
     def _point(self, number: int, trial: FrozenTrial, attempts: int) -> Point:
-        state = STATES.get(trial.state.name) or ("running" if self._alive(trial) else "interrupted")
+        from optuna.trial import FixedTrial
+
+        running = held(self._lock_of(trial.number)) or self._trains(trial)
+        state = STATES.get(trial.state.name) or ("running" if running else "interrupted")
         drawn = trial.params or queued_values(trial)
         complete = all(p.name in drawn for p in self.sweep.parameters if p.distribution != "constant")
-        values = self.sweep.draw(_Drawn(drawn)) if complete else {}  # type: ignore[arg-type]  # (has what it calls)
+        values = self.sweep.draw(FixedTrial(drawn)) if complete else {}
         value = trial.value if state in ("finished", "stopped early") else None
         error = trial.user_attrs.get(ERROR) if state == "failed" else None
         return Point(number, values, state, trial.user_attrs.get(IDENTITY), value, error, attempts)
 
-    def _alive(self, trial: FrozenTrial) -> bool:
-        return held(self._lock_of(trial.number)) or self._trains(trial)
-
     def _trains(self, trial: FrozenTrial) -> bool:
         """Whether a process is in the run folder of a trial, for it or for another of the same settings."""
         identity = trial.user_attrs.get(IDENTITY)
-        return identity is not None and held(self.out / RUNS / identity / "run.lock")
+        return identity is not None and held(self.out / RUNS / identity / LOCK)
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -247,7 +250,7 @@ class Store:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        name_file, place = self.out / "study_name", self.out / "storage"
+        name_file, place, journal = (self.out / name for name in ("study_name", "storage", JOURNAL))
         new = not name_file.is_file()
         own = JOURNAL if storage is None else PASSWORD.sub(r"\1@", storage)
         if new:
@@ -257,7 +260,6 @@ class Store:
             self._check_place(place, own)
         opened: Any = storage
         if storage is None:
-            journal = self.out / JOURNAL
             # the lock has an optuna lock's methods but not its base class, which would import optuna
             opened = JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))  # type: ignore[arg-type]
         try:
@@ -268,7 +270,7 @@ class Store:
                 load_if_exists=True,
             )
         except Exception as error:  # (whatever a database's driver raises)
-            where = self.out / JOURNAL if storage is None else f"--storage {storage}"
+            where = journal if storage is None else f"--storage {storage}"
             raise UserError(f"{where}: cannot be used ({type(error).__name__}: {error})") from error
         if new:  # (in this order: what has a name has a place)
             write_text(place, f"{own}\n")
@@ -288,30 +290,15 @@ class Store:
 
 def _numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     """The point of every trial: a retry is the point it retries, any other the next one."""
-    found: dict[int, int] = {}
     new = itertools.count()
-    for trial in trials:
-        retried = trial.user_attrs.get(RETRY_OF)
-        found[trial.number] = next(new) if retried is None else retried
-    return found
+    retried = {trial.number: trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return {number: next(new) if point is None else point for number, point in retried.items()}
 
 
 def _latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """Every point's latest trial, by the point's number."""
     numbers = _numbers(trials)
     return {numbers[trial.number]: trial for trial in trials}
-
-
-class _Drawn:
-    """A trial that has its values already."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def suggest_float(self, name: str, *_: Any, **__: Any) -> Any:
-        return self._values[name]
-
-    suggest_int = suggest_categorical = suggest_float
 
 
 def sampler(method: str, seed: int, drawn: int) -> BaseSampler:
@@ -325,15 +312,13 @@ def sampler(method: str, seed: int, drawn: int) -> BaseSampler:
 
 def _difference(known: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
     """The first place where two definitions differ."""
-    for key in [*known, *(key for key in now if key not in known)]:
-        a, b = known.get(key), now.get(key)
-        if a == b:
-            continue
-        where = f"{path}{key}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            return _difference(a, b, f"{where}: ")
-        return f"whose {where} is {_short(a)} and not {_short(b)}"
-    return "which differs"
+    key = next((key for key in [*known, *now] if known.get(key) != now.get(key)), None)
+    if key is None:
+        return "which differs"
+    a, b = known.get(key), now.get(key)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return _difference(a, b, f"{path}{key}: ")
+    return f"whose {path}{key} is {_short(a)} and not {_short(b)}"
 
 
 def _short(value: Any) -> str:

@@ -34,10 +34,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if path.name == LAST:
+            if path.name == LAST and path.exists():
                 _keep(path, path.with_name(PREVIOUS))
             os.replace(partial, path)
-            _sync_folder(path.parent)
+            with contextlib.suppress(OSError):  # (where a folder can be opened: names survive a power cut)
+                descriptor = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
@@ -52,8 +57,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def _keep(path: Path, previous: Path) -> None:
     """Gives a file a second name, in place of what had it; where there are no hard links, only that name."""
-    if not path.exists():
-        return
     link = previous.with_name(f".{previous.name}.{os.getpid()}.partial")
     link.unlink(missing_ok=True)
     try:
@@ -62,16 +65,6 @@ def _keep(path: Path, previous: Path) -> None:
         os.replace(path, previous)  # (a kill before the new file has the name is met by `kdse.run.resume.last_good`)
         return
     os.replace(link, previous)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes names in a folder survive a power cut, where the system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -96,7 +89,18 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """``best.ckpt``; a run that goes on in a folder that was moved knows it again."""
+    """``best.ckpt`` by validation SI-SDR; a run that goes on in a folder that was moved knows it again."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor="val/si_sdr",
+            mode="max",
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         kept = Path(str(self.dirpath)) / Path(str(state_dict.get("best_model_path") or "none")).name
@@ -108,15 +112,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class SwitchCheckpoint(L.Callback):
-    """Writes ``switch.ckpt`` at the optimizer step at which a schedule's first phase ends.
+    """Writes ``switch.ckpt``, an ordinary checkpoint, at the optimizer step at which a schedule's first phase ends.
 
-    An ordinary checkpoint: it loads as a student and can be resumed from. With several switches it is the first one's,
-    our choice: what a student learned from the teacher before anything else is what is asked for. A run that is
-    resumed before the switch writes it when it gets there, one resumed after it keeps the file. A run that starts at
-    step 0 removes the file of an older run in its folder.
-
-    It writes before `LastCheckpoint` and its kind do (Lightning calls those after all other callbacks), so a run that
-    is killed between the two is resumed before the switch and loses nothing.
+    With several switches it is the first one's, our choice: what a student learned from the teacher alone. A run
+    resumed after the switch keeps the file; one that starts at step 0 removes that of an older run in its folder. It
+    is written before ``last.ckpt`` (Lightning calls checkpoint callbacks after all others), so a run that is killed
+    between the two is resumed before the switch and loses nothing.
 
     Args:
         folder: of the checkpoints.
@@ -136,9 +137,7 @@ class SwitchCheckpoint(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._first_switch() and step != self._saved_step:
+        switch = next((start for start in self.schedule.starts or [] if start > 0), None)
+        if step == switch and step != self._saved_step:
             self._saved_step = step  # several batches may make a step
             trainer.save_checkpoint(self.file, weights_only=False)
-
-    def _first_switch(self) -> int | None:
-        return next((start for start in self.schedule.starts or [] if start > 0), None)

@@ -23,9 +23,9 @@ from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
-from kdse.run.folder import result
+from kdse.run.folder import CHECKPOINTS, CONFIG, result
 from kdse.run.identity import identity
-from kdse.run.resume import CHECKPOINTS, CONFIG, check_same_run, hold, last_good
+from kdse.run.resume import check_same_run, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
 from kdse.training.examples import LogExamples
@@ -37,6 +37,28 @@ from kdse.training.run_result import RunResult, recordings
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
+
+#: Top-level flags beside those of Lightning: name, type, default, help.
+FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("objectives", dict[str, Objective], {},
+     "Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}."),
+    ("schedule", Schedule | None, None, "Weights of the terms over optimizer steps."),
+    ("run_dir", str, "runs/default", "Folder of this run: all it writes."),
+    ("run_root", str | None, None,
+     "Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also the W&B id, "
+     "so that the same settings find the same run. Where a run is kept does not count."),
+    ("resume", bool, False,
+     "Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is."),
+    ("wandb", str, "off",
+     "Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a run folder "
+     "go on with the run of its fit."),
+    ("wandb_project", str | None, None,
+     "Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse."),
+    ("save_every_n_steps", int | None, None,
+     "Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch."),
+    ("example_every_n_validations", int, 5,
+     "Log audio and spectrograms of a few validation items every so many validations; 0 never."),
+)  # fmt: skip
 
 
 class AlreadyFinished(Exception):
@@ -73,7 +95,7 @@ class KdseCLI(FlagsWinCLI):
 
     Args:
         args: the command line.
-        cleanup: what `fit` takes hold of (the run folder, signals) is given back when this ends.
+        cleanup: gives back what `fit` holds (the run folder, signals) when it ends.
 
     Raises:
         AlreadyFinished: by ``--resume=true`` for a run that has ended.
@@ -99,54 +121,8 @@ class KdseCLI(FlagsWinCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--objectives",
-            type=dict[str, Objective],
-            default={},
-            help="Distillation objectives by name, e.g. {gram: {class_path: kdse.objectives.SimilarityPreserving}}.",
-        )
-        parser.add_argument(
-            "--schedule", type=Schedule | None, default=None, help="Weights of the terms over optimizer steps."
-        )
-        parser.add_argument("--run_dir", type=str, default="runs/default", help="Folder of this run: all it writes.")
-        parser.add_argument(
-            "--run_root",
-            type=str | None,
-            default=None,
-            help="Instead of --run_dir: the run folder is RUN_ROOT/<digest of the settings>-seed<seed>, its name also "
-            "the W&B id, so that the same settings find the same run. Where a run is kept does not count.",
-        )
-        parser.add_argument(
-            "--resume",
-            type=bool,
-            default=False,
-            help="Go on from the run folder's last good checkpoint if there is one; a finished run is left as it is.",
-        )
-        parser.add_argument(
-            "--wandb",
-            type=str,
-            default="off",
-            help="Weights & Biases: off, online or offline (no network). A resumed fit and the validate and test of a "
-            "run folder go on with the run of its fit.",
-        )
-        parser.add_argument(
-            "--wandb_project",
-            type=str | None,
-            default=None,
-            help="Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse.",
-        )
-        parser.add_argument(
-            "--save_every_n_steps",
-            type=int | None,
-            default=None,
-            help="Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch.",
-        )
-        parser.add_argument(
-            "--example_every_n_validations",
-            type=int,
-            default=5,
-            help="Log audio and spectrograms of a few validation items every so many validations; 0 never.",
-        )
+        for name, kind, default, text in FLAGS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
         defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
@@ -189,14 +165,10 @@ class KdseCLI(FlagsWinCLI):
             mistake = mistake_in(error)
             if mistake is None or mistake is error:
                 raise
-            raise mistake from error
+            raise UserError(str(mistake)) from error  # (raised itself, it would be its own cause: a circle)
 
     def _refuse_fit_flags(self) -> None:
-        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one.
-
-        Raises:
-            ValueError: naming the flag and what to give.
-        """
+        """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
         config = self.config[self.subcommand]
         for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
             if given:
@@ -206,11 +178,7 @@ class KdseCLI(FlagsWinCLI):
                 )
 
     def _check_recordings(self, data: dict[str, Any], trained_on: str | None) -> None:
-        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting).
-
-        Raises:
-            ValueError: if there are recordings now and they differ.
-        """
+        """Refuses a finished run of the same settings on other recordings (KDSE_CORPUS is no setting)."""
         present: str | None = None
         if trained_on is not None:
             with contextlib.suppress(ValueError):  # (not there any more: the run is finished all the same)
@@ -226,7 +194,7 @@ class KdseCLI(FlagsWinCLI):
         return settings
 
     def _given(self, key: str) -> Any:
-        """What a setting has become: a value, or the object made from it."""
+        """A setting's value, or the object made from it."""
         return self.config_init[self.subcommand].get(key)
 
     @rank_zero_only
@@ -261,7 +229,7 @@ class KdseCLI(FlagsWinCLI):
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
         objectives: dict[str, Objective] = self._given("objectives") or {}
-        schedule = self._given("schedule")
+        schedule: Schedule | None = self._given("schedule")
         callbacks: list[Callback] = []
         for callback in given:
             if isinstance(callback, EarlyStopping):
@@ -273,8 +241,13 @@ class KdseCLI(FlagsWinCLI):
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
-            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity)]
-            callbacks += [*self._checkpointing(run_dir), StopOnSignal(run_dir / CHECKPOINTS, self.stop)]
+            callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity, schedule)]
+            folder = run_dir / CHECKPOINTS
+            if schedule is not None and len(schedule.phases) > 1:
+                callbacks.append(SwitchCheckpoint(folder, schedule))
+            callbacks.append(BestCheckpoint(folder))
+            callbacks.append(LastCheckpoint(folder, self._given("save_every_n_steps")))
+            callbacks.append(StopOnSignal(folder, self.stop))
         elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
         elif self.subcommand == "predict":
@@ -284,23 +257,6 @@ class KdseCLI(FlagsWinCLI):
             interactive = sys.stdout.isatty() and sys.stderr.isatty()  # (the bar goes to one, our words to the other)
             callbacks.append(RichProgressBar() if interactive else TrainingLines())
         return callbacks
-
-    def _checkpointing(self, run_dir: Path) -> list[Callback]:
-        folder = run_dir / CHECKPOINTS
-        best = BestCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor="val/si_sdr",
-            mode="max",
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,  # at the end of a validation, also of one that a resume makes up for
-        )
-        last = LastCheckpoint(folder, self._given("save_every_n_steps"))
-        schedule: Schedule | None = self._given("schedule")
-        if schedule is None or len(schedule.phases) == 1:
-            return [best, last]
-        return [SwitchCheckpoint(folder, schedule), best, last]
 
     def _loggers(self, run_dir: Path) -> list[Logger]:
         """CSV and TensorBoard for fit; W&B, if asked for, for all but predict."""

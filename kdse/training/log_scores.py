@@ -20,7 +20,7 @@ from kdse.report.tables.writers import to_markdown
 
 
 class LogScores(L.Callback):
-    """Logs what `ValidationScores` summarised: every system at every input SNR.
+    """Logs the scores of every system at every input SNR.
 
     W&B gets the table ``val/scores`` (``test/scores``) at every validation and, when training or a test ends, the plots
     ``plots/...``; TensorBoard gets the table as text. Systems that were not scored this time, as a frozen teacher, keep
@@ -48,7 +48,9 @@ class LogScores(L.Callback):
             self._rows[system] = [row for row in scores.rows if row.system == system]
         self._log_table(trainer, "val", self._known(), scores.metrics)
         if trainer.state.fn == "validate":
-            self._log_figures(trainer, self._improvement(scores))
+            from kdse.report.figures.by_snr import improvement_by_snr
+
+            self._log_figures(trainer, improvement_by_snr(self._known(), scores.metrics))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         from kdse.report.figures.by_snr import improvement_by_snr
@@ -63,19 +65,15 @@ class LogScores(L.Callback):
         scores = getattr(pl_module, "scores", None)
         if not _wandb_loggers(trainer) or not isinstance(scores, ValidationScores):
             return
+        from kdse.report.figures.by_snr import improvement_by_snr
         from kdse.report.figures.curves import training_curves
 
         curves = [training_curves({self.run_dir.resolve().name: self.run_dir}, metric) for metric in scores.metrics]
-        figures = [*self._improvement(scores), *(curve for curve in curves if curve is not None)]
+        figures = [*improvement_by_snr(self._known(), scores.metrics), *filter(None, curves)]
         self._log_figures(trainer, figures, step=max(0, logged_step(trainer) - 1))  # where the last scores are
 
     def _known(self) -> list[Row]:
         return [row for rows in self._rows.values() for row in rows]
-
-    def _improvement(self, scores: ValidationScores) -> list[Figure]:
-        from kdse.report.figures.by_snr import improvement_by_snr
-
-        return improvement_by_snr(self._known(), scores.metrics)
 
     def _log_table(self, trainer: L.Trainer, stage: str, rows: list[Row], metrics: tuple[str, ...]) -> None:
         if not trainer.is_global_zero or not trainer.loggers:
@@ -106,8 +104,7 @@ class LogScores(L.Callback):
     # --- a resumed run still knows what a frozen teacher scored ---
 
     def state_dict(self) -> dict[str, Any]:
-        once = {system: rows for system, rows in self._rows.items() if system not in (STUDENT, NOISY)}
-        return {"rows": [_stored(row) for rows in once.values() for row in rows]}
+        return {"rows": [_stored(row) for row in self._known() if row.system not in (STUDENT, NOISY)]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for stored in state_dict["rows"]:

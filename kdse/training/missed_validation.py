@@ -1,4 +1,4 @@
-"""`MissedValidation`: the validation between a checkpoint and the next step, held after a resume as before."""
+"""`MissedValidation`: holds the validation between a checkpoint and the next step after a resume."""
 
 from __future__ import annotations
 

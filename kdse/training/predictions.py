@@ -1,9 +1,8 @@
-"""`WritePredictions`: what `kdse predict` leaves on disk."""
+"""`WritePredictions`: writes the enhanced files of `kdse predict`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WritePredictions(BasePredictionWriter):
-    """Writes every enhanced item as ``folder/<name>.wav``, 32-bit float, without the batch's padding.
-
-    Args:
-        folder: where the files go; made if needed.
-    """
+    """Writes every enhanced item as ``folder/<name>.wav``, 32-bit float, without the batch's padding."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__("batch")
@@ -29,24 +24,13 @@ class WritePredictions(BasePredictionWriter):
         self._written = 0
 
     def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: Any,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: L.Trainer, pl_module: Any, prediction: Tensor, batch_indices: Any, batch: Any, *_: Any
     ) -> None:
         from kdse.audio.files import write
 
+        rate_hz = pl_module.model.sample_rate_hz
         for name, wave, samples in zip(batch["name"], prediction, batch["samples"].tolist(), strict=True):
-            write(
-                self.folder / f"{name}.wav",
-                wave[:samples].float().cpu(),
-                pl_module.model.sample_rate_hz,
-                subtype="FLOAT",
-            )
+            write(self.folder / f"{name}.wav", wave[:samples].float().cpu(), rate_hz, subtype="FLOAT")
             self._written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Progress of `kdse fit | validate | test | predict` where no terminal shows a bar: a line every few seconds."""
+"""`TrainingLines`: progress of fit, validate, test and predict without a terminal, as a line every few seconds."""
 
 from __future__ import annotations
 
@@ -56,22 +56,18 @@ class TrainingLines(ProgressBar):
         parts += [f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, (int, float))]
         say(", ".join(parts))
 
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, _outputs: Any, _batch: Any, index: int, loader: int = 0
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *hook: Any) -> None:
         if not trainer.sanity_checking:
-            self._count("validation", index, trainer.num_val_batches, loader)
+            self._count("validation", trainer.num_val_batches, *hook)
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, _outputs: Any, _batch: Any, index: int, loader: int = 0
-    ) -> None:
-        self._count("test", index, trainer.num_test_batches, loader)
+    def on_test_batch_end(self, trainer: L.Trainer, *hook: Any) -> None:
+        self._count("test", trainer.num_test_batches, *hook)
 
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, _outputs: Any, _batch: Any, index: int, loader: int = 0
-    ) -> None:
-        self._count("predict", index, trainer.num_predict_batches, loader)
+    def on_predict_batch_end(self, trainer: L.Trainer, *hook: Any) -> None:
+        self._count("predict", trainer.num_predict_batches, *hook)
 
-    def _count(self, what: str, index: int, totals: Sequence[int | float], loader: int) -> None:
+    def _count(self, what: str, totals: Sequence[int | float], *hook: Any) -> None:
+        """Says how far it is; ``hook`` is what Lightning calls with: model, outputs, batch, its index, and loader."""
+        index, loader = (*hook[3:], 0)[:2]
         if self._shown and self._pace.due():
             say(f"{what}: {index + 1}/{totals[loader]} batches")

@@ -1,4 +1,4 @@
-"""`RunResult`: writes what a run leaves for programs, its validations and its result."""
+"""`RunResult`: writes the validations and the result of a run to its folder, for programs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import lightning as L
 
 from kdse.errors import UserError
 from kdse.machine.files import write_text
-from kdse.run.folder import RESULT, VALIDATIONS, validations
-from kdse.run.resume import RUN
+from kdse.run.folder import RESULT, RUN
+from kdse.run.log import VALIDATIONS, validations
+from kdse.run.switches import switches_before
 from kdse.run.timing import step_cost
+from kdse.schedule import Schedule
 
 MONITORED = "val/si_sdr"
 
@@ -24,17 +26,18 @@ class RunResult(L.Callback):
 
     A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
     a step counts. The result has "state" ("finished"), "identity", "step", "seconds" of training, "metrics" of the last
-    validation, "best" by SI-SDR with its step, and "recordings", a digest of what was trained on. A new start removes
-    it, one at step 0 the lines as well.
+    validation, "best" by SI-SDR with its step, "switches" (optimizer steps at which the schedule's phase changed) and
+    "recordings", a digest of what was trained on. A new start removes it, one at step 0 the lines as well.
 
     Args:
         folder: the run folder.
         identity: of the run, see `kdse.run.identity`.
+        schedule: of the run; its steps are known once fit has started.
     """
 
-    def __init__(self, folder: str | Path, identity: str) -> None:
+    def __init__(self, folder: str | Path, identity: str, schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.folder, self.identity = Path(folder), identity
+        self.folder, self.identity, self.schedule = Path(folder), identity, schedule
         self._before: dict[str, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,15 +73,18 @@ class RunResult(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        lines = validations(self.folder)
-        cost = step_cost(self.folder)
+        lines, cost = validations(self.folder), step_cost(self.folder)
+        scored = [line for line in lines if MONITORED in line["metrics"]]
+        best = max(scored, key=lambda line: line["metrics"][MONITORED], default=None)
+        starts = None if self.schedule is None else self.schedule.starts
         result = {
             "state": "finished",
             "identity": self.identity,
             "step": trainer.global_step,
             "seconds": None if cost is None else round(cost.training_seconds, 1),
             "metrics": lines[-1]["metrics"] if lines else {},
-            "best": _best(lines),
+            "best": best and {"step": best["step"], MONITORED: best["metrics"][MONITORED]},
+            "switches": switches_before(starts or [], trainer.global_step),
             "recordings": recordings(getattr(trainer, "datamodule", None)),
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -88,11 +94,3 @@ def recordings(data: Any) -> str | None:
     """Digest of a data module's recordings; None for one that has none to give."""
     known = getattr(data, "fingerprint", None)
     return known() if callable(known) else None
-
-
-def _best(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    scored = [line for line in lines if MONITORED in line["metrics"]]
-    if not scored:
-        return None
-    line = max(scored, key=lambda line: line["metrics"][MONITORED])
-    return {"step": line["step"], MONITORED: line["metrics"][MONITORED]}

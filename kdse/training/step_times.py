@@ -16,17 +16,17 @@ import torch
 from kdse.run.timing import COLUMNS, FILE
 
 #: A step that took longer than this many medians of its block counts as that long: the machine was busy. Our choice.
-LONGEST = 5.0
+LONGEST_STEP = 5.0
 
 #: A moment: an event of the GPU's own clock, which runs behind the process, or seconds of the process' clock.
 Mark: TypeAlias = "torch.cuda.Event | float"
 
 
 class StepTimes(L.Callback):
-    """Writes ``timing.csv`` into a run's folder: one line for every block of steps, so that it costs nothing.
+    """Writes a line to a run's ``timing.csv`` for every block of steps.
 
     A step lasts from the end of the one before it to its own end; where validation, a checkpoint or a new epoch came
-    between, from its own start. On CUDA the GPU's clock is read, once a block: nothing waits for it in between.
+    between, from its own start. On CUDA the GPU's clock is read once a block, so that nothing waits for it.
 
     Args:
         folder: of the run.
@@ -93,7 +93,7 @@ class StepTimes(L.Callback):
             return
         seconds = [_seconds(a, b) for a, b in spans]
         median = statistics.median(seconds) if seconds else math.nan
-        mean = statistics.fmean(min(s, LONGEST * median) for s in seconds) if seconds else math.nan
+        mean = statistics.fmean(min(s, LONGEST_STEP * median) for s in seconds) if seconds else math.nan
         elapsed = time.perf_counter() - self._started
         new = not self.file.exists()
         self.file.parent.mkdir(parents=True, exist_ok=True)

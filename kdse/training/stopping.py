@@ -1,4 +1,4 @@
-"""Stopping a run from outside (preemption, a time limit) so that it can go on: signal, checkpoint, exit code 75."""
+"""Stopping a run by signal (preemption, a time limit) so that it can go on: last.ckpt is written, exit code 75."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Takes SIGTERM and SIGUSR1 for a process: the first ends it with exit code 75, later ones do nothing.
+    """Handler of SIGTERM and SIGUSR1: the first ends the process with exit code 75, later ones do nothing.
 
     While ``deferred`` is on, the first is only noted (``received``), for whoever ends the process at a good moment.
     """
@@ -35,10 +35,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Takes the signals; does nothing outside the main thread, which alone can.
-
-        Called again where somebody else (Lightning) has taken them since.
-        """
+        """Takes the signals, again where Lightning has taken them since; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -78,15 +75,14 @@ class StopOnSignal(L.Callback):
 
     def __init__(self, folder: str | Path, stop: StopSignals) -> None:
         super().__init__()
-        self.folder, self.stop = Path(folder), stop
+        self.file, self.stop = Path(folder) / LAST, stop
         self._step = 0
         self._group: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.deferred = True
-        self._group = None
-        if world_size() > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")
+        several = world_size() > 1 and dist.get_backend() != "gloo"
+        self._group = dist.new_group(backend="gloo") if several else None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.install()  # (Lightning has put its own in place by now)
@@ -99,17 +95,13 @@ class StopOnSignal(L.Callback):
         if trainer.global_step == self._step:
             return  # one of several batches that make a step: gradients are in no checkpoint
         self._step = trainer.global_step
-        if not self._any_received():
-            return
-        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
-        if trainer.is_global_zero:
-            _mark_preempting(trainer)
-            log.warning(
-                "stopped by a signal after optimizer step %d, which %s holds; go on with --resume=true",
-                trainer.global_step,
-                self.folder / LAST,
+        if self._any_received():
+            trainer.save_checkpoint(self.file, weights_only=False)
+            self._leave(
+                trainer,
+                f"stopped by a signal after optimizer step {self._step}, which {self.file} holds; go on with "
+                "--resume=true",
             )
-        self._leave(trainer)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if world_size() == 1 and self.stop.received is not None:
@@ -119,33 +111,27 @@ class StopOnSignal(L.Callback):
         if world_size() > 1 and self._any_received():
             self._leave_validation(trainer)
 
-    def _leave_validation(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
-            _mark_preempting(trainer)
-            log.warning(
-                "stopped by a signal during validation; --resume=true goes on from the last checkpoint before it"
-            )
-        self._leave(trainer)
-
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._group = None
 
     def _any_received(self) -> bool:
-        received = self.stop.received
         if world_size() > 1:
-            flag = torch.tensor([received or 0])
+            flag = torch.tensor([self.stop.received or 0])
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
-            self.stop.received = received = int(flag) or None
-        return received is not None
+            self.stop.received = int(flag) or None
+        return self.stop.received is not None
 
-    def _leave(self, trainer: L.Trainer) -> None:
+    def _leave_validation(self, trainer: L.Trainer) -> None:
+        why = "stopped by a signal during validation; --resume=true goes on from the last checkpoint before it"
+        self._leave(trainer, why)
+
+    def _leave(self, trainer: L.Trainer, why: str) -> None:
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                if isinstance(logger, RunLogger):
+                    logger.mark_preempting()
+            log.warning("%s", why)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         started_here = environment is not None and not environment.creates_processes_externally
         # (Lightning kills the process that started the others five seconds after one of them has ended with an error)
         raise SystemExit(0 if started_here and trainer.global_rank > 0 else STOPPED)
-
-
-def _mark_preempting(trainer: L.Trainer) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, RunLogger):
-            logger.mark_preempting()

@@ -27,9 +27,9 @@ PROJECT = "kdse"
 class RunLogger(WandbLogger):
     """Lightning's W&B logger for a run folder, which remembers its W&B run in ``wandb_run.json``.
 
-    A run that was not resumed gets a new W&B run. Only rank zero starts or writes anything. What the user set in the
-    environment counts: WANDB_RUN_ID before the remembered one, WANDB_NAME before the folder's name, WANDB_DIR before
-    the folder, WANDB_PROJECT where no project is given; but ``mode`` wins over WANDB_MODE.
+    A run that was not resumed gets a new W&B run. Only rank zero starts or writes anything. WANDB_RUN_ID counts before
+    the remembered id, WANDB_NAME and WANDB_DIR before the folder, WANDB_PROJECT where no project is given; ``mode``
+    counts before WANDB_MODE.
 
     Args:
         run_dir: of `kdse fit`.
@@ -70,7 +70,7 @@ class RunLogger(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; started and remembered when first asked for (a dummy on other ranks)."""
+        """The W&B run, started when first asked for (a dummy on other ranks)."""
         if not self._started:
             self._start()
         return super().experiment
@@ -87,13 +87,12 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Logs scalars, tables and media at a step of the trainer (see ``at_step``)."""
         with self._while_it_lives(), staged(self.experiment):
             super().log_metrics(metrics, step if self.at_step is None else self.at_step)
 
     @rank_zero_only
     def mark_preempting(self) -> None:
-        """Tells W&B that the run will be stopped and started again, so that a sweep's server queues it again."""
+        """Tells W&B that the run will be stopped, so that a sweep's server queues it again."""
         with self._while_it_lives():
             self.experiment.mark_preempting()
 
@@ -107,7 +106,7 @@ class RunLogger(WandbLogger):
 
     @contextmanager
     def _while_it_lives(self) -> Iterator[None]:
-        """Lets training go on without W&B's own process, which a signal to the whole job or lack of memory can end."""
+        """Lets training go on without W&B's own process, which a signal to the whole job can end."""
         try:
             yield
         except ConnectionError:
@@ -117,7 +116,7 @@ class RunLogger(WandbLogger):
 
 
 def remembered(run_dir: str | Path) -> dict[str, str]:
-    """What a run folder says about its W&B run: id, project, url; empty if it has none."""
+    """Id, project and url of a run folder's W&B run; empty if it has none."""
     try:
         about = json.loads((Path(run_dir) / FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -126,11 +125,7 @@ def remembered(run_dir: str | Path) -> dict[str, str]:
 
 
 def last_step(checkpoint: str | Path | None) -> int:
-    """The last optimizer step in a checkpoint, counted from 0 as the log of its fit does; 0 without a checkpoint file.
-
-    Raises:
-        ValueError: if the file is corrupt.
-    """
+    """The last optimizer step in a checkpoint, counted from 0 as the log of its fit does; 0 without a checkpoint."""
     if checkpoint is None or not Path(checkpoint).is_file():
         return 0
     return max(0, int(read_checkpoint(checkpoint).get("global_step", 0)) - 1)

@@ -16,6 +16,7 @@ from kdse.commands.compare import _run
 from kdse.models import Cruse, count_parameters
 from kdse.models.checkpoint import load_model
 from kdse.report.tables.comparison import add_costs, describe_run
+from kdse.run.folder import last_checkpoint
 from kdse.run.timing import COLUMNS
 from kdse.sweeps import sequential_runs
 from kdse.sweeps.sequential_runs import Run, train
@@ -228,13 +229,30 @@ def test_a_run_of_other_settings_is_refused_and_not_replaced(configs, tmp_path, 
     assert (tmp_path / "small" / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+def test_a_comparison_goes_on_with_flags_that_change_no_result(configs, tmp_path, commands):
+    assert compare(configs, tmp_path, "small", flags=("--data.num_workers=0",)) == 0
+    commands.clear()
+    assert compare(configs, tmp_path, "small", flags=("--data.num_workers=1", "--trainer.accelerator=cpu")) == 0
+    assert fits(commands) == [] and table(tmp_path)["small"]["state"] == "finished"
+
+
+def test_a_comparison_of_an_earlier_kdse_goes_on(configs, tmp_path, commands):
+    """Its run.json says a state too; the folder's own counts."""
+    assert compare(configs, tmp_path, "small") == 0
+    marker = tmp_path / "small" / "run.json"
+    marker.write_text(json.dumps({"state": "started", **json.loads(marker.read_text())}))
+    commands.clear()
+    assert compare(configs, tmp_path, "small") == 0 and fits(commands) == []
+
+
 def test_the_demos_runs_are_replaced_when_their_settings_change(tmp_path, monkeypatch, capsys):
     made: list[list[str]] = []
 
     def call(command, **_):
         made.append(command[3:])
-        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        run.checkpoint.write_bytes(b"weights")
+        last_checkpoint(run.folder).parent.mkdir(parents=True, exist_ok=True)
+        last_checkpoint(run.folder).write_bytes(b"weights")
+        (run.folder / "result.json").write_text('{"state": "finished"}')
         return 0
 
     monkeypatch.setattr(sequential_runs, "call", call)

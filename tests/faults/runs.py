@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from kdse.models.checkpoint import LAST
-from kdse.run.folder import result, validations
+from kdse.run.folder import result
+from kdse.run.log import validations
 from tests.faults.harm import RANK, VARIABLE
 from tests.tiny_run import write_config
 

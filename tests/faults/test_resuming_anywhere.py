@@ -10,7 +10,8 @@ import yaml
 from kdse.cli import main
 from kdse.machine.processes import STOPPED
 from kdse.models.checkpoint import LAST, read_checkpoint
-from kdse.run.folder import result, validations
+from kdse.run.folder import result
+from kdse.run.log import validations
 from kdse.run.resume import check_same_run
 from tests.faults.runs import assert_same_end, fit, make_config
 

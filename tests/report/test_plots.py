@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import subprocess
@@ -231,12 +232,7 @@ def two_step(**arguments) -> dict:
     return {"schedule": {"class_path": "kdse.schedule.TwoStep", "init_args": arguments}}
 
 
-def phases(*lengths: dict) -> dict:
-    return {"schedule": {"class_path": "kdse.schedule.Phases", "init_args": {"phases": list(lengths)}}}
-
-
 TRAINER = {"trainer": {"max_steps": 40, "max_epochs": None, "accumulate_grad_batches": 2}}
-DATA = {"data": {"class_path": "kdse.data.Mixtures", "init_args": {"steps_per_epoch": 20}}}
 
 
 def test_curves_say_where_runs_ended_and_switched_and_who_has_no_log(tmp_path):
@@ -257,36 +253,23 @@ def test_curves_say_where_runs_ended_and_switched_and_who_has_no_log(tmp_path):
     assert loss is not None and "plain ends at -6.250 after 40 steps (best -6.500 at 20)" in loss.alt
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({**two_step(distil_fraction=0.25), **TRAINER}, [10]),
-        ({**two_step(distil_epochs=1), **TRAINER, **DATA}, [10]),
-        ({**two_step(distil_fraction=0.5), **DATA, "trainer": {"max_steps": -1, "max_epochs": 2}}, [20]),
-        (two_step(distil_steps=7), [7]),
-        (two_step(distil_steps=0), []),
-        (two_step(distil_steps=40), []),  # never got there
-        (two_step(distil_fraction=0.25), []),  # of nobody knows what
-        ({**two_step(distil_epochs=1), **TRAINER}, []),
-        (phases({"steps": 5}, {"steps": 0}, {"fraction": 0.5}, {}) | TRAINER, [5, 25]),
-        ({"schedule": {"class_path": "kdse.schedule.Joint", "init_args": {"gamma": 0.5}}}, []),
-        ({"schedule": {"class_path": "mine.Own", "init_args": {"when": 3}}}, []),
-        ({"schedule": None}, []),
-    ],
-)
-def test_a_switch_is_worked_out_from_config_and_log_where_there_is_no_checkpoint(config, expected, tmp_path):
-    assert switch_steps(run_folder(tmp_path / "run", {10: 1.0, 40: 2.0}, config)) == expected
-    assert switch_steps(run_folder(tmp_path / "untrained", None, config)) == []
-
-
-def test_the_switch_that_a_run_stored_counts_more_than_its_config(tmp_path):
+def test_the_switches_of_a_run_are_those_that_it_stored(tmp_path):
     config = {**two_step(distil_fraction=0.25), **TRAINER}
     assert switch_steps(run_folder(tmp_path / "a", {40: 1.0}, config, starts=[0, 12])) == [12]
     assert switch_steps(run_folder(tmp_path / "b", {40: 1.0}, config, starts=[0, 6, 6, 39, 40], done=40)) == [6, 39]
     assert switch_steps(run_folder(tmp_path / "c", None, config, starts=[0, 12], done=12)) == []
+    (tmp_path / "a" / "result.json").write_text(json.dumps({"state": "finished", "switches": [14]}))
+    assert switch_steps(tmp_path / "a") == [14]
+    (tmp_path / "b" / "result.json").write_text(json.dumps({"state": "finished"}))  # as runs of 0.1 wrote it
+    assert switch_steps(tmp_path / "b") == [6, 39]
+
+
+def test_a_run_that_stored_no_switch_has_none_whatever_its_config_says(tmp_path):
+    config = {**two_step(distil_fraction=0.25), **TRAINER}
     broken = run_folder(tmp_path / "d", {40: 1.0}, config)
+    assert switch_steps(broken) == []
     (broken / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
-    assert switch_steps(broken) == [10] and switch_steps(tmp_path / "nowhere") == []
+    assert switch_steps(broken) == [] and switch_steps(tmp_path / "nowhere") == []
 
 
 # --- similarity ---

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from kdse.cli import main
-from kdse.run.folder import result, validations
+from kdse.run.folder import result
 from kdse.run.identity import differences, identity
+from kdse.run.log import validations
 from tests.tiny_run import write_config
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,10 @@ import torch
 import kdse.training.cli
 from kdse.cli import main
 from kdse.distiller import Distiller
+from kdse.errors import UserError
 from kdse.models.checkpoint import load_model, read_checkpoint
+from kdse.run.folder import result
+from kdse.run.switches import switch_steps
 from kdse.run.timing import step_cost
 from kdse.training.checkpoint_files import LastCheckpoint
 from tests.tiny_run import write_config
@@ -52,7 +55,7 @@ def stop_at(monkeypatch):
                 method(self, trainer, *rest)
             if trainer.global_step == step:
                 monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", method)
-                raise ValueError("killed")
+                raise UserError("killed")
 
         monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", on_train_batch_end)
 
@@ -64,6 +67,7 @@ def test_it_holds_the_student_as_the_second_phase_found_it_and_loads_like_any_ch
     content = read_checkpoint(checkpoint(tmp_path))
     assert content["global_step"] == 2
     assert same(load_model(checkpoint(tmp_path)).state_dict(), seen[2]) and not same(seen[2], seen[3])
+    assert result(tmp_path / "run")["switches"] == switch_steps(tmp_path / "run") == [2]
 
 
 def test_training_is_bit_identical_with_and_without_it(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdse.report.contents import Figure
 from kdse.report.figures.drawing import GREY, canvas, legend_below, looks, plain, to_png
 from kdse.report.tables.table import shown
-from kdse.run.log import training_log
+from kdse.run.log import history
 from kdse.run.switches import switch_steps
 
 if TYPE_CHECKING:
@@ -29,15 +29,13 @@ def training_curves(
         metric: the log's column is ``val/<metric>``.
         systems: all systems of the report, which decides colours; None means those of ``runs``.
     """
-    column, about = f"val/{metric}", shown(metric)
+    about = shown(metric)
     if metric == "loss":
         about = about._replace(higher_is_better=False)
     curves: dict[str, dict[float, float]] = {}
     for system, folder in runs.items():
-        log = training_log(folder)
-        if column in log and log[column].notna().any():
-            rows = log[["step", column]].dropna()
-            curves[system] = {step + 1.0: float(v) for step, v in zip(rows["step"], rows[column], strict=True)}
+        if logged := history(folder, f"val/{metric}"):
+            curves[system] = {float(step): value for step, value in logged.items()}
     if all(len(curve) < 2 for curve in curves.values()):
         return None
     look = looks(systems or list(runs))

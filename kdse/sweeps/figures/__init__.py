@@ -1,4 +1,4 @@
-"""The pictures of a sweep."""
+"""The pictures of a sweep: heat map, Pareto front, and the metric over each searched parameter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ __all__ = ["pictures"]
 
 
 def pictures(sweep: Sweep, found: Sequence[Row]) -> list[Figure]:
-    """Those that the sweep has something to show in."""
-    quality = shown_metric(sweep, found)
-    drawn = [heat_map(sweep, found, quality), pareto(sweep, found, quality), by_parameter(sweep, found)]
-    return [figure for figure in drawn if figure is not None]
-
-
-def shown_metric(sweep: Sweep, found: Sequence[Row]) -> str:
-    """The improvement of the sweep's metric over the noisy input where runs log it, else the metric itself."""
+    """Those that the sweep has something to show in, of its metric's improvement over the noisy input if it has it."""
     improvement = f"{sweep.metric}_improvement"
-    return improvement if any(improvement in row.metrics for row in found) else sweep.metric
+    metric = improvement if any(improvement in row.metrics for row in found) else sweep.metric
+    drawn = [heat_map(sweep, found, metric), pareto(sweep, found, metric), by_parameter(sweep, found)]
+    return [figure for figure in drawn if figure is not None]

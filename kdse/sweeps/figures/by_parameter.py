@@ -18,18 +18,14 @@ def by_parameter(sweep: Sweep, found: Sequence[Row]) -> Figure | None:
     """One dot a run, a panel for each parameter with a distribution; runs stopped early are hollow.
 
     None if there is no such parameter, or fewer than two runs to draw.
-
-    Args:
-        sweep: what was swept.
-        found: its points.
     """
+    metric, factor = sweep.metric, metric_factor(sweep.metric)
     scales = [p for p in sweep.parameters if p.varies and not p.distribution.startswith("categorical")]
-    drawn = [r for r in found if r.state in ("finished", "stopped early") and sweep.metric in r.metrics]
+    drawn = [r for r in found if r.state in ("finished", "stopped early") and metric in r.metrics]
     if not scales or len(drawn) < 2:
         return None
-    factor = metric_factor(sweep.metric)
     finished = [row for row in drawn if row.state == "finished"]
-    best = (max if sweep.maximize else min)(finished, key=lambda r: r.metrics[sweep.metric], default=None)
+    best = (max if sweep.maximize else min)(finished, key=lambda r: r.metrics[metric], default=None)
     per_row = min(PER_ROW, len(scales))
     lines = math.ceil(len(scales) / per_row)
     figure = canvas(height=0.5 + 2.8 * lines, width=WIDTH if per_row > 1 else 5.2)
@@ -38,15 +34,11 @@ def by_parameter(sweep: Sweep, found: Sequence[Row]) -> Figure | None:
         if "log" in parameter.distribution:
             axis.set_xscale("log")
         for state, face, edge in (("finished", PALETTE[0], PALETTE[0]), ("stopped early", "none", GREY)):
-            rows = [row for row in drawn if row.state == state]
-            if rows:
-                axis.scatter(
-                    [row.values[parameter.name] for row in rows],
-                    [row.metrics[sweep.metric] * factor for row in rows],
-                    s=26, facecolors=face, edgecolors=edge, label=state, zorder=3,
-                )  # fmt: skip
+            places = [(r.values[parameter.name], r.metrics[metric] * factor) for r in drawn if r.state == state]
+            if places:
+                axis.scatter(*zip(*places, strict=True), s=26, facecolors=face, edgecolors=edge, label=state, zorder=3)
         if best is not None:
-            place = (best.values[parameter.name], best.metrics[sweep.metric] * factor)
+            place = (best.values[parameter.name], best.metrics[metric] * factor)
             axis.annotate(
                 f"best: {place[0]:.3g}", place, textcoords="offset points", xytext=(0, 6), fontsize=8, color=INK,
                 ha="center",
@@ -57,20 +49,17 @@ def by_parameter(sweep: Sweep, found: Sequence[Row]) -> Figure | None:
     for axis in axes[len(scales) :]:
         axis.set_visible(False)
     for axis in axes[::per_row]:
-        axis.set_ylabel(f"{metric_title(sweep.metric)}, last validation")
+        axis.set_ylabel(f"{metric_title(metric)}, last validation")
     legend_below(figure, axes[0])
     names = ", ".join(parameter.name for parameter in scales)
-    told = (
-        ""
-        if best is None
-        else f" Best {metric_text(sweep.metric, best.metrics[sweep.metric])} at "
-        + ", ".join(f"{parameter.name} {best.values[parameter.name]:.4g}" for parameter in scales)
-        + "."
-    )
+    told = ""
+    if best is not None:
+        where = ", ".join(f"{parameter.name} {best.values[parameter.name]:.4g}" for parameter in scales)
+        told = f" Best {metric_text(metric, best.metrics[metric])} at {where}."
     return Figure(
         key="by_parameter",
-        title=f"{metric_title(sweep.metric)} over {names}",
-        alt=f"{metric_title(sweep.metric)} of the last validation of {len(drawn)} runs over {names}, "
+        title=f"{metric_title(metric)} over {names}",
+        alt=f"{metric_title(metric)} of the last validation of {len(drawn)} runs over {names}, "
         f"{len(drawn) - len(finished)} of them stopped early.{told}",
         png=to_png(figure),
     )

@@ -43,11 +43,6 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     Every combination of other parameters has a panel on one colour scale; of exactly two panels there is the
     difference too. Seeds are averaged. Cells without a finished run say why. None if fewer than two listed parameters
     vary, or any other does, or there would be too many panels.
-
-    Args:
-        sweep: what was swept.
-        found: its points.
-        metric: name in the log.
     """
     varying = [p for p in sweep.parameters if p.varies and p.name != SEED]
     if len(varying) < 2 or any(p.distribution != "categorical" for p in varying):
@@ -68,25 +63,22 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     if not known:
         return None
     shape = (len(listed[down]), len(listed[across]))
-    difference = _difference(*values.values()) if len(groups) == 2 else {}
+    left, right = values[groups[0]], values[groups[-1]]
+    difference = {p: right[p] - left[p] for p in left if p in right} if len(groups) == 2 else {}
     count = len(groups) + bool(difference)
     per_row = min(count, 3)
     lines = math.ceil(count / per_row)
     row = ROW if down == DOWN else LOW_ROW
     figure = canvas(height=lines * (row * shape[0] + AROUND), width=WIDTH if count > 1 else 0.75 * WIDTH)
     axes = figure.subplots(lines, per_row, squeeze=False).ravel()
-    image = None
-    scale = {"vmin": min(known), "vmax": max(known) if max(known) > min(known) else min(known) + 1e-9}
-    for place, group in enumerate(groups):
-        image = _draw(axes[place], values[group], shape, "viridis", scale, metric)
-        _say_why(axes[place], panels[group], values[group])
-        axes[place].set_title(group, fontsize=9.5, color=INK)
+    scale = (min(known), max(known) if max(known) > min(known) else min(known) + 1e-9)
+    images = [_draw(axes[i], group, values[group], shape, "viridis", scale, metric) for i, group in enumerate(groups)]
+    for axis, group in zip(axes, groups, strict=False):
+        _say_why(axis, panels[group], values[group])
     if difference:
-        largest = max((abs(value) for value in difference.values()), default=0) or 1e-9
-        scale = {"vmin": -largest, "vmax": largest}
-        own = _draw(axes[len(groups)], difference, shape, "PuOr", scale, metric, sign=True)
-        axes[len(groups)].set_title(DIFFERENCE, fontsize=9.5, color=INK)
-        _bar(figure.colorbar(own, ax=axes[len(groups)], location="bottom", aspect=14, pad=0.03), "difference")
+        axis, largest = axes[len(groups)], max(abs(value) for value in difference.values()) or 1e-9
+        own = _draw(axis, DIFFERENCE, difference, shape, "PuOr", (-largest, largest), metric, sign=True)
+        _bar(figure, own, [axis], "difference")
     for place, axis in enumerate(axes):
         if place >= count:
             axis.set_visible(False)
@@ -96,11 +88,7 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
         axis.set_yticks(range(shape[0]), _names(found, down, listed[down]) if first else [])
         axis.set_ylabel(_side(found, down) if first else "")
         axis.set_xlabel(parameter_title(across))
-    assert image is not None
-    _bar(
-        figure.colorbar(image, ax=list(axes[: len(groups)]), location="bottom", aspect=14 * len(groups), pad=0.03),
-        metric_title(metric),
-    )
+    _bar(figure, images[0], list(axes[: len(groups)]), metric_title(metric))
     if across == ACROSS:
         figure.supxlabel("each run is trained and validated at the SNRs of its column", fontsize=7.5, color=GREY)
     return Figure(
@@ -142,20 +130,17 @@ def _means(cells: Mapping[tuple[int, int], Sequence[Row]], metric: str) -> Cells
     return found
 
 
-def _difference(left: Cells, right: Cells) -> Cells:
-    return {place: right[place] - value for place, value in left.items() if place in right}
-
-
 def _draw(
-    axis: Axes, values: Cells, shape: tuple[int, int], colours: str, scale: dict[str, float], metric: str,
-    sign: bool = False,
+    axis: Axes, title: str, values: Cells, shape: tuple[int, int], colours: str, scale: tuple[float, float],
+    metric: str, sign: bool = False,
 ) -> AxesImage:  # fmt: skip
     import numpy as np
 
     matrix = np.full(shape, np.nan)
     for place, value in values.items():
         matrix[place] = value
-    image = axis.imshow(matrix, cmap=colours, aspect="auto", **scale)  # type: ignore[arg-type]  # (vmin, vmax)
+    image = axis.imshow(matrix, cmap=colours, aspect="auto", vmin=scale[0], vmax=scale[1])
+    axis.set_title(title, fontsize=9.5, color=INK)
     plain(axis)
     axis.grid(False)
     axis.set_facecolor("#ececec")
@@ -181,7 +166,8 @@ def _say_why(axis: Axes, cells: Mapping[tuple[int, int], Sequence[Row]], values:
             axis.text(column, row, state, ha="center", va="center", fontsize=7, color=GREY)
 
 
-def _bar(bar: Any, title: str) -> None:
+def _bar(figure: Canvas, image: AxesImage, axes: list[Axes], title: str) -> None:
+    bar: Any = figure.colorbar(image, ax=axes, location="bottom", aspect=14 * len(axes), pad=0.03)
     bar.set_label(title, fontsize=8.5, color=INK)
     bar.ax.tick_params(labelsize=7.5, length=2)
     bar.ax.xaxis.set_major_formatter(lambda value, _: minus(round(value, 6)))

@@ -25,13 +25,8 @@ PER_ROW = 3
 def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     """A metric against parameters of the student (log axis): a panel for each SNR range, a line for each other value.
 
-    Dashed is the front: no run of at most that size has more. Seeds are averaged. None if fewer than two sizes are
-    known.
-
-    Args:
-        sweep: what was swept.
-        found: its points; only finished ones count.
-        metric: name in the log.
+    Dashed is the front: no run of at most that size has more. Only finished runs count, seeds are averaged. None if
+    fewer than two sizes are known.
     """
     varying = [p.name for p in sweep.parameters if p.varies and p.name not in (DOWN, SEED)]
     others = [name for name in varying if name != ACROSS]
