@@ -11,8 +11,9 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        # torch puts the traceback of a data process before the message when it raises the error again
-        super().__init__(message.rstrip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+        if message.startswith("Caught "):  # torch puts a data process's traceback before what it raises again
+            message = message.rsplit(f"{type(self).__name__}: ", 1)[-1]
+        super().__init__(message.rstrip())
 
 
 class ParserError(UserError):

@@ -197,6 +197,8 @@ main(sys.argv[1:])
         (["--objectives.gram.pairs=[[encoder9,encoder0]]"], "encoder9"),
         (["--schedule.distil_fraction=2"], "distil_fraction"),
         (["--wandb=maybe"], "--wandb"),
+        (["--trainer.accelerator=gpus"], "--trainer: You selected an invalid accelerator name"),
+        (["--trainer.val_check_interval=3.5"], "3.5"),
         (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
         (["--config=/nowhere.yaml"], "/nowhere.yaml"),
     ],

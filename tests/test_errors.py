@@ -45,6 +45,10 @@ def test_a_mistake_found_in_a_data_process_arrives_as_it_was_said():
     assert str(caught.value) == "a.wav: cut short"
 
 
+def test_a_mistake_may_name_the_kind_of_another():
+    assert str(UserError("a.yaml: broken (UserError: no key)")) == "a.yaml: broken (UserError: no key)"
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(capsys):
     assert main(["taps", "no/such/file.ckpt"]) == 2
     said = capsys.readouterr().err

@@ -11,6 +11,13 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
+from kdse.internals.lightning import LIGHTNING
+from kdse.internals.litdata import LITDATA
+from kdse.internals.onnxscript import ONNXSCRIPT
+from kdse.internals.optuna import OPTUNA
+from kdse.internals.submitit import SUBMITIT
+from kdse.internals.torch import TORCH
+from kdse.internals.wandb import WANDB
 from kdse.machine.packages import TORCH_PAIRS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -52,6 +59,16 @@ def test_every_dependency_is_locked_to_a_version_that_its_range_allows(python):
 def test_the_lock_holds_a_pair_of_torch_and_torchaudio_that_works():
     lock = locked(PYTHONS[0])
     assert (lock["torch"], lock["torchaudio"]) in TORCH_PAIRS
+
+
+@pytest.mark.parametrize(
+    "library", [LIGHTNING, LITDATA, ONNXSCRIPT, OPTUNA, SUBMITIT, TORCH, WANDB], ids=lambda library: library.package
+)
+def test_what_an_error_about_an_internal_asks_for_holds_the_lock_and_begins_where_the_range_does(library):
+    asked = Requirement(library.requirement)
+    assert asked.name == library.package and asked.specifier.contains(locked(PYTHONS[0])[library.package])
+    (lowest,) = {str(s) for r in requirements() if r.name == library.package for s in r.specifier if s.operator == ">="}
+    assert lowest in {str(s) for s in asked.specifier}
 
 
 def test_the_lock_names_no_address():

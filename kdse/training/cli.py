@@ -14,11 +14,12 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, Ri
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
-from kdse.errors import ParserError, UserError, mistake_in
+from kdse.errors import ParserError, UserError, mistake_in, one_line
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
@@ -225,7 +226,10 @@ class KdseCLI(FlagsWinCLI):
         kwargs["plugins"] = [*plugins, *launched_by(plugins), SafeCheckpointIO()]
         given = list(config.get("callbacks") or [])
         kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
+            raise UserError(f"--trainer: {one_line(error)}") from error
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
         objectives: dict[str, Objective] = self._given("objectives") or {}
