@@ -76,7 +76,7 @@ def refuse_model(model: SpeechModel, flag: str) -> None:
 
     try:
         Streamer(model)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{flag}: {error}") from None
 
 

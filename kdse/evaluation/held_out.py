@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdse.errors import UserError
+from kdse.errors import UserError, mistake_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,13 +137,17 @@ def from_config(path: Path) -> HeldOut:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     try:
-        module = parser.instantiate_classes(parser.parse_object({"data": content})).data
+        config = parser.parse_object({"data": content})
     except Exception as error:  # jsonargparse has several error types for a wrong config
-        raise UserError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from None
+        raise UserError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from error
     try:
+        module = parser.instantiate_classes(config).data
         return from_module(module, {"data_config": str(path), "data": content})
     except ValueError as error:
-        raise UserError(f"--data-config {path}: {error} (its paths are relative to the current folder)") from None
+        mistake = mistake_in(error)
+        if mistake is None:  # (what a data module of the user's raises keeps its traceback)
+            raise
+        raise UserError(f"--data-config {path}: {mistake} (its paths are relative to the current folder)") from error
 
 
 def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdse.deploy.benchmark.runners import open_runner
+from kdse.errors import UserError
 
 
 def run(source: str, audio: str, threads: int) -> dict[str, Any]:
@@ -58,5 +59,5 @@ def peak_bytes() -> int:
 if __name__ == "__main__":
     try:
         print(json.dumps(run(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
-    except ValueError as error:
+    except UserError as error:
         print(json.dumps({"error": str(error)}))
