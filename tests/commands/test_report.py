@@ -172,6 +172,7 @@ def test_a_run_that_was_interrupted_is_warned_of(made, work, tmp_path, capsys):
     shutil.copytree(work / "runs" / "supervised", tmp_path / "supervised")
     config = tmp_path / "supervised" / "config.yaml"
     config.write_text(config.read_text().replace("max_steps: 6", "max_steps: 400"))
+    (tmp_path / "supervised" / "result.json").unlink()  # (written when a run has ended)
     flags = [
         "--scores",
         str(made / "scores"),
