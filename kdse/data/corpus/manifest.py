@@ -198,8 +198,8 @@ def load(file: str | Path, verify: bool = True) -> Manifest:
     """
     file = Path(file)
 
-    def refusal(why: str) -> ValueError:
-        return ValueError(f"{file}: {why}; make it again by `{mend(file)}`, or remove it")
+    def refusal(why: str) -> UserError:
+        return UserError(f"{file}: {why}; make it again by `{mend(file)}`, or remove it")
 
     try:
         with open(file, "rb") as source:
