@@ -8,7 +8,7 @@ from typing import Any
 
 from kdse.internals.library import Library
 
-ONNXSCRIPT = Library("onnxscript", "0.7", "onnxscript>=0.7,<0.8")
+ONNXSCRIPT = Library("onnxscript", "0.7.1", "onnxscript>=0.7.1,<0.8")
 
 
 @contextlib.contextmanager

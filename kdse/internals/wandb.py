@@ -10,7 +10,7 @@ from kdse.internals.library import Library
 if TYPE_CHECKING:
     import wandb
 
-WANDB = Library("wandb", "0.20 to 0.31", "wandb>=0.20,<0.32")
+WANDB = Library("wandb", "0.31", "wandb>=0.31,<0.32")
 
 
 def start_folder(run: wandb.Run) -> Path:
