@@ -12,6 +12,10 @@ import torch
 
 def pytest_configure() -> None:
     """Takes signals that whoever started the tests ignores (nohup, a shell's ``&``): processes here inherit that."""
+    take_signals()
+
+
+def take_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
@@ -19,7 +23,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Nothing that ran in this process before is seen, not by fixtures either: logs, seeds, W&B's service, draws."""
+    """Nothing that ran in this process before is seen, not by fixtures either: signals, logs, seeds, W&B, draws."""
+    take_signals()
     logger = logging.getLogger("kdse")
     logger.handlers.clear()
     logger.propagate = True

@@ -107,8 +107,8 @@ def test_the_search_leaves_own_and_documented_names_alone(source):
 def classes_on_foreign_ones() -> Iterator[tuple[type, list[type]]]:
     """Classes of kdse that derive from another package's, and the bases that do not come from kdse."""
     for path in FILES:
-        if "(" not in path.read_text(encoding="utf-8"):
-            continue
+        if "(" not in path.read_text(encoding="utf-8") or path.name == "forkserver.py":
+            continue  # (that one sets the signals of the process that imports it)
         name = ".".join(["kdse", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
         with contextlib.suppress(ImportError):  # (an extra that is not installed)
             for item in vars(importlib.import_module(name)).values():
