@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdse.errors import UserError
-from kdse.pretrained import located
+from kdse.pretrained import CHECKPOINTS, LAST, located
 
 CONFIG = "config.yaml"
-CHECKPOINTS = "checkpoints"
 LOCK = "run.lock"
 RESULT = "result.json"
 SWITCH = "switch.ckpt"
@@ -27,7 +26,7 @@ def run_folder_of(checkpoint: str | Path) -> Path | None:
 
 def last_checkpoint(run: Path) -> Path:
     """Where the last checkpoint of a run is, or would be."""
-    return run / CHECKPOINTS / "last.ckpt"
+    return run / CHECKPOINTS / LAST
 
 
 def read_config(path: Path) -> dict[str, Any]:
