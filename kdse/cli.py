@@ -14,8 +14,9 @@ from pathlib import Path
 
 import kdse
 from kdse.commands.parser import underscored
-from kdse.errors import UserError, one_line
+from kdse.errors import Diverged, UserError, one_line
 from kdse.machine.packages import PackageError
+from kdse.machine.processes import DIVERGED, INTERRUPTED
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -62,13 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except Diverged as error:
+        from kdse.internals.lightning import process_rank
+
+        if process_rank() == 0:  # (all processes of a run end alike)
+            print(f"kdse {command}: {error}", file=sys.stderr)
+        return DIVERGED
     except BrokenPipeError:  # whoever read our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         more = "; --resume=true goes on from the last checkpoint, if there is one" if command == "fit" else ""
         print(f"kdse {command}: interrupted{more}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def run_lightning(arguments: list[str]) -> int:

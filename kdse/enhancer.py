@@ -25,6 +25,7 @@ from kdse.models.base import Estimate, rows_of
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import describe, load_weights, read_checkpoint
 from kdse.precision import check_precision
+from kdse.run.optimizer_settings import check_optimizer
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seed_batch
 
@@ -76,6 +77,7 @@ class Enhancer(L.LightningModule):
         self._losses = ItemLosses()  # of this epoch's validation or test
         self._terms: dict[str, Tensor | float] = {}
         self._logged_step = -1
+        self._resumed: dict[str, Any] | None = None  # the checkpoint of a fit, until its optimizer is made
         describe(self.model)  # a model that no checkpoint could describe is refused now, not after hours of training
 
     # --- the loop ---
@@ -163,9 +165,14 @@ class Enhancer(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.trained_parameters())
-        if self._make_lr_scheduler is None:
+        scheduler = None if self._make_lr_scheduler is None else self._make_lr_scheduler(optimizer)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # (some schedulers set it; for a start from a checkpoint)
+        if self._resumed is not None:
+            check_optimizer(self._resumed, optimizer, scheduler, str(self.trainer.ckpt_path))
+            self._resumed = None
+        if scheduler is None:
             return optimizer
-        scheduler = self._make_lr_scheduler(optimizer)
         if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
         watched = getattr(scheduler, "monitor", None)
@@ -270,4 +277,5 @@ class Enhancer(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["state_dict"]
+        self._resumed = checkpoint if self.trainer.state.fn == "fit" else None
         load_weights(self.model, state, source=f"--ckpt_path {Path(str(self.trainer.ckpt_path or '')).name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class UserError(ValueError):
     """A mistake of the user: its message names the flag or file and the fix, in one line.
@@ -18,6 +20,10 @@ class UserError(ValueError):
 
 class ParserError(UserError):
     """What a parser of flags and configs says of a value. A `UserError` that it wraps says it better."""
+
+
+class Diverged(Exception):
+    """Training whose loss, gradients or weights are not finite any more: a line, and an exit code of its own."""
 
 
 def mistake_in(error: BaseException) -> UserError | None:
@@ -43,14 +49,14 @@ def require_one_of(name: str, value: object, *known: object) -> None:
 
 
 def require_at_least(least: float, **values: float) -> None:
-    """Raises a `UserError` that names the first argument below ``least``."""
+    """Raises a `UserError` that names the first argument below ``least``, or that is not finite."""
     for name, value in values.items():
-        if not value >= least:
-            raise UserError(f"{name}={value}: must be {least} or more")
+        if not least <= value < math.inf:
+            raise UserError(f"{name}={value}: must be {'finite' if value == math.inf else f'{least} or more'}")
 
 
 def require_positive(**values: float) -> None:
-    """Raises a `UserError` that names the first argument that is not above zero."""
+    """Raises a `UserError` that names the first argument that is not above zero, or not finite."""
     for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name}={value}: must be above zero")
+        if not 0 < value < math.inf:
+            raise UserError(f"{name}={value}: must be {'finite' if value == math.inf else 'above zero'}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import UserError, require_one_of, require_positive
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Phase:
                 f"schedule: a phase has both {given[0]} and {given[1]}; give one of steps, epochs, fraction"
             )
         for name in given:
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"schedule: a phase of {name}={getattr(self, name)} is impossible; give zero or more")
         if self.fraction is not None and self.fraction > 1:
             raise UserError(
@@ -64,8 +64,8 @@ class Phase:
         require_one_of("schedule: ramp", self.ramp, "none", "linear", "cosine")
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights.values()):
             raise UserError(f"schedule: weights must be finite and zero or more, got {self.weights}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UserError(f"schedule: learning_rate={self.learning_rate} must be positive")
+        if self.learning_rate is not None:
+            require_positive(**{"schedule: learning_rate": self.learning_rate})
 
     def weight(self, term: str) -> float:
         """Weight of a term at the end of this phase's ramp."""

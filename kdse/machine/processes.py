@@ -14,6 +14,10 @@ from typing import BinaryIO
 
 #: Exit code for "stopped by a signal, start me again": EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
+#: Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+INTERRUPTED = 130
+#: Exit code of a training run that ended because its loss or gradients were not finite any more.
+DIVERGED = 3
 
 #: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
 PATIENCE_S = 30.0

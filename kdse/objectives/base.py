@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.distributed import gather_batch
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least
 from kdse.gradients import connected
 from kdse.models.base import Estimate, Tap
 from kdse.schedule import SUPERVISED
@@ -85,8 +85,7 @@ class Objective(L.Callback):
 
     def __init__(self, weight: float = 1.0, pairs: str | list[list[str]] = "all") -> None:
         super().__init__()
-        if not weight >= 0:
-            raise UserError(f"weight={weight}: an objective's weight must be zero or more")
+        require_at_least(0, weight=weight)
         if isinstance(pairs, str) and pairs not in self.named_pairs:
             choices = ", ".join(f'"{choice}"' for choice in self.named_pairs)
             raise UserError(f"pairs={pairs!r}: give {choices} or a list of [teacher, student] taps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,29 @@ RESULT = "result.json"
 SWITCH = "switch.ckpt"
 #: Key of a checkpoint that holds the identity of its run.
 RUN = "kdse_run"
+
+
+def holds_run(folder: str | Path) -> str | None:
+    """Name of the file by which a folder holds a run: its config, result or a checkpoint; None if it holds none."""
+    checkpoints = sorted(Path(folder, CHECKPOINTS).glob("*.ckpt"))
+    found = [path for path in (Path(folder, CONFIG), Path(folder, RESULT), *checkpoints) if path.is_file()]
+    return str(found[0].relative_to(folder)) if found else None
+
+
+def clear(folder: str | Path, patterns: Iterable[str]) -> None:
+    """Removes files of a run from its folder, and the folders below it that are empty then.
+
+    Args:
+        folder: of the run.
+        patterns: names in it, such as ``csv/version_*/metrics.csv``. Whatever else is there stays.
+    """
+    folder = Path(folder)
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == folder or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 def run_folder_of(checkpoint: str | Path) -> Path | None:

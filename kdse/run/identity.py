@@ -10,8 +10,8 @@ from typing import Any
 DIGITS = 12
 #: Top-level settings that say where and how a run is kept, not what it computes. (The seed stands beside the digest.)
 _WHERE = {
-    "config", "run_dir", "run_root", "resume", "ckpt_path", "weights_only", "wandb", "wandb_project",
-    "save_every_n_steps", "example_every_n_validations", "seed_everything",
+    "config", "run_dir", "run_root", "resume", "overwrite", "ckpt_path", "weights_only", "wandb", "wandb_project",
+    "save_every_n_steps", "example_every_n_validations", "max_nonfinite_steps", "seed_everything",
 }  # fmt: skip
 #: The same of parts of the config: machine, processes, and lists and copies of a corpus that change no sample. The
 #: number of devices and nodes and the precision change results: they are not among them.

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from kdse.errors import UserError
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
-from kdse.run.folder import CHECKPOINTS, CONFIG, LOCK, RUN, read_config
+from kdse.run.folder import CONFIG, LOCK, RUN, holds_run, read_config
 from kdse.run.identity import differences
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,18 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_free(folder: str | Path) -> None:
+    """Raises a UserError that names both flags if a folder holds a run, which a start without them would replace."""
+    found = holds_run(folder)
+    if found is not None:
+        raise UserError(
+            f"--run_dir {folder}: holds a run ({found}); go on with it by --resume=true, replace it by "
+            "--overwrite=true, or give another folder"
+        )
+
+
 def hold(folder: str | Path, cleanup: ExitStack) -> None:
-    """Locks a run folder until ``cleanup`` ends (the kernel frees it after a kill) and removes half-written files.
+    """Makes and locks a run folder until ``cleanup`` ends (the kernel frees it after a kill).
 
     Raises:
         ValueError: if another process holds it.
@@ -86,6 +96,3 @@ def hold(folder: str | Path, cleanup: ExitStack) -> None:
         log.warning("%s is on a file system without locks: see to it that no other process trains there", folder)
         return
     cleanup.callback(lock.release)
-    for pattern in (".*.partial", f"{CHECKPOINTS}/.*.partial"):
-        for partial in folder.glob(pattern):
-            partial.unlink(missing_ok=True)

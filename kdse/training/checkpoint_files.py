@@ -115,9 +115,8 @@ class SwitchCheckpoint(L.Callback):
     """Writes ``switch.ckpt``, an ordinary checkpoint, at the optimizer step at which a schedule's first phase ends.
 
     With several switches it is the first one's, our choice: what a student learned from the teacher alone. A run
-    resumed after the switch keeps the file; one that starts at step 0 removes that of an older run in its folder. It
-    is written before ``last.ckpt`` (Lightning calls checkpoint callbacks after all others), so a run that is killed
-    between the two is resumed before the switch and loses nothing.
+    resumed after the switch keeps the file. It is written before ``last.ckpt`` (Lightning calls checkpoint callbacks
+    after all others), so a run that is killed between the two is resumed before the switch and loses nothing.
 
     Args:
         folder: of the checkpoints.
@@ -132,8 +131,6 @@ class SwitchCheckpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step  # (nothing to write again for what was resumed from)
-        if trainer.global_step == 0 and trainer.is_global_zero:
-            self.file.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import shlex
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
-from kdse.errors import ParserError, UserError, mistake_in, one_line
+from kdse.errors import ParserError, UserError, mistake_in, one_line, require_at_least
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
-from kdse.machine.files import write_text
-from kdse.models.checkpoint import LAST
+from kdse.models.checkpoint import LAST, read_checkpoint
 from kdse.objectives.base import Objective
-from kdse.run.folder import CHECKPOINTS, CONFIG, result
-from kdse.run.identity import identity
-from kdse.run.resume import check_same_run, hold, last_good
+from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
+from kdse.run.identity import identity, short
+from kdse.run.resume import check_free, check_same_run, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
+from kdse.training.divergence import MAX_STEPS, SkipNonFinite
 from kdse.training.examples import LogExamples
+from kdse.training.first_write import FirstWrite, Waiting, WaitingCsv, WaitingTensorBoard, WaitingWandb
 from kdse.training.log_scores import LogScores
 from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
@@ -55,11 +60,21 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
      "go on with the run of its fit."),
     ("wandb_project", str | None, None,
      "Weights & Biases project; null is that of the run folder's fit, else WANDB_PROJECT, else kdse."),
+    ("overwrite", bool, False,
+     "Replace the run that the run folder holds. It stays as it is until the first batch has been trained; other files "
+     "in the folder stay for good."),
+    ("max_nonfinite_steps", int, MAX_STEPS,
+     "Optimizer steps in a row that are skipped because the loss or a gradient is not finite, before the run stops "
+     "with exit code 3; 0 stops at the first."),
     ("save_every_n_steps", int | None, None,
      "Also write checkpoints/last.ckpt every so many optimizer steps, not only after each epoch."),
     ("example_every_n_validations", int, 5,
      "Log audio and spectrograms of a few validation items every so many validations; 0 never."),
 )  # fmt: skip
+
+
+#: Values of --ckpt_path that Lightning looks a file up for.
+KEYWORDS = ("best", "last", "hpc", "registry")
 
 
 class AlreadyFinished(Exception):
@@ -71,24 +86,6 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserError(message) from ex
-
-
-class ResolvedConfig(SaveConfigCallback):
-    """Stores the resolved config as ``config.yaml`` in the run folder; a resumed run replaces it."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit" or self.already_saved or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = self.config.clone()
-        config.ckpt_path = None  # (it says what was trained, not how this start came to it; nor does it resume)
-        text = self.parser.dump(config, skip_none=False)
-        write_text(folder / CONFIG, text)  # (whole or not at all: a resume is compared with it)
-        self.already_saved = True
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.log_hyperparams(yaml.safe_load(text))
 
 
 class KdseCLI(FlagsWinCLI):
@@ -108,6 +105,8 @@ class KdseCLI(FlagsWinCLI):
         self.identity = ""
         self.named_by_settings = False
         self.resume_from: Path | None = None
+        self.first_write: FirstWrite | None = None  # of fit
+        self.go_on = shlex.join(["kdse", *_without(args, "--resume", "--overwrite", "--ckpt_path"), "--resume=true"])
         super().__init__(
             model_class=Enhancer,
             subclass_mode_model=True,
@@ -115,7 +114,7 @@ class KdseCLI(FlagsWinCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_callback=ResolvedConfig,
+            save_config_callback=None,  # (`FirstWrite` does that)
             parser_class=Parser,
             args=args,
             parser_kwargs={"prog": "kdse", "description": "Distil speech-enhancement models."},
@@ -128,11 +127,14 @@ class KdseCLI(FlagsWinCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
     def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.ckpt_path not in (None, *KEYWORDS):
+            _check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
         if self.subcommand != "fit":
             self._refuse_fit_flags()
             return
-        config = self.config["fit"]
         settings = self._plain_settings()
+        _check_numbers(settings)
         self.identity = identity(settings)
         if config.run_root is not None:
             if config.seed_everything is False:
@@ -140,12 +142,7 @@ class KdseCLI(FlagsWinCLI):
             config.run_dir, config.run_root = str(Path(config.run_root) / self.identity), None
             self.named_by_settings = True
             self._say(f"run folder: {config.run_dir}")
-        if config.resume:
-            if config.ckpt_path is not None:
-                raise UserError("--resume and --ckpt_path: give one of them")
-            check_same_run(config.run_dir, settings)
-        if is_first():
-            hold(config.run_dir, self.cleanup)
+        self._take_folder(config, settings)
         if config.resume:
             known = result(config.run_dir)
             if known is not None and known.get("identity") == self.identity:
@@ -154,9 +151,40 @@ class KdseCLI(FlagsWinCLI):
                 raise AlreadyFinished
             self.resume_from = last_good(Path(config.run_dir) / CHECKPOINTS, self.identity)
             self._say(f"resume: {self.resume_from or 'no checkpoint yet, a new run'}")
-        config.resume = False
         self.stop.install()
         self.cleanup.callback(self.stop.restore)
+
+    def _take_folder(self, config: Any, settings: dict[str, Any]) -> None:
+        """Refuses a run folder that another run would be lost in, and settles what is written to it, and when."""
+        folder = Path(config.run_dir)
+        last = folder / CHECKPOINTS / LAST
+        for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
+            if config[one] and config[other]:
+                raise UserError(f"--{one} and --{other}: give one of them")
+        given = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
+        if config.overwrite and given is not None and given.parent == last.resolve().parent:
+            raise UserError(f"--overwrite: would remove {given}, which --ckpt_path names; give another --run_dir")
+        if config.resume:
+            check_same_run(folder, settings)
+        # (from its own last checkpoint a run goes on and loses nothing)
+        may = config.resume or config.overwrite or given == last.resolve()
+        check = (lambda: None) if may else partial(check_free, folder)
+        held = False
+
+        def claim() -> None:
+            if not held:
+                hold(folder, self.cleanup)
+                check()
+
+        if is_first():
+            check()
+            if holds_run(folder) or (folder / LOCK).exists():  # (a new folder is made, and locked, when it is needed)
+                hold(folder, self.cleanup)
+                held = True
+        stored = {**settings, "run_dir": str(folder), "run_root": None}
+        # (it says what was trained, not how this start came to it; nor does it do that again)
+        stored |= {"resume": False, "overwrite": False, "ckpt_path": None}
+        self.first_write = FirstWrite(folder, stored, claim, config.overwrite)
 
     def instantiate_classes(self) -> None:
         """Builds model, data, callbacks and trainer; the parser wraps what their constructors refuse."""
@@ -206,11 +234,8 @@ class KdseCLI(FlagsWinCLI):
         """Settles what the trainer is called with, which the stored config does not say."""
         call = self.config_init[self.subcommand]
         call["weights_only"] = True
-        path = call.get("ckpt_path")
         if self.resume_from is not None:  # (not in the stored config: the file is what this start found)
             call["ckpt_path"] = str(self.resume_from)
-        elif path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
-            raise UserError(f"--ckpt_path {path}: no such file")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         run_dir = Path(self._given("run_dir"))
@@ -225,7 +250,8 @@ class KdseCLI(FlagsWinCLI):
         plugins = list(config.get("plugins") or [])
         kwargs["plugins"] = [*plugins, *launched_by(plugins), SafeCheckpointIO()]
         given = list(config.get("callbacks") or [])
-        kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
+        first = [] if self.first_write is None else [self.first_write]
+        kwargs["callbacks"] = [*first, *given, *self._callbacks(run_dir, given)]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
@@ -245,13 +271,14 @@ class KdseCLI(FlagsWinCLI):
             if every > 0:
                 callbacks.append(LogExamples(every_n_validations=every))
             callbacks += [SameStart(), MissedValidation(), LogScores(run_dir)]
+            callbacks.append(SkipNonFinite(run_dir, self._given("max_nonfinite_steps")))
             callbacks += [StepTimes(run_dir), RunResult(run_dir, self.identity, schedule)]
             folder = run_dir / CHECKPOINTS
             if schedule is not None and len(schedule.phases) > 1:
                 callbacks.append(SwitchCheckpoint(folder, schedule))
             callbacks.append(BestCheckpoint(folder))
             callbacks.append(LastCheckpoint(folder, self._given("save_every_n_steps")))
-            callbacks.append(StopOnSignal(folder, self.stop))
+            callbacks.append(StopOnSignal(folder, self.stop, self.go_on))
         elif self.subcommand in ("validate", "test") and self._given("wandb") != "off":
             callbacks += [LogExamples(), LogScores(run_dir)]
         elif self.subcommand == "predict":
@@ -266,17 +293,19 @@ class KdseCLI(FlagsWinCLI):
         """CSV and TensorBoard for fit; W&B, if asked for, for all but predict."""
         fitting = self.subcommand == "fit"
         loggers: list[Logger] = []
-        if fitting:
+        if self.first_write is not None:
             # a folder for every start and nothing held back: neither a resume nor a kill loses logged steps
-            loggers.append(CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1))
-            loggers.append(TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False))
+            version = 0 if self.first_write.overwrite else None
+            csv = WaitingCsv(save_dir=run_dir, name="csv", version=version, flush_logs_every_n_steps=1)
+            board = WaitingTensorBoard(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False)
+            loggers += [csv, board]
         mode = self._given("wandb")
         if mode not in ("off", "online", "offline"):
             raise UserError(f"--wandb {mode}: use off, online or offline")
         if mode != "off" and self.subcommand != "predict":
             checkpoint = self.resume_from or self._given("ckpt_path")
             loggers.append(
-                RunLogger(
+                (WaitingWandb if fitting else RunLogger)(
                     run_dir,
                     mode,
                     project=self._given("wandb_project"),
@@ -285,4 +314,51 @@ class KdseCLI(FlagsWinCLI):
                     run_id=self.identity if self.named_by_settings else None,
                 )
             )
+        for logger in loggers:
+            if self.first_write is not None and isinstance(logger, Waiting):
+                logger.first_write = self.first_write
         return loggers
+
+
+def _check_checkpoint(path: str, for_fit: bool) -> None:
+    """Refuses what is no checkpoint of training, before anything is built for it."""
+    if not Path(path).is_file():
+        raise UserError(f"--ckpt_path {path}: no such file; a checkpoint of kdse fit is meant")
+    content = read_checkpoint(path)
+    needed = {"pytorch-lightning_version", *(("loops", "optimizer_states") if for_fit else ())}
+    if needed - content.keys():
+        raise UserError(
+            f"--ckpt_path {path}: holds a model without the state of its training; give it as --model.weights={path}"
+        )
+
+
+def _check_numbers(settings: Mapping[str, Any]) -> None:
+    """Refuses counts that mean nothing, and weights, rates and alike that are not finite."""
+    for name, least in (("save_every_n_steps", 1), ("example_every_n_validations", 0), ("max_nonfinite_steps", 0)):
+        if settings[name] is not None:
+            require_at_least(least, **{f"--{name}": settings[name]})
+    for part in ("model", "objectives", "schedule"):
+        for name, value in _numbers(settings.get(part), part):
+            if not math.isfinite(value):
+                raise UserError(f"--{short(name)}={value}: must be a finite number")
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(inner, f"{name}.{key}")
+
+
+def _without(args: list[str], *flags: str) -> list[str]:
+    """A command line without these flags and their values."""
+    kept: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in flags:
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept

@@ -27,7 +27,7 @@ class RunResult(L.Callback):
     A line is ``{"step": N, "metrics": {"val/si_sdr": ...}}``. A resumed run may come to a step again: the last line of
     a step counts. The result has "state" ("finished"), "identity", "step", "seconds" of training, "metrics" of the last
     validation, "best" by SI-SDR with its step, "switches" (optimizer steps at which the schedule's phase changed) and
-    "recordings", a digest of what was trained on. A new start removes it, one at step 0 the lines as well.
+    "recordings", a digest of what was trained on. (`kdse.training.first_write` removes those of an earlier start.)
 
     Args:
         folder: the run folder.
@@ -39,12 +39,6 @@ class RunResult(L.Callback):
         super().__init__()
         self.folder, self.identity, self.schedule = Path(folder), identity, schedule
         self._before: dict[str, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            (self.folder / RESULT).unlink(missing_ok=True)
-            if trainer.global_step == 0:
-                (self.folder / VALIDATIONS).unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[RUN] = self.identity

@@ -49,8 +49,6 @@ class StepTimes(L.Callback):
         self._mark, self._spans, self._steps, self._step = None, [], 0, trainer.global_step
         self._block = self._step // self.block_steps
         self._start_id, self._started = time.time(), time.perf_counter()
-        if trainer.is_global_zero and self._step == 0:
-            self.file.unlink(missing_ok=True)  # of another run in this folder
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self._mark is None:

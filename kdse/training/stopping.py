@@ -1,4 +1,4 @@
-"""Stopping a run by signal (preemption, a time limit) so that it can go on: last.ckpt is written, exit code 75."""
+"""Stopping a run by signal (preemption, a time limit, Ctrl-C) so that it can go on: last.ckpt is written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import torch
 import torch.distributed as dist
 
 from kdse.distributed import world_size
-from kdse.machine.processes import STOPPED
+from kdse.machine.processes import INTERRUPTED, STOPPED
 from kdse.models.checkpoint import LAST
 from kdse.training.wandb_logger import RunLogger
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """Handler of SIGTERM and SIGUSR1: the first ends the process with exit code 75, later ones do nothing.
+    """Handler of SIGTERM, SIGUSR1 and SIGINT: the first ends the process, later ones do nothing but Ctrl-C.
 
     While ``deferred`` is on, the first is only noted (``received``), for whoever ends the process at a good moment.
+    Ctrl-C after another signal is left to the system, which ends the process at once, wherever it is.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,9 @@ class StopSignals:
         """Takes the signals, again where Lightning has taken them since; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in SIGNALS if self.received is None else ():
+            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started with nohup, or in the background of a script
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
 
@@ -49,14 +52,21 @@ class StopSignals:
         """
         for number, before in self._before.items():
             known = signal.SIG_DFL if before is None else before
-            signal.signal(number, known if self.received is None else signal.SIG_IGN)
+            ending = signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN
+            signal.signal(number, known if self.received is None else ending)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             return
         self.received = number
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.deferred:
-            raise SystemExit(STOPPED)
+            raise SystemExit(self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        """75 for "start me again"; 130 after Ctrl-C, at which whatever started the process should stop as well."""
+        return INTERRUPTED if self.received == signal.SIGINT else STOPPED
 
 
 class StopOnSignal(L.Callback):
@@ -71,11 +81,12 @@ class StopOnSignal(L.Callback):
     Args:
         folder: of the checkpoints.
         stop: the signals of this process.
+        go_on: the command that goes on with the run.
     """
 
-    def __init__(self, folder: str | Path, stop: StopSignals) -> None:
+    def __init__(self, folder: str | Path, stop: StopSignals, go_on: str = "--resume=true") -> None:
         super().__init__()
-        self.file, self.stop = Path(folder) / LAST, stop
+        self.file, self.stop, self.go_on = Path(folder) / LAST, stop, go_on
         self._step = 0
         self._group: Any = None
 
@@ -99,8 +110,8 @@ class StopOnSignal(L.Callback):
             trainer.save_checkpoint(self.file, weights_only=False)
             self._leave(
                 trainer,
-                f"stopped by a signal after optimizer step {self._step}, which {self.file} holds; go on with "
-                "--resume=true",
+                f"stopped by {self._name} after optimizer step {self._step}, which {self.file} holds; go on with: "
+                f"{self.go_on}",
             )
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -121,9 +132,15 @@ class StopOnSignal(L.Callback):
             self.stop.received = int(flag) or None
         return self.stop.received is not None
 
+    @property
+    def _name(self) -> str:
+        return "Ctrl-C" if self.stop.received == signal.SIGINT else "a signal"
+
     def _leave_validation(self, trainer: L.Trainer) -> None:
-        why = "stopped by a signal during validation; --resume=true goes on from the last checkpoint before it"
-        self._leave(trainer, why)
+        self._leave(
+            trainer,
+            f"stopped by {self._name} during validation; go on from the last checkpoint before it with: {self.go_on}",
+        )
 
     def _leave(self, trainer: L.Trainer, why: str) -> None:
         if trainer.is_global_zero:
@@ -134,4 +151,4 @@ class StopOnSignal(L.Callback):
         environment = getattr(trainer.strategy, "cluster_environment", None)
         started_here = environment is not None and not environment.creates_processes_externally
         # (Lightning kills the process that started the others five seconds after one of them has ended with an error)
-        raise SystemExit(0 if started_here and trainer.global_rank > 0 else STOPPED)
+        raise SystemExit(0 if started_here and trainer.global_rank > 0 else self.stop.exit_code)
