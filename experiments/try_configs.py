@@ -115,7 +115,7 @@ def main() -> int:
         if taught_by is not None:
             checkpoint = arguments.out / taught_by.removeprefix("runs/") / "checkpoints" / "last.ckpt"
             flags.append(f"--model.teacher_checkpoint={checkpoint}")
-        code = kdse(["fit", *flags, f"--run_dir={run_dir}"])
+        code = kdse(["fit", *flags, f"--run_dir={run_dir}", "--overwrite=true"])  # (an earlier trial's)
         if code:
             failed.append(name)
             continue

@@ -143,11 +143,12 @@ def _fit(request: Request, flags: list[str]) -> list[str]:
         elif given != str(value):
             raise UserError(f"{name}={given}: contradicts {ours} {value}; leave it out, it follows from that")
     resume = _value(flags, "--resume")
-    if _value(flags, "--ckpt_path") is not None:
+    other = next((name for name in ("--ckpt_path", "--overwrite") if _value(flags, name) is not None), None)
+    if other is not None:
         if request.requeue:
             raise UserError(
-                "--ckpt_path: a job that is queued again goes on from its run folder (--resume=true), not from there; "
-                "give --no-requeue, or leave it out"
+                f"{other}: a job that is queued again goes on in its run folder (--resume=true) and would not do this "
+                "once more; give --no-requeue, or leave it out"
             )
     elif resume is None:
         added.append("--resume=true")

@@ -34,7 +34,7 @@ SOURCES = ("paired", "corpus", "synthetic", "data_config")
 METRICS = ["si_sdr", "pesq_wb", "estoi"]
 #: What the table calls the states of runs.
 SHOWN_STATES = {"new": "not run", "other": "other settings"}
-OURS = ("--config", "--run_dir", "--run_root", "--resume", "--ckpt_path", "--print_config")
+OURS = ("--config", "--run_dir", "--run_root", "--resume", "--overwrite", "--ckpt_path", "--print_config")
 
 DESCRIPTION = """\
 Trains every DELTA over the base config, one after another, and scores all of them and the noisy input on the same

@@ -14,7 +14,7 @@ from kdse.errors import UserError
 ENVIRONMENT = re.compile(r"\$\{envvar\:([A-Z0-9_]*)\}")
 MACRO = re.compile(r"^\$\{(.*)\}$")
 #: Flags of `kdse fit` that the runner sets; those of them and others that it takes out of a file's command.
-OURS = ("--run_root", "--run_dir", "--resume", "--ckpt_path")
+OURS = ("--run_root", "--run_dir", "--resume", "--overwrite", "--ckpt_path")
 REPLACED = ("--run_root", "--resume", "--wandb")
 
 

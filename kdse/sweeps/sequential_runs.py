@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.processes import call
-from kdse.models.checkpoint import LAST, PREVIOUS
-from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, last_checkpoint, state
+from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, clear, last_checkpoint, state
 from kdse.run.identity import differences
 from kdse.sweeps.conditions import identifying
 
@@ -66,8 +65,7 @@ def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
     if not replace:
         check_settings(run)
     if run.state == "other":
-        for name in (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}"):
-            (run.folder / name).unlink(missing_ok=True)
+        clear(run.folder, (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/*.ckpt"))
     command = run.command()
     write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
     return kdse(command, quiet)
