@@ -164,8 +164,11 @@ class Enhancer(L.LightningModule):
             logger.log_metrics(values, step=self.global_step)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer(self.trained_parameters())
-        scheduler = None if self._make_lr_scheduler is None else self._make_lr_scheduler(optimizer)
+        try:
+            optimizer = self._make_optimizer(self.trained_parameters())
+            scheduler = None if self._make_lr_scheduler is None else self._make_lr_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--model.optimizer, --model.lr_scheduler: {error}") from error
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # (some schedulers set it; for a start from a checkpoint)
         if self._resumed is not None:

@@ -128,6 +128,9 @@ class KdseCLI(FlagsWinCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
+            if config[one] and config[other]:
+                raise UserError(f"--{one} and --{other}: give one of them")
         if config.ckpt_path not in (None, *KEYWORDS):
             _check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
         if self.subcommand != "fit":
@@ -158,9 +161,6 @@ class KdseCLI(FlagsWinCLI):
         """Refuses a run folder that another run would be lost in, and settles what is written to it, and when."""
         folder = Path(config.run_dir)
         last = folder / CHECKPOINTS / LAST
-        for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
-            if config[one] and config[other]:
-                raise UserError(f"--{one} and --{other}: give one of them")
         given = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
         if config.overwrite and given is not None and given.parent == last.resolve().parent:
             raise UserError(f"--overwrite: would remove {given}, which --ckpt_path names; give another --run_dir")
@@ -199,7 +199,8 @@ class KdseCLI(FlagsWinCLI):
     def _refuse_fit_flags(self) -> None:
         """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
         config = self.config[self.subcommand]
-        for flag, given in (("--resume=true", config.resume), ("--run_root", config.run_root is not None)):
+        flags = {"--resume=true": config.resume, "--overwrite=true": config.overwrite, "--run_root": config.run_root}
+        for flag, given in flags.items():
             if given:
                 raise UserError(
                     f"{flag}: is of kdse fit; for kdse {self.subcommand} give --run_dir RUN and --ckpt_path "

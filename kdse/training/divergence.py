@@ -69,7 +69,8 @@ class SkipNonFinite(L.Callback):
         largest = (
             torch.nn.utils.get_total_norm([p.grad for p in parameters], math.inf) if parameters else torch.zeros(())
         )
-        if bool(largest.isfinite()):
+        # (asked of all: a strategy that shares out parameters gives each process some of the gradients)
+        if trainer.strategy.reduce_boolean_decision(bool(largest.isfinite())):
             self.in_a_row = 0
             return
         self._restore_statistics()

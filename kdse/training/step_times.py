@@ -43,11 +43,12 @@ class StepTimes(L.Callback):
         self._block = 0
         self._steps = 0  # of this start
         self._step = 0  # of the run
+        self._anew = False  # the file is of another run in this folder
         self._start_id = self._started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark, self._spans, self._steps, self._step = None, [], 0, trainer.global_step
-        self._block = self._step // self.block_steps
+        self._block, self._anew = self._step // self.block_steps, self._step == 0
         self._start_id, self._started = time.time(), time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -93,9 +94,9 @@ class StepTimes(L.Callback):
         median = statistics.median(seconds) if seconds else math.nan
         mean = statistics.fmean(min(s, LONGEST_STEP * median) for s in seconds) if seconds else math.nan
         elapsed = time.perf_counter() - self._started
-        new = not self.file.exists()
+        new, self._anew = self._anew or not self.file.exists(), False
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a", newline="", encoding="utf-8") as file:
+        with open(self.file, "w" if new else "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)

@@ -1,8 +1,8 @@
 """`Harm`: a callback of the tests that does to its own process what a cluster does to runs, at a moment of choice.
 
 The moment and the harm come from the environment, so that a harmed run and an undisturbed one have the same config:
-``KDSE_TEST_HARM="sigterm after step 5"`` (also ``sigusr1``, ``kill``; ``sigterm-all`` goes to the data and scoring
-processes as well), ``... after batch 3``, ``... during validation 2``, or ``kill while writing checkpoint 4`` (half of
+``KDSE_TEST_HARM="sigterm after step 5"`` (also ``sigusr1``, ``sigint``, ``kill``; ``sigterm-all`` goes to the data and
+scoring processes as well), ``... after batch 3``, ``... during validation 2``, or ``kill while writing checkpoint 4`` (half of
 the file is on disk). ``KDSE_TEST_HARM_RANK`` chooses one process of several.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 
-SIGNALS = {"sigterm": signal.SIGTERM, "sigusr1": signal.SIGUSR1, "kill": signal.SIGKILL}
+SIGNALS = {"sigterm": signal.SIGTERM, "sigusr1": signal.SIGUSR1, "sigint": signal.SIGINT, "kill": signal.SIGKILL}
 VARIABLE, RANK = "KDSE_TEST_HARM", "KDSE_TEST_HARM_RANK"
 
 

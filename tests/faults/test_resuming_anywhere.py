@@ -12,7 +12,7 @@ from kdse.machine.processes import STOPPED
 from kdse.models.checkpoint import LAST, read_checkpoint
 from kdse.run.folder import result
 from kdse.run.log import validations
-from kdse.run.resume import check_same_run
+from kdse.run.resume import check_same_run, last_good
 from tests.faults.runs import assert_same_end, fit, make_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -77,14 +77,15 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(tmp_path):
     assert_same_end(there, undisturbed)
 
 
-def test_an_older_runs_checkpoint_in_the_folder_is_not_taken_for_this_ones(tmp_path):
+def test_a_run_that_replaced_another_and_was_killed_early_goes_on_as_itself(tmp_path):
     config, run = make_config(tmp_path), tmp_path / "run"
     assert fit(config, run).returncode == 0
+    assert last_good(run / "checkpoints", "another run's") is None
     other = ("--model.optimizer.lr=0.5",)
-    killed = fit(config, run, *other, "--resume=false", "--save_every_n_steps=100", harm="kill during validation 1")
-    assert killed.returncode < 0
+    early = ("--resume=false", "--overwrite=true", "--save_every_n_steps=100")
+    assert fit(config, run, *other, *early, harm="kill during validation 1").returncode < 0
     again = fit(config, run, *other)
-    assert again.returncode == 0 and "of an earlier run of other settings" in again.stderr
+    assert again.returncode == 0 and "no checkpoint yet, a new run" in again.stdout
     groups = read_checkpoint(run / "checkpoints" / LAST)["optimizer_states"][0]["param_groups"]
     assert groups[0]["lr"] > 0.1
 

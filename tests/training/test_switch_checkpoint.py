@@ -75,7 +75,7 @@ def test_training_is_bit_identical_with_and_without_it(tmp_path, monkeypatch):
     assert main(["fit", "--config", str(config)]) == 0
     whole = read_checkpoint(checkpoint(tmp_path, "last"))
     monkeypatch.setattr(kdse.training.cli.SwitchCheckpoint, "on_train_batch_end", lambda *_: None)
-    assert main(["fit", "--config", str(config)]) == 0
+    assert main(["fit", "--config", str(config), "--overwrite=true"]) == 0
     plain = read_checkpoint(checkpoint(tmp_path, "last"))
     assert not checkpoint(tmp_path).exists()  # and a fresh start removed the older run's
     assert same(whole["state_dict"], plain["state_dict"]) and whole["loops"] == plain["loops"]
@@ -91,7 +91,7 @@ def test_a_run_that_is_killed_and_resumed_has_the_same_one(step, before_last_is_
     assert main(["fit", "--config", str(config)]) == 0
     expected = load_model(checkpoint(tmp_path)).state_dict()
     stop_at(step, before_last_is_saved)
-    assert main(["fit", "--config", str(config)]) == 2
+    assert main(["fit", "--config", str(config), "--overwrite=true"]) == 2
     assert checkpoint(tmp_path).exists() == (step >= 2)
     before = checkpoint(tmp_path).stat().st_mtime_ns if step > 2 else None
     assert main(["fit", "--config", str(config), "--ckpt_path", str(checkpoint(tmp_path, "last"))]) == 0
