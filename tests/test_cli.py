@@ -200,14 +200,35 @@ main(sys.argv[1:])
         (["--trainer.accelerator=gpus"], "--trainer: You selected an invalid accelerator name"),
         (["--trainer.val_check_interval=3.5"], "3.5"),
         (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
+        (["--ckpt_path=kdse/pretrained/cruse-62k.ckpt"], "--model.weights=kdse/pretrained/cruse-62k.ckpt"),
+        (["--save_every_n_steps=0"], "--save_every_n_steps=0: must be 1 or more"),
+        (["--example_every_n_validations=-1"], "--example_every_n_validations=-1: must be 0 or more"),
+        (["--max_nonfinite_steps=-1"], "--max_nonfinite_steps=-1: must be 0 or more"),
+        (["--objectives.gram.weight=.inf"], "--objectives.gram.weight=inf: must be a finite number"),
+        (["--schedule.gamma=.nan"], "--schedule.gamma=nan"),
+        (["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=.inf"], "--model.optimizer.lr=inf"),
+        (["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
         (["--config=/nowhere.yaml"], "/nowhere.yaml"),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(flags, named, config, capsys):
+def test_a_mistake_is_one_line_that_names_it_and_exit_code_2(flags, named, config, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
     assert main(["fit", "--config", str(config), *flags]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdse fit: ")]
     assert len(lines) == 1 and named in lines[0]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_that_is_none_is_named_before_the_data_is_looked_at(command, config, tmp_path, capsys):
+    (tmp_path / "garbage.ckpt").write_bytes(b"garbage")
+    for path, named in (("garbage.ckpt", "corrupt"), ("box.ckpt", "--model.weights=")):
+        if path == "box.ckpt":
+            (tmp_path / path).write_bytes((REPOSITORY / "kdse" / "pretrained" / "cruse-62k.ckpt").read_bytes())
+        start = [command, "--config", str(config), "--data.root=/nowhere", "--ckpt_path", str(tmp_path / path)]
+        assert main(start) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert path in said and named in said and "/nowhere" not in said
 
 
 def test_what_kdse_says_goes_to_the_stderr_of_each_command_and_not_of_an_earlier_one_in_the_same_process(

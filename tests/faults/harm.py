@@ -2,8 +2,8 @@
 
 The moment and the harm come from the environment, so that a harmed run and an undisturbed one have the same config:
 ``KDSE_TEST_HARM="sigterm after step 5"`` (also ``sigusr1``, ``sigint``, ``kill``; ``sigterm-all`` goes to the data and
-scoring processes as well), ``... after batch 3``, ``... during validation 2``, or ``kill while writing checkpoint 4`` (half of
-the file is on disk). ``KDSE_TEST_HARM_RANK`` chooses one process of several.
+scoring processes as well), ``... after batch 3``, ``... during validation 2``, or ``kill while writing checkpoint 4``
+(half of the file is on disk). ``KDSE_TEST_HARM_RANK`` chooses one process of several.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,20 @@ class Harm(L.Callback):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, SIGNALS[name])
             os.kill(os.getpid(), SIGNALS[name])
+
+
+class Slow(L.Callback):
+    """Takes its time over every training and validation batch."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)
 
 
 class Dropout(L.Callback):
