@@ -9,10 +9,16 @@ thread). What cannot be computed is NaN with a reason, never dropped:
   estimate alone. Some of the formulas have a value there (STOI gives 0), but it says nothing; our choice is to treat
   a silent estimate alike in every metric;
 - too short: PESQ and the composite measures need 0.25 s and at least one utterance, STOI and eSTOI need 30 frames
-  (about 0.4 s) of active speech, segmental SNR 37.5 ms, LSD 32 ms. DNSMOS repeats what is shorter than 9.01 s.
+  (about 0.4 s) of active speech, segmental SNR 37.5 ms, LSD 32 ms, SDR the 512 samples of its filter, DNSMOS 0.25 s
+  (it repeats what is shorter than 9.01 s);
+- a perfect copy: SI-SDR and SDR would be infinite, and one such item would decide a mean.
 
-Identical signals score the best value: 100 dB for SI-SDR and SDR, 35 dB for segmental SNR (less with digital silence
-in the clean speech), 0 dB for LSD, 4.64 and 4.55 for PESQ wb and nb, 1 for STOI and eSTOI, 5 for CSIG, CBAK and COVL.
+Audio longer than a metric takes (`Metric.longest`) is scored in equal pieces, as few as will do: the value is their
+mean, and `Scores.pieces` says of how many. Pieces without speech (a pause, in which the metric finds none) are left
+out; a piece in which the estimate alone is silent, or which fails in another way, fails the metric.
+
+Identical signals score the best value of the other metrics: 35 dB for segmental SNR (less with digital silence in the
+clean speech), 0 dB for LSD, 4.64 and 4.55 for PESQ wb and nb, 1 for STOI and eSTOI, 5 for CSIG, CBAK and COVL.
 
 The estimate's level counts in segmental SNR, CBAK, LSD and DNSMOS. It does not, but for rounding, in the others.
 """
@@ -20,7 +26,7 @@ The estimate's level counts in segmental SNR, CBAK, LSD and DNSMOS. It does not,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +38,31 @@ from kdse.metrics.clean_and_estimate import Pair
 
 #: Peak below which a signal counts as silent.
 SILENCE = 1e-8
+ESTIMATE_SILENT = "estimate is silent"
+#: What pesq raises where it hears no speech.
+NO_UTTERANCES = "NoUtterancesError"
 #: Decimals kept of every value.
 DECIMALS = 6
 
 Signal = Any  # numpy array or CPU tensor [N]; typed loosely so that this module does not import torch
+
+
+class Longest(NamedTuple):
+    """The longest audio that a metric scores as a whole, and why."""
+
+    seconds: float
+    why: str
+
+
+WHOLE = Longest(math.inf, "sums or segments over any length; memory under 1 MB a second")
+#: MAXNUTTERANCES, MINUTTLENGTH and JOINSPEECHLGTH of the C code: a 51st utterance is written behind its tables.
+PESQ_LONGEST = Longest(
+    20,
+    "P.862's code has room for 50 utterances and counts one of 0.2 s after a pause of 0.2 s: in 20 s there are never "
+    "more, in a longer file more end in wrong values or a crash (P.862.3 wants 8 to 12 s)",
+)
+MEMORY_LONGEST = Longest(600, "our choice: ten minutes take up to 3 GB")
+SQUIM_LONGEST = Longest(20, "our choice: its memory grows with the square of the length, to 3 GB at 20 s")
 
 
 class Metric(NamedTuple):
@@ -44,22 +71,49 @@ class Metric(NamedTuple):
     compute: Callable[[Pair], float]
     title: str  # of a table's column; shown value = raw value x `factor` with `decimals`. Files keep raw values
     unit: str  # of the raw value
-    variant: str  # all that is needed to compute it again elsewhere
+    method: str  # all that is needed to compute it again elsewhere, but for the pieces of long audio
     packages: tuple[str, ...] = ()  # that must be installed
     min_sample_rate_hz: int = 1  # below it the metric has no meaning
     factor: float = 1
     decimals: int = 2
     higher_is_better: bool = True
+    longest: Longest = WHOLE  # what is longer is scored in pieces
+    native: bool = False  # code that can crash: never run in a process that trains or evaluates
     file: str = ""  # name in `files` of the model file that it needs
     #: reads that model; raises ValueError if the file is missing or another model's
     load: Callable[[Mapping[str, str]], Any] | None = None
 
+    @property
+    def variant(self) -> str:
+        """All that is needed to compute it again elsewhere."""
+        if math.isinf(self.longest.seconds):
+            return self.method
+        return f"{self.method}; audio over {self.longest.seconds:g} s: mean over equal pieces of at most that"
+
+
+class Score(NamedTuple):
+    """One metric's value of one estimate; NaN with a reason if it failed; the pieces it is the mean of (1: none)."""
+
+    value: float
+    failure: str = ""
+    pieces: int = 1
+
 
 class Scores(NamedTuple):
-    """Metric values of one estimate (NaN where it failed) and the reason of every failure."""
+    """Metric values of one estimate (NaN where it failed), the reason of every failure, and pieces if there are any."""
 
     values: dict[str, float]
     failures: dict[str, str]
+    pieces: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, found: Mapping[str, Score]) -> Scores:
+        """The scores of all metrics together."""
+        return cls(
+            {name: one.value for name, one in found.items()},
+            {name: one.failure for name, one in found.items() if one.failure},
+            {name: one.pieces for name, one in found.items() if one.pieces > 1},
+        )
 
 
 def score(
@@ -73,22 +127,49 @@ def score(
         ValueError: as `check_metrics`. Bad audio never raises: it gives NaN and a reason.
     """
     check_metrics(metrics, sample_rate_hz, files)
+    found = score_each(clean, estimate, sample_rate_hz, metrics, files)
+    return Scores.of(dict(zip(metrics, found, strict=True)))
+
+
+def score_each(
+    clean: Signal, estimate: Signal, sample_rate_hz: int, metrics: Sequence[str], files: Mapping[str, str] | None = None
+) -> Iterator[Score]:
+    """As `score`, each metric as soon as it is there; nothing is checked but the audio."""
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    if problem := _problem(clean, estimate):
-        return failed(metrics, problem)
+    problem = _problem(clean, estimate)
     pair = Pair(clean, estimate, sample_rate_hz, files or {})
-    scores = Scores({}, {})
     for name in metrics:
-        value = math.nan
+        value, reason, pieces = math.nan, problem, 1
+        if not problem:
+            try:
+                value, pieces = _mean_over_pieces(METRICS[name], pair)
+                reason = "" if math.isfinite(value) else f"{name} is {value}"
+            except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
+                reason = _reason(error)
+        yield Score(math.nan, reason) if reason else Score(round(value, DECIMALS), "", pieces)
+
+
+def _mean_over_pieces(metric: Metric, pair: Pair) -> tuple[float, int]:
+    """A metric's value, and how many pieces it is the mean of."""
+    pieces = pair.pieces(metric.longest.seconds)
+    if len(pieces) == 1:
+        return float(metric.compute(pair)), 1
+    values: list[float] = []
+    speechless: Exception | None = None
+    for number, piece in enumerate(pieces, 1):
+        problem = _problem(piece.clean, piece.estimate)
         try:
-            value = float(METRICS[name].compute(pair))
-            reason = "" if math.isfinite(value) else f"{name} is {value}"
-        except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
-            reason = _reason(error)
-        scores.values[name] = math.nan if reason else round(value, DECIMALS)
-        if reason:
-            scores.failures[name] = reason
-    return scores
+            if problem:
+                raise UserError(problem)
+            values.append(float(metric.compute(piece)))
+        except Exception as error:
+            if problem != ESTIMATE_SILENT and (isinstance(error, UserError) or type(error).__name__ == NO_UTTERANCES):
+                speechless = error
+                continue
+            raise UserError(f"piece {number} of {len(pieces)}: {_reason(error)}") from None
+    if not values and speechless is not None:
+        raise speechless
+    return math.fsum(values) / len(values), len(values)
 
 
 def failed(metrics: Sequence[str], reason: str) -> Scores:
@@ -132,7 +213,7 @@ def _composite(compute: Callable[[Pair], float], title: str, formula: str, parts
         f"Hu and Loizou 2008 at 16 kHz, {formula}, clipped to 1..5; PESQ = P.862.2 wide band; {parts}30 ms Hann frames "
         "every 7.5 ms"
     )
-    return Metric(compute, title, "MOS", variant, ("pesq",), 16000)
+    return Metric(compute, title, "MOS", variant, ("pesq",), 16000, longest=PESQ_LONGEST, native=True)
 
 
 def _dnsmos(output: str) -> Metric:
@@ -142,7 +223,7 @@ def _dnsmos(output: str) -> Metric:
     )
     return Metric(
         lambda pair: dnsmos.ratings(pair)[output], f"DNSMOS {output}", "MOS", variant, ("onnxruntime",), 16000,
-        file="dnsmos", load=dnsmos.session,
+        file="dnsmos", load=dnsmos.session, native=True,
     )  # fmt: skip
 
 
@@ -153,25 +234,39 @@ def _squim(output: str, title: str, unit: str, **shown: Any) -> Metric:
     )
     return Metric(
         lambda pair: squim.estimates(pair)[output], title, unit, variant, ("torchaudio",), 16000,
-        file="squim", load=squim.model, **shown,
+        file="squim", load=squim.model, longest=SQUIM_LONGEST, **shown,
     )  # fmt: skip
 
 
 METRICS: dict[str, Metric] = {
-    "si_sdr": Metric(ratios.si_sdr, "SI-SDR dB", "dB", "plain (mean not removed), clipped to +-100 dB"),
+    "si_sdr": Metric(
+        ratios.si_sdr, "SI-SDR dB", "dB", "plain (mean not removed), clipped to -100 dB, no value from 100 dB"
+    ),
     "sdr": Metric(
-        ratios.sdr, "SDR dB", "dB", "BSSEval v3 SDR, 512 taps, mean not removed, clipped to +-100 dB", ("torchmetrics",)
+        ratios.sdr, "SDR dB", "dB",
+        "BSSEval v3 SDR, 512 taps, mean not removed, clipped to -100 dB, no value from 100 dB",
+        ("torchmetrics",), longest=MEMORY_LONGEST,
     ),
     "seg_snr": Metric(
         ratios.seg_snr, "segSNR dB", "dB",
         "mean over all frames (pauses too) of their SNR clipped to -10..35 dB; 30 ms Hann frames every 7.5 ms",
+        longest=MEMORY_LONGEST,
     ),
     "pesq_wb": Metric(
-        perceptual.pesq_wb, "PESQ wb", "MOS-LQO", "P.862.2 wide band at 16 kHz", ("pesq",), 16000, decimals=3
+        perceptual.pesq_wb, "PESQ wb", "MOS-LQO", "P.862.2 wide band at 16 kHz", ("pesq",), 16000, decimals=3,
+        longest=PESQ_LONGEST, native=True,
     ),
-    "pesq_nb": Metric(perceptual.pesq_nb, "PESQ nb", "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), decimals=3),
-    "stoi": Metric(perceptual.stoi, "STOI %", "fraction", "STOI at 10 kHz", ("pystoi",), factor=100),
-    "estoi": Metric(perceptual.estoi, "eSTOI %", "fraction", "extended STOI at 10 kHz", ("pystoi",), factor=100),
+    "pesq_nb": Metric(
+        perceptual.pesq_nb, "PESQ nb", "MOS-LQO", "P.862.1 narrow band at 8 kHz", ("pesq",), decimals=3,
+        longest=PESQ_LONGEST, native=True,
+    ),
+    "stoi": Metric(
+        perceptual.stoi, "STOI %", "fraction", "STOI at 10 kHz", ("pystoi",), factor=100, longest=MEMORY_LONGEST
+    ),
+    "estoi": Metric(
+        perceptual.estoi, "eSTOI %", "fraction", "extended STOI at 10 kHz", ("pystoi",), factor=100,
+        longest=MEMORY_LONGEST,
+    ),
     "csig": _composite(composite.csig, "CSIG", "3.093 - 1.029 LLR + 0.603 PESQ - 0.009 WSS", _LLR + _WSS),
     "cbak": _composite(composite.cbak, "CBAK", "1.634 + 0.478 PESQ - 0.007 WSS + 0.063 segSNR", _WSS + _SEG),
     "covl": _composite(composite.covl, "COVL", "1.594 + 0.805 PESQ - 0.512 LLR - 0.007 WSS", _LLR + _WSS),
@@ -179,7 +274,7 @@ METRICS: dict[str, Metric] = {
         spectral.lsd, "LSD dB", "dB",
         "mean over frames of the RMS over bins; 32 ms Hann frames every 8 ms, at the audio's sample rate; both log "
         "spectra floored 50 dB below the loudest bin of the clean speech",
-        higher_is_better=False,
+        higher_is_better=False, longest=MEMORY_LONGEST,
     ),
     "dnsmos_sig": _dnsmos("SIG"),
     "dnsmos_bak": _dnsmos("BAK"),
@@ -200,7 +295,7 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
         if not np.isfinite(signal).all():
             return f"{name} holds NaN or infinity"
         if np.abs(signal).max() < SILENCE:
-            return f"{name} is silent"
+            return ESTIMATE_SILENT if name == "estimate" else "clean is silent"
     return ""
 
 
@@ -209,4 +304,6 @@ def _reason(error: Exception) -> str:
     argument = error.args[0] if error.args else ""
     text = argument.decode(errors="replace") if isinstance(argument, bytes) else str(error)
     text = " ".join(text.split())[:200]
+    if isinstance(error, UserError):
+        return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -85,7 +85,9 @@ class ValidationScores:
             noisy = self._noisy[key] = scored.scores.get(NOISY) or self._noisy[key]
             assert noisy is not None  # it was submitted with this item or an earlier one
             for system, scores in {**scored.scores, NOISY: noisy}.items():
-                rows.setdefault((system, name), Row(system, name, scores.values, scores.failures, snr_db))
+                rows.setdefault(
+                    (system, name), Row(system, name, scores.values, scores.failures, snr_db, "", scores.pieces)
+                )
         # what failed (a process may have crashed) is tried again next time
         self._noisy = {key: scores for key, scores in self._noisy.items() if scores and not scores.failures}
         self.rows = gather_rows(list(rows.values()))
