@@ -6,17 +6,15 @@ import logging
 import math
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from kdse.metrics.gathering import gather_rows, item_lengths, item_names
+from kdse.data.batch import Batch, item_lengths
+from kdse.metrics.gathering import gather_rows, item_names
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.registry import Scores
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
-
-if TYPE_CHECKING:
-    from kdse.data.batch import Batch
 
 log = logging.getLogger(__name__)
 
