@@ -109,7 +109,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
         if named.path is None:
             systems[label].about["path"] = named.class_path
     for label, folder in folders.items():
-        systems[label] = folder_system(folder, rate)
+        systems[label] = folder_system(folder, rate, held_out.names)
 
     rows: list[Row] = []
     told: list[str] = []
@@ -220,10 +220,12 @@ def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
     # a file or pipe has no width; never wrap a table there
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(to_rich(table))
-    for group, system, name, metric, why in summary.failures[:5]:
+    from kdse.data.file_pairs import LISTED
+
+    for group, system, name, metric, why in summary.failures[:LISTED]:
         console.print(f"failed: {metric} of {system} on {f'{group}/' if group else ''}{name}: {why}", markup=False)
-    if len(summary.failures) > 5:
-        console.print(f"... and {len(summary.failures) - 5} more in per_file.csv")
+    if len(summary.failures) > LISTED:
+        console.print(f"... and {len(summary.failures) - LISTED} more in per_file.csv")
     console.print(f"written to {out}: summary.md, summary.csv, summary.json, per_file.csv", markup=False)
 
 

@@ -70,7 +70,7 @@ class ScorePool:
         files: Mapping[str, str] | None = None,
     ) -> None:
         if workers < 0:
-            raise UserError(f"--workers {workers}: give 0 (score in this process, but for native code) or more")
+            raise UserError(f"--workers {workers}: give 0 (score in this process) or a number of processes")
         check_metrics(metrics, sample_rate_hz, files)
         self.metrics, self.sample_rate_hz, self.files = tuple(metrics), sample_rate_hz, dict(files or {})
         self.workers, self.timeout_s = workers, timeout_s
