@@ -88,7 +88,7 @@ class Metric(NamedTuple):
         """All that is needed to compute it again elsewhere."""
         if math.isinf(self.longest.seconds):
             return self.method
-        return f"{self.method}; audio over {self.longest.seconds:g} s: mean over equal pieces of at most that"
+        return f"{self.method} (audio over {self.longest.seconds:g} s: mean over equal pieces of at most that)"
 
 
 class Score(NamedTuple):
