@@ -50,7 +50,8 @@ class Enhancer(L.LightningModule):
         lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
             value, after each validation); None for none.
         metrics: what validation and test measure besides the loss; see `kdse.metrics`.
-        metric_workers: processes that compute metrics; 0 computes them in the training process.
+        metric_workers: processes that compute metrics; 0 computes them in the training process, but for those whose
+            native code can crash (PESQ, DNSMOS), which have one of their own.
         weights: checkpoint to take initial weights from (not a resume: use --ckpt_path for that).
     """
 

@@ -54,7 +54,10 @@ Values in round brackets are the improvement over the noisy input, square bracke
 a value marked with the sign for "about equal" is not clearly different from the best on the same files (the best of
 all but a system called "teacher"). An item that a
 metric cannot score is excluded from that metric's mean, counted, and listed with its reason; more than
---max-failed-share of them end the command with exit 2.
+--max-failed-share of them end the command with exit 2. Audio longer than a metric takes (20 s for PESQ) is scored in
+equal pieces; "pieces" in per_file.csv and "in pieces" in the summary count them.
+
+Files of --enhanced are called as those of NOISY, or all with the same prefix or suffix (as _enhanced), which is said.
 
 The test sets of VoiceBank-DEMAND and DNS-2020 are recognised; a noisy input that does not score what was published
 for it is a loud warning.

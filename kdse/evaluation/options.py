@@ -147,7 +147,8 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=available_cores(),
-        help="scoring processes; 0: this one (default: all cores, %(default)s); models get the cores left, or one",
+        help="scoring processes; 0: this one, but for PESQ and DNSMOS, which can crash (default: all cores, "
+        "%(default)s); models get the cores left, or one",
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
     add("--dnsmos", type=Path, metavar="FILE", help="sig_bak_ovr.onnx of DNSMOS P.835, for the dnsmos metrics")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError
 from kdse.evaluation.held_out import samples_of
@@ -86,14 +86,12 @@ def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """
     notes = [PIECES, FAILURES] if any(row.pieces for row in rows) else [FAILURES]
     order = list(dict.fromkeys(row.system for row in rows))
-    table = []
+    table: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda r: (r.group, order.index(r.system), r.name)):
         numbers = {"snr_db": row.snr_db, **{metric: row.values[metric] for metric in metrics}}
-        table.append({
-            "set": row.group, "system": row.system, "name": row.name,
-            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
-            **{note: "; ".join(f"{metric}: {what}" for metric, what in getattr(row, note).items()) for note in notes},
-        })  # fmt: skip
+        told = {note: "; ".join(f"{metric}: {what}" for metric, what in getattr(row, note).items()) for note in notes}
+        known = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+        table.append({"set": row.group, "system": row.system, "name": row.name, **known, **told})
     return to_csv(table)
 
 

@@ -32,7 +32,7 @@ class ValidationScores:
 
     Args:
         metrics: names from `kdse.metrics.METRICS`.
-        workers: scoring processes; 0 scores in this process.
+        workers: scoring processes; 0 scores in this process, but for native code.
         sample_rate_hz: of all audio.
     """
 

@@ -89,6 +89,16 @@ def test_audio_as_long_as_a_metric_takes_is_scored_whole() -> None:
     assert scores.pieces == {}
 
 
+def test_the_readme_states_the_longest_audio_of_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("scored whole up to")[1]
+    rows = [line.strip("|").split("|") for line in text.split("\n\n")[0].splitlines()[2:]]
+    stated = {title.strip(): limit.strip() for titles, limit, _ in rows for title in titles.split(",")}
+    titles = {"seg_snr": "segmental SNR", "estoi": "eSTOI", "si_sdr": "SI-SDR"}
+    for name, metric in METRICS.items():
+        title = titles.get(name, name.split("_")[0].upper())
+        assert stated[title] == ("any length" if math.isinf(metric.longest.seconds) else f"{metric.longest.seconds} s")
+
+
 def test_every_metric_states_the_longest_audio_it_takes_and_native_code_is_marked() -> None:
     for name, metric in METRICS.items():
         assert metric.longest.why and (math.isinf(metric.longest.seconds) or "equal pieces" in metric.variant), name
