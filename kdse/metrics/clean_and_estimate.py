@@ -43,11 +43,13 @@ class Pair:
         return Pair(clean, estimate, rate_hz, self.files)
 
     def pieces(self, longest_seconds: float) -> list[Pair]:
-        """The pair cut into as few pieces as are no longer than that, of equal length (to a sample); made once.
+        """The pair cut into as few pieces as are no longer than that, of equal length (to a sample): itself, if short.
 
         Equal ones, so that no piece at the end is too short for a metric, and that their mean is one over time.
         """
-        count = max(1, math.ceil(self.clean.size / (longest_seconds * self.sample_rate_hz)))
+        count = math.ceil(self.clean.size / (longest_seconds * self.sample_rate_hz))
+        if count < 2:
+            return [self]
         ends = [round(i * self.clean.size / count) for i in range(count + 1)]
         return self.once(
             ("pieces", count),

@@ -126,7 +126,8 @@ class ScorePool:
             if self.workers:
                 process.serve(self._tasks, partial(self._score_in, process))
             else:
-                process.start()
+                with contextlib.suppress(OSError):  # (then the first item tries again)
+                    process.start()
             self._crew.append(process)
 
     def close(self) -> None:

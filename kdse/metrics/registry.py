@@ -14,8 +14,8 @@ thread). What cannot be computed is NaN with a reason, never dropped:
 - a perfect copy: SI-SDR and SDR would be infinite, and one such item would decide a mean.
 
 Audio longer than a metric takes (`Metric.longest`) is scored in equal pieces, as few as will do: the value is their
-mean, and `Scores.pieces` says of how many. Pieces without speech (a pause, in which the metric finds none) are left
-out; a piece in which the estimate alone is silent, or which fails in another way, fails the metric.
+mean, and `Scores.pieces` says of how many. Pieces in which even the clean speech as its own estimate has no value (a
+pause) are left out; any other piece that fails, fails the metric.
 
 Identical signals score the best value of the other metrics: 35 dB for segmental SNR (less with digital silence in the
 clean speech), 0 dB for LSD, 4.64 and 4.55 for PESQ wb and nb, 1 for STOI and eSTOI, 5 for CSIG, CBAK and COVL.
@@ -38,9 +38,6 @@ from kdse.metrics.clean_and_estimate import Pair
 
 #: Peak below which a signal counts as silent.
 SILENCE = 1e-8
-ESTIMATE_SILENT = "estimate is silent"
-#: What pesq raises where it hears no speech.
-NO_UTTERANCES = "NoUtterancesError"
 #: Decimals kept of every value.
 DECIMALS = 6
 
@@ -92,11 +89,11 @@ class Metric(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One metric's value of one estimate; NaN with a reason if it failed; the pieces it is the mean of (1: none)."""
+    """One metric's value of one estimate; NaN with a reason if it failed; the pieces it is the mean of (0: none)."""
 
     value: float
     failure: str = ""
-    pieces: int = 1
+    pieces: int = 0
 
 
 class Scores(NamedTuple):
@@ -112,7 +109,7 @@ class Scores(NamedTuple):
         return cls(
             {name: one.value for name, one in found.items()},
             {name: one.failure for name, one in found.items() if one.failure},
-            {name: one.pieces for name, one in found.items() if one.pieces > 1},
+            {name: one.pieces for name, one in found.items() if one.pieces},
         )
 
 
@@ -136,40 +133,33 @@ def score_each(
 ) -> Iterator[Score]:
     """As `score`, each metric as soon as it is there; nothing is checked but the audio."""
     clean, estimate = np.asarray(clean, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    problem = _problem(clean, estimate)
     pair = Pair(clean, estimate, sample_rate_hz, files or {})
     for name in metrics:
-        value, reason, pieces = math.nan, problem, 1
-        if not problem:
-            try:
-                value, pieces = _mean_over_pieces(METRICS[name], pair)
-                reason = "" if math.isfinite(value) else f"{name} is {value}"
-            except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
-                reason = _reason(error)
-        yield Score(math.nan, reason) if reason else Score(round(value, DECIMALS), "", pieces)
+        yield _in_pieces(name, pair)
 
 
-def _mean_over_pieces(metric: Metric, pair: Pair) -> tuple[float, int]:
-    """A metric's value, and how many pieces it is the mean of."""
-    pieces = pair.pieces(metric.longest.seconds)
-    if len(pieces) == 1:
-        return float(metric.compute(pair)), 1
-    values: list[float] = []
-    speechless: Exception | None = None
-    for number, piece in enumerate(pieces, 1):
-        problem = _problem(piece.clean, piece.estimate)
+def _in_pieces(name: str, pair: Pair) -> Score:
+    pieces = [pair] if _problem(pair) else pair.pieces(METRICS[name].longest.seconds)
+    found = [_whole(name, piece) for piece in pieces]
+    if len(found) == 1:
+        return found[0]
+    for number, (piece, one) in enumerate(zip(pieces, found, strict=True), 1):
+        perfect = Pair(piece.clean, piece.clean, piece.sample_rate_hz, piece.files)
+        if one.failure and not _whole(name, perfect).failure:
+            return one._replace(failure=f"piece {number} of {len(pieces)}: {one.failure}")
+    values = [one.value for one in found if not one.failure]
+    return Score(round(math.fsum(values) / len(values), DECIMALS), "", len(values)) if values else found[0]
+
+
+def _whole(name: str, pair: Pair) -> Score:
+    value, reason = math.nan, _problem(pair)
+    if not reason:
         try:
-            if problem:
-                raise UserError(problem)
-            values.append(float(metric.compute(piece)))
-        except Exception as error:
-            if problem != ESTIMATE_SILENT and (isinstance(error, UserError) or type(error).__name__ == NO_UTTERANCES):
-                speechless = error
-                continue
-            raise UserError(f"piece {number} of {len(pieces)}: {_reason(error)}") from None
-    if not values and speechless is not None:
-        raise speechless
-    return math.fsum(values) / len(values), len(values)
+            value = float(METRICS[name].compute(pair))
+            reason = "" if math.isfinite(value) else f"{name} is {value}"
+        except Exception as error:  # pesq alone has three unrelated types; a new one must not stop an evaluation
+            reason = _reason(error)
+    return Score(math.nan, reason) if reason else Score(round(value, DECIMALS))
 
 
 def failed(metrics: Sequence[str], reason: str) -> Scores:
@@ -285,8 +275,12 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
-def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
+def _problem(pair: Pair) -> str:
     """The reason why no metric can score this pair; empty if there is none."""
+    return pair.once("problem", lambda: _look(pair.clean, pair.estimate))
+
+
+def _look(clean: np.ndarray, estimate: np.ndarray) -> str:
     if clean.ndim != 1 or estimate.shape != clean.shape:
         return f"clean has shape {list(clean.shape)} and the estimate {list(estimate.shape)}; both must be the same [N]"
     if clean.size == 0:
@@ -295,7 +289,7 @@ def _problem(clean: np.ndarray, estimate: np.ndarray) -> str:
         if not np.isfinite(signal).all():
             return f"{name} holds NaN or infinity"
         if np.abs(signal).max() < SILENCE:
-            return ESTIMATE_SILENT if name == "estimate" else "clean is silent"
+            return f"{name} is silent"
     return ""
 
 

@@ -310,3 +310,19 @@ def test_narrow_band_pesq_is_that_of_audio_at_8_khz_and_estoi_is_not_stoi() -> N
     assert values["stoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ), abs=1e-5)
     assert values["estoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ, extended=True), abs=1e-5)
     assert abs(values["stoi"] - values["estoi"]) > 0.02
+
+
+def test_a_piece_that_the_estimate_alone_spoils_fails_its_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pesq
+
+    real = pesq.pesq
+
+    def deaf(rate: int, clean: np.ndarray, estimate: np.ndarray, mode: str) -> float:
+        if estimate.max() < 0.01:
+            raise pesq.NoUtterancesError(b"No utterances detected")
+        return real(rate, clean, estimate, mode)
+
+    monkeypatch.setattr(pesq, "pesq", deaf)
+    clean = speech_like(1, 30.0)
+    estimate = noisy_version(clean, 20.0) * np.where(np.arange(clean.size) < 240000, 1, 1e-3)
+    assert "piece 2 of 2: NoUtterancesError" in score(clean, estimate, RATE_HZ, ["pesq_wb"]).failures["pesq_wb"]
