@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from kdse.data.batch import Batch
+from kdse.data.batch import Batch, by_length
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
 from kdse.errors import UserError
@@ -51,7 +51,8 @@ class Enhancer(L.LightningModule):
         lr_scheduler: builds a learning-rate scheduler from the optimizer, stepped once an epoch (one that watches a
             value, after each validation); None for none.
         metrics: what validation and test measure besides the loss; see `kdse.metrics`.
-        metric_workers: processes that compute metrics; 0 computes them in the training process.
+        metric_workers: processes that compute metrics; 0 computes them in the training process, but for those whose
+            native code can crash (PESQ, DNSMOS), which have one of their own.
         weights: checkpoint to take initial weights from (not a resume: use --ckpt_path for that).
     """
 
@@ -225,14 +226,15 @@ class Enhancer(L.LightningModule):
         take_buffers_of_rank_zero(self)  # what is measured is what is saved
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if len(batch["noisy"]):  # (a process without a share of the items gets a batch of none)
-            self._evaluate(batch, "val")
+        for _, part in by_length(batch):  # (none: a process without a share of the items gets a batch of none)
+            self._evaluate(part, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        if len(batch["noisy"]):
-            self._evaluate(batch, "test")
+        for _, part in by_length(batch):
+            self._evaluate(part, "test")
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
+        """Scores items of equal length, without padding."""
         estimate = self.model(batch["noisy"])
         if batch.get("clean") is not None:
             self._losses.add(*self._item_losses(estimate, batch))
@@ -265,7 +267,11 @@ class Enhancer(L.LightningModule):
             self.log(f"{stage}/{name}", float(value), prog_bar=name in shown, rank_zero_only=False, sync_dist=False)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.model(batch["noisy"]).waveform if len(batch["noisy"]) else batch["noisy"]
+        """The estimates ``[B, N]``, each as of its item alone; zeros after its end."""
+        estimates = torch.zeros_like(batch["noisy"])
+        for rows, part in by_length(batch):
+            estimates[rows, : part["noisy"].shape[-1]] = self.model(part["noisy"]).waveform.to(estimates)
+        return estimates
 
     def on_predict_start(self) -> None:
         check_shared(self.trainer, self.trainer.predict_dataloaders, "predict")

@@ -54,7 +54,10 @@ Values in round brackets are the improvement over the noisy input, square bracke
 a value marked with the sign for "about equal" is not clearly different from the best on the same files (the best of
 all but a system called "teacher"). An item that a
 metric cannot score is excluded from that metric's mean, counted, and listed with its reason; more than
---max-failed-share of them end the command with exit 2.
+--max-failed-share of them end the command with exit 2. Audio longer than a metric takes (20 s for PESQ) is scored in
+equal pieces; "pieces" in per_file.csv and "in pieces" in the summary count them.
+
+Files of --enhanced are called as those of NOISY, or all with the same prefix or suffix (as _enhanced), which is said.
 
 The test sets of VoiceBank-DEMAND and DNS-2020 are recognised; a noisy input that does not score what was published
 for it is a loud warning.
@@ -109,7 +112,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
         if named.path is None:
             systems[label].about["path"] = named.class_path
     for label, folder in folders.items():
-        systems[label] = folder_system(folder, rate)
+        systems[label] = folder_system(folder, rate, held_out.names)
 
     rows: list[Row] = []
     told: list[str] = []
@@ -220,10 +223,12 @@ def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
     # a file or pipe has no width; never wrap a table there
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(to_rich(table))
-    for group, system, name, metric, why in summary.failures[:5]:
+    from kdse.data.file_pairs import LISTED
+
+    for group, system, name, metric, why in summary.failures[:LISTED]:
         console.print(f"failed: {metric} of {system} on {f'{group}/' if group else ''}{name}: {why}", markup=False)
-    if len(summary.failures) > 5:
-        console.print(f"... and {len(summary.failures) - 5} more in per_file.csv")
+    if len(summary.failures) > LISTED:
+        console.print(f"... and {len(summary.failures) - LISTED} more in per_file.csv")
     console.print(f"written to {out}: summary.md, summary.csv, summary.json, per_file.csv", markup=False)
 
 

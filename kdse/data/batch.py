@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Required, TypedDict
+from collections.abc import Iterator
+from typing import Any, Required, TypedDict, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+#: The keys that hold waveforms ``[B, N]``.
+WAVES = ("noisy", "clean", "taught")
 
 
 class Audio(TypedDict, total=False):
@@ -69,6 +73,37 @@ def pad_batch(items: list[Item]) -> Batch:
     if "taught" in items[0]:
         batch["taught"] = pad_sequence([item["taught"] for item in items], batch_first=True)
     return batch
+
+
+def item_lengths(batch: Batch) -> list[int]:
+    """The samples of each of a batch's items without padding."""
+    if batch.get("samples") is not None:
+        return batch["samples"].tolist()
+    return [batch["noisy"].shape[-1]] * len(batch["noisy"])
+
+
+def by_length(batch: Batch) -> Iterator[tuple[list[int], Batch]]:
+    """The items of a batch in batches of equal length without padding, each with its items' places in the batch.
+
+    A model that hears the whole clip, or pads it itself, hears the padding of a batch too: only so is an estimate that
+    of the item alone. A batch without padding comes back as it is; one of no items gives nothing.
+    """
+    places: dict[int, list[int]] = {}
+    for place, length in enumerate(item_lengths(batch)):
+        places.setdefault(length, []).append(place)
+    for length, rows in places.items():
+        if len(places) == 1 and length == batch["noisy"].shape[-1]:
+            yield rows, batch
+            return
+        part = {key: _rows(value, rows, length if key in WAVES else None) for key, value in batch.items()}
+        yield rows, cast(Batch, part)
+
+
+def _rows(value: Any, rows: list[int], length: int | None) -> Any:
+    """Some items of a value that a batch has for all of them; waveforms of a given length."""
+    if isinstance(value, Tensor):
+        return value[rows][..., :length] if length is not None else value[rows]
+    return [value[row] for row in rows]
 
 
 def empty_batch() -> Batch:

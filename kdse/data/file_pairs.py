@@ -1,7 +1,8 @@
-"""Pairs of noisy and clean files: found by equal relative names or DNS-2020 file ids."""
+"""Pairs of noisy and clean files: found by relative names, equal but for a prefix or suffix, or DNS-2020 file ids."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -12,12 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdse.data.affixes import INPUT_WORDS, TARGET_WORDS, Affix, common_affix
 from kdse.data.corpus.corpora import Corpus, check_listed, scan
 from kdse.errors import UserError
 
 #: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
 LENGTH_TOLERANCE_SECONDS = 0.02
 SHOWN = 3
+#: Mismatched pairs that a message names, of each kind.
+LISTED = 20
+log = logging.getLogger(__name__)
 _CLEAN_ID = re.compile(r"clean_fileid_(\d+)$", re.IGNORECASE)
 _FILE_ID = re.compile(r"(?:^|_)fileid_(\d+)$", re.IGNORECASE)
 _SNR = re.compile(r"(?:^|_)snr(-?\d+(?:\.\d+)?)(?=_|$)", re.IGNORECASE)
@@ -50,7 +55,9 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
     """All pairs of two folders, sorted by name of the noisy file.
 
     If every clean file is called ``clean_fileid_<number>``, as in the DNS-2020 synthetic test set, a noisy file
-    ``..._fileid_<number>`` belongs to it. Else files of equal relative path belong together; extensions may differ.
+    ``..._fileid_<number>`` belongs to it. Else files of equal relative path belong together; extensions may differ. If
+    no two are equal, the names of one folder may differ from those of the other by a prefix and suffix, the same for
+    all (see `kdse.data.affixes`), which is logged.
 
     Args:
         noisy, clean: the folders.
@@ -59,7 +66,7 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
 
     Raises:
         ValueError: for a missing or empty folder, an unreadable file, files without a partner or with several, and
-            pairs whose lengths differ by more than 0.02 s.
+            pairs whose lengths differ by more than 0.02 s: all of them, the first 20 of a kind by name.
     """
     noisy_corpus, clean_corpus = (
         scan(folder, flag, files_only=True) for folder, flag in zip((noisy, clean), flags, strict=True)
@@ -67,37 +74,60 @@ def find_pairs(noisy: str | Path, clean: str | Path, sample_rate_hz: int, flags:
     by_id = all(_CLEAN_ID.search(stem(path)) for path in clean_corpus.paths)
     noisy_keys, clean_keys = _keys(noisy_corpus, flags[0], by_id), _keys(clean_corpus, flags[1], by_id)
     rule = "DNS file ids" if by_id else "equal relative names"
+    if not by_id:
+        noisy_keys, clean_keys = _without_affix(noisy_keys, clean_keys, noisy_corpus, clean_corpus, flags)
+    wrong = []
     for keys, others, corpus, other in (
         (noisy_keys, clean_keys, noisy_corpus, clean_corpus),
         (clean_keys, noisy_keys, clean_corpus, noisy_corpus),
     ):
         lone = [corpus.paths[i] for key, i in keys.items() if key not in others]
         if lone:
-            raise UserError(
-                f"{', '.join(dict.fromkeys(flags))}: no partner in {other.root} for {some(lone)} of {corpus.root} "
-                f"(matched by {rule})"
-            )
-    pairs = []
+            wrong.append(f"no partner in {other.root} for {some(lone, LISTED)} of {corpus.root} (matched by {rule})")
+    pairs, unlike, empty = [], [], []
     noisy_files, clean_files = _files(noisy_corpus), _files(clean_corpus)
     for key, place in noisy_keys.items():
+        if key not in clean_keys:
+            continue
         noisy_file, clean_file = both = noisy_files[place], clean_files[clean_keys[key]]
         seconds = [file.frames / file.rate for file in both]
         if abs(seconds[0] - seconds[1]) > LENGTH_TOLERANCE_SECONDS:
-            raise UserError(
-                f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s: "
-                f"files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most"
-            )
+            unlike.append(f"{noisy_file.path} lasts {seconds[0]:.3f} s and {clean_file.path} {seconds[1]:.3f} s")
         samples = min(file.frames * sample_rate_hz // file.rate for file in both)
         if samples == 0:
-            raise UserError(f"{noisy_file.path}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+            empty.append(noisy_file.path)
         name, sizes = noisy_file.name, (noisy_file.size, clean_file.size)
         pairs.append(Pair(name, noisy_file.path, clean_file.path, samples, snr_in_name(name), sizes))
+    if unlike:
+        wrong.append(f"{some(unlike, LISTED)}: files of a pair may differ by {LENGTH_TOLERANCE_SECONDS} s at most")
+    if empty:
+        wrong.append(f"{some(empty, LISTED)}: holds no samples at {sample_rate_hz} Hz; remove the pair")
+    if wrong:
+        raise UserError(f"{', '.join(dict.fromkeys(flags))}: {'; '.join(wrong)}")
     return pairs
 
 
-def some(names: Sequence[str]) -> str:
+def _without_affix(
+    noisy: dict[str, int], clean: dict[str, int], noisy_corpus: Corpus, clean_corpus: Corpus, flags: tuple[str, str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The two folders' names and places with the names of one as in the other, if an affix sets them apart."""
+    for names, files, corpus, flag, words in (
+        (noisy, clean, clean_corpus, flags[1], INPUT_WORDS),
+        (clean, noisy, noisy_corpus, flags[0], TARGET_WORDS),
+    ):
+        affix = common_affix(list(names), files, f"{flag} {corpus.root}", words)
+        if affix is not None:
+            if affix != Affix():
+                log.warning("%s %s: %s", flag, corpus.root, affix.told)
+            names_of = {affix.of(name): name for name in names}
+            renamed = {names_of.get(file, file): place for file, place in files.items()}
+            return (noisy, renamed) if files is clean else (renamed, clean)
+    return noisy, clean
+
+
+def some(names: Sequence[str], shown: int = SHOWN) -> str:
     """The first names of a list and how many more there are, for messages."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 class _File(NamedTuple):

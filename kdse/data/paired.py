@@ -52,7 +52,8 @@ class PairedFolders(CropData):
     """Pairs of noisy and clean files: VoiceBank-DEMAND, the DNS-2020 synthetic test set, or any two folders.
 
     Files of equal relative path belong together, or files of equal DNS file id where the clean ones are called
-    clean_fileid_<number>. Validation and test items are whole files. A pair may differ in length by 0.02 s.
+    clean_fileid_<number>; else names that differ by the same prefix and suffix in all files (NAME_clean). Validation
+    and test items are whole files. A pair may differ in length by 0.02 s.
 
     Args:
         root: a folder with VoiceBank-DEMAND as distributed (noisy_testset_wav, clean_testset_wav and, to train,

@@ -45,6 +45,7 @@ class HeldOut:
     iterate: Callable[[], Iterator[Item]]  # starts a pass over them, always in the same order
     sample_rate_hz: int
     settings: dict[str, Any]  # what the set is made of, for the record
+    names: tuple[str, ...] = ()  # of the items, where they are known before they are made
     _audio: dict[tuple[str, str], int] = field(default_factory=dict)  # checksums by group and name
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ def paired(noisy: Path, clean: Path, sample_rate_hz: int) -> HeldOut:
             item = pairs[index]
             yield Item("", item["name"], float(item["snr_db"]), item["noisy"], item["clean"])
 
-    return HeldOut(len(pairs), iterate, sample_rate_hz, {"paired": {"noisy": str(noisy), "clean": str(clean)}})
+    settings = {"paired": {"noisy": str(noisy), "clean": str(clean)}}
+    return HeldOut(len(pairs), iterate, sample_rate_hz, settings, tuple(pair.name for pair in pairs.pairs))
 
 
 def mixtures(

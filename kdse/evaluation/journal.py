@@ -101,7 +101,7 @@ class Journal:
         if scores.failures:
             return
         try:
-            self._file.write(json.dumps({"key": list(key), "values": scores.values}) + "\n")
+            self._file.write(json.dumps({"key": list(key), "values": scores.values, "pieces": scores.pieces}) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(
@@ -132,7 +132,8 @@ def _entry(line: str) -> tuple[Key, Scores] | None:
     """The scores on a line; None if it is damaged: they are computed again."""
     try:
         entry = json.loads(line)
-        return Key(*entry["key"]), Scores({metric: float(value) for metric, value in entry["values"].items()}, {})
+        values = {metric: float(value) for metric, value in entry["values"].items()}
+        return Key(*entry["key"]), Scores(values, {}, {metric: int(n) for metric, n in entry["pieces"].items()})
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,18 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
     from kdse.data import Mixtures, SyntheticCorpus
 
     common = {name: getattr(options, name) for name in ("snr_definition", "sample_rate_hz", "seed")}
-    module = SyntheticCorpus(**common) if options.synthetic else Mixtures(root=options.corpus, **common)
-    module.prepare_data()
-    module.setup("test")
-    return held_out.mixtures(module, options.snr_db, options.range, options.items, options.seconds)
+    try:
+        module = SyntheticCorpus(**common) if options.synthetic else Mixtures(root=options.corpus, **common)
+        module.prepare_data()
+        module.setup("test")
+        return held_out.mixtures(module, options.snr_db, options.range, options.items, options.seconds)
+    except UserError as error:  # which names the settings of the data module
+        raise UserError(re.sub(r"--data\.(\w+)", lambda found: _flag(found[1]), str(error))) from error
+
+
+def _flag(setting: str) -> str:
+    """The flag of an evaluation that gives a setting of `Mixtures`."""
+    return "--corpus" if setting == "root" else f"--{setting.replace('_', '-')}"
 
 
 def _check_used(options: argparse.Namespace) -> None:
@@ -138,7 +147,8 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=available_cores(),
-        help="scoring processes; 0: this one (default: all cores, %(default)s); models get the cores left, or one",
+        help="scoring processes; 0: this one, but for PESQ and DNSMOS, which can crash (default: all cores, "
+        "%(default)s); models get the cores left, or one",
     )
     add("--device", default="auto", help="auto, cpu or cuda: where models run (default: %(default)s)")
     add("--dnsmos", type=Path, metavar="FILE", help="sig_bak_ovr.onnx of DNSMOS P.835, for the dnsmos metrics")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError
 from kdse.evaluation.held_out import samples_of
@@ -15,7 +15,7 @@ from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
 from kdse.metrics.pool import Scored, ScorePool
 from kdse.metrics.registry import Scores, failed
-from kdse.metrics.table import NOISY, Row, to_csv
+from kdse.metrics.table import FAILURES, NOISY, PIECES, Row, to_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,21 +74,24 @@ def score_system(
     rows = []
     for group, name, snr_db, scores in known:
         found = scores or next(scored).scores[label]
-        rows.append(Row(label, name, found.values, found.failures, snr_db, group))
+        rows.append(Row(label, name, found.values, found.failures, snr_db, group, found.pieces))
     return rows
 
 
 def per_file_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """One line an item and system, sorted by set, system (as given) and name."""
+    """One line an item and system, sorted by set, system (as given) and name.
+
+    Its last columns are notes by metric: reasons of failures, and before them, if there are any, of how many pieces of
+    a long file a value is the mean.
+    """
+    notes = [PIECES, FAILURES] if any(row.pieces for row in rows) else [FAILURES]
     order = list(dict.fromkeys(row.system for row in rows))
-    table = []
+    table: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda r: (r.group, order.index(r.system), r.name)):
         numbers = {"snr_db": row.snr_db, **{metric: row.values[metric] for metric in metrics}}
-        table.append({
-            "set": row.group, "system": row.system, "name": row.name,
-            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
-            "failures": "; ".join(f"{metric}: {why}" for metric, why in row.failures.items()),
-        })  # fmt: skip
+        told = {note: "; ".join(f"{metric}: {what}" for metric, what in getattr(row, note).items()) for note in notes}
+        known = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+        table.append({"set": row.group, "system": row.system, "name": row.name, **known, **told})
     return to_csv(table)
 
 

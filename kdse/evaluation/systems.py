@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kdse.data.affixes import INPUT_WORDS, TARGET_WORDS, Affix, common_affix
 from kdse.errors import UserError
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from kdse.evaluation.held_out import Item
     from kdse.models.base import SpeechModel
+
+
+log = logging.getLogger(__name__)
 
 
 class System(NamedTuple):
@@ -102,18 +107,19 @@ def _cost(model: SpeechModel, path: Path) -> dict[str, Any]:
     return cost if run is None else {**cost, **training_cost(run)}
 
 
-def folder_system(folder: Path, sample_rate_hz: int) -> System:
+def folder_system(folder: Path, sample_rate_hz: int, names: Sequence[str] = ()) -> System:
     """A folder of enhanced files as a system: of the items' relative names, or of their last part if that is unique.
 
-    A missing file fails its item. A file that is up to 0.02 s longer or shorter is cut, or filled with zeros: many
-    tools drop the last hop.
+    If it holds none of the ``names`` of the items, theirs may differ from them by a prefix and suffix (see
+    `kdse.data.affixes`), which is logged. A missing file fails its item; they are logged too. A file that is up to
+    0.02 s longer or shorter is cut, or filled with zeros: many tools drop the last hop.
     """
     if not folder.is_dir():
         raise UserError(f"--enhanced {folder}: no such folder")
     import torch
 
     from kdse.audio.files import EXTENSIONS, read
-    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS
+    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED, some
 
     by_path: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
@@ -124,9 +130,18 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
     if not by_path:
         raise UserError(f"--enhanced {folder}: holds no audio files")
     served: dict[Path, str] = {}
+    affix = _affix(folder, names, [*by_path, *by_stem])
+
+    def files_of(name: str) -> list[Path]:
+        name = affix.of(name)
+        return by_path.get(name) or by_stem.get(name.rsplit("/", 1)[-1]) or []
+
+    if missing := [name for name in names if not files_of(name)]:
+        log.warning("--enhanced %s: holds no file for %d of %d items: %s", folder, len(missing), len(names),
+                    some(missing, LISTED))  # fmt: skip
 
     def look_up(item: Item) -> Tensor:
-        found = by_path.get(item.name) or by_stem.get(item.name.rsplit("/", 1)[-1]) or []
+        found = files_of(item.name)
         if len(found) != 1:
             raise UserError(f"{folder} holds {len(found) or 'no'} files for {item.name}")
         if served.setdefault(found[0], item.name) != item.name:
@@ -136,7 +151,27 @@ def folder_system(folder: Path, sample_rate_hz: int) -> System:
             raise UserError(f"{found[0]} has {wave.numel()} samples and the item {samples}")
         return torch.nn.functional.pad(wave[:samples], (0, max(0, samples - wave.numel())))
 
-    return System(look_up, {"kind": "enhanced folder", "folder": str(folder.absolute())})
+    return System(look_up, {"kind": "enhanced folder", "folder": str(folder.absolute()), "files": str(affix)})
+
+
+def _affix(folder: Path, names: Sequence[str], stems: Sequence[str]) -> Affix:
+    """How the files of a folder are called after the items.
+
+    Raises:
+        UserError: if none is called after one of ``names``, showing what the folder holds.
+    """
+    flat = [name.rsplit("/", 1)[-1] for name in names]
+    if not names or not {*names, *flat}.isdisjoint(stems):
+        return Affix()
+    where = f"--enhanced {folder}"
+    affix = common_affix(names, stems, where, [*INPUT_WORDS, *TARGET_WORDS])
+    affix = affix or common_affix(flat, stems, where, [*INPUT_WORDS, *TARGET_WORDS])
+    if affix is None:
+        from kdse.data.file_pairs import some
+
+        raise UserError(f"{where}: no file is called after the items ({some(names)}); it holds {some(stems)}")
+    log.warning("%s: %s", where, affix.told)
+    return affix
 
 
 def enhanced_folders(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,23 @@ class Pair:
 
         clean, estimate = (resample_poly(x, rate_hz, self.sample_rate_hz) for x in (self.clean, self.estimate))
         return Pair(clean, estimate, rate_hz, self.files)
+
+    def pieces(self, longest_seconds: float) -> list[Pair]:
+        """The pair cut into as few pieces as are no longer than that, of equal length (to a sample): itself, if short.
+
+        Equal ones, so that no piece at the end is too short for a metric, and that their mean is one over time.
+        """
+        count = math.ceil(self.clean.size / (longest_seconds * self.sample_rate_hz))
+        if count < 2:
+            return [self]
+        ends = [round(i * self.clean.size / count) for i in range(count + 1)]
+        return self.once(
+            ("pieces", count),
+            lambda: [
+                Pair(self.clean[start:end], self.estimate[start:end], self.sample_rate_hz, self.files)
+                for start, end in itertools.pairwise(ends)
+            ],
+        )
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
         """Windowed frames ``[T, size]`` of clean and estimate, as the code of Loizou's book cuts them, nothing padded.

@@ -33,6 +33,8 @@ FLAG = "--dnsmos"
 RATE_HZ = 16000
 SECONDS = 9.01
 SAMPLES = int(SECONDS * RATE_HZ)
+#: What is shorter says nothing, however often it is repeated. The script has no limit; this one is PESQ's (our choice).
+SHORTEST_SECONDS = 0.25
 OUTPUTS = ("SIG", "BAK", "OVRL")
 #: Quadratic, linear and constant coefficient of each output (dnsmos_local.py).
 POLYNOMIALS = np.array(
@@ -47,7 +49,13 @@ PERSONALISED_SHA256 = "9e3a197449ca2177f0997afec3bd6b890117ce2f17b89d6eea7fa0d47
 
 
 def ratings(pair: Pair) -> dict[str, float]:
-    """Predicted P.835 ratings, about 1 to 5: SIG of the speech, BAK of the background (5: none heard), OVRL overall."""
+    """Predicted P.835 ratings, about 1 to 5: SIG of the speech, BAK of the background (5: none heard), OVRL overall.
+
+    Raises:
+        UserError: for less than 0.25 s.
+    """
+    if pair.estimate.size < SHORTEST_SECONDS * pair.sample_rate_hz:
+        raise UserError(f"shorter than {SHORTEST_SECONDS:g} s")
     return pair.once("dnsmos", lambda: _rate(pair.at(RATE_HZ).estimate, session(pair.files)))
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
+from kdse.data.batch import Batch, item_lengths
 from kdse.distributed import world_size
 from kdse.metrics.table import Row, once
-
-if TYPE_CHECKING:
-    from kdse.data.batch import Batch
 
 T = TypeVar("T")
 
@@ -39,13 +37,6 @@ def item_names(batch: Batch) -> list[str]:
     noisy_bn = batch["noisy"].detach().float().cpu().numpy()
     lengths = item_lengths(batch)
     return [f"{zlib.crc32(noisy[:n].tobytes()):08x}" for noisy, n in zip(noisy_bn, lengths, strict=True)]
-
-
-def item_lengths(batch: Batch) -> list[int]:
-    """The samples of each of a batch's items without padding."""
-    if batch.get("samples") is not None:
-        return batch["samples"].tolist()
-    return [batch["noisy"].shape[-1]] * len(batch["noisy"])
 
 
 class ItemLosses:

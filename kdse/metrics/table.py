@@ -22,7 +22,7 @@ BUCKET_DB = 5.0
 #: More different SNRs than this are a range, whatever grid they lie on.
 LISTED_SNRS = 8
 #: Columns of per_file.csv before and after the metrics.
-ABOUT, FAILURES = ("set", "system", "name", "snr_db"), "failures"
+ABOUT, PIECES, FAILURES = ("set", "system", "name", "snr_db"), "pieces", "failures"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Row:
     failures: dict[str, str] = field(default_factory=dict)  # reasons by metric
     snr_db: float = math.nan  # of the input; NaN if unknown
     group: str = ""  # which test set the item is from; sets are never averaged together
+    pieces: dict[str, int] = field(default_factory=dict)  # by metric, where a value is the mean of several pieces
 
 
 class Line(NamedTuple):
@@ -48,6 +49,7 @@ class Line(NamedTuple):
     # means of system minus noisy over the items where both have a value: need not be the difference of two means
     improvements: dict[str, float]
     failures: dict[str, int]  # items without a value
+    in_pieces: dict[str, int]  # items whose value is the mean over pieces of a long file
 
 
 class Block(NamedTuple):
@@ -156,14 +158,15 @@ def _line(
     block: Block, system: str, noisy: Mapping[tuple[str, str], Mapping[str, float]], metrics: Sequence[str]
 ) -> Line:
     rows = block.systems[system]
-    values, improvements, failures = {}, {}, {}
+    values, improvements, failures, in_pieces = {}, {}, {}, {}
     for metric in metrics:
         scored = [row for row in rows if not math.isnan(row.values.get(metric, math.nan))]
         gains = [r.values[metric] - noisy.get((r.group, r.name), {}).get(metric, math.nan) for r in scored]
         values[metric] = _mean([row.values[metric] for row in scored])
         improvements[metric] = _mean([gain for gain in gains if not math.isnan(gain)])
         failures[metric] = len(rows) - len(scored)
-    return Line(block.group, system, block.snr_db, len(rows), values, improvements, failures)
+        in_pieces[metric] = sum(metric in row.pieces for row in rows)
+    return Line(block.group, system, block.snr_db, len(rows), values, improvements, failures, in_pieces)
 
 
 def _mean(values: list[float]) -> float:
@@ -183,32 +186,35 @@ def read_rows(path: str | Path) -> list[Row]:
             fields = list(reader.fieldnames or ())
             if fields[: len(ABOUT)] != list(ABOUT) or fields[-1] != FAILURES:
                 raise UserError(f"its columns are not {', '.join(ABOUT)}, metrics, {FAILURES}")
-            metrics = fields[len(ABOUT) : -1]
+            metrics = [name for name in fields[len(ABOUT) : -1] if name != PIECES]
             for record in reader:
                 if None in record or None in record.values():
                     raise UserError(f"line {reader.line_num} has not {len(fields)} values")
                 snr_db, *values = (float(record[name] or "nan") for name in ("snr_db", *metrics))
                 known = dict(zip(metrics, values, strict=True))
-                failures = _failures(record[FAILURES], metrics)
-                rows.append(Row(record["system"], record["name"], known, failures, snr_db, record["set"]))
+                failures, counts = (_by_metric(record, column, metrics) for column in (FAILURES, PIECES))
+                pieces = {metric: int(count) for metric, count in counts.items()}
+                rows.append(Row(record["system"], record["name"], known, failures, snr_db, record["set"], pieces))
     except (OSError, ValueError, TypeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
     return rows
 
 
-def _failures(text: str, metrics: Sequence[str]) -> dict[str, str]:
+def _by_metric(record: Mapping[str, str], column: str, metrics: Sequence[str]) -> dict[str, str]:
     """What "pesq_wb: no speech; stoi: too short" says. A reason may hold "; " but not one followed by "METRIC: "."""
+    text = record.get(column, "")
     start = re.compile("(?:^|; )(" + "|".join(map(re.escape, metrics)) + "): ")
     parts = start.split(text) if metrics else [text]
     if parts[0]:
-        raise UserError(f"failures {text[:60]!r} do not begin with a metric")
+        raise UserError(f"{column} {text[:60]!r} do not begin with a metric")
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def records(summary: Summary) -> list[dict[str, Any]]:
     """The summary as flat dictionaries: set, system, snr_db ("all" or a number), items, and by metric its mean,
-    ``_improvement`` and ``_failed``. Missing values are None."""
+    ``_improvement``, ``_failed`` and, where there are any, ``_in_pieces``. Missing values are None."""
+    cut = [metric for metric in summary.metrics if any(line.in_pieces[metric] for line in summary.lines)]
     table = []
     for line in summary.lines:
         record: dict[str, Any] = {"set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items}
@@ -216,6 +222,8 @@ def records(summary: Summary) -> list[dict[str, Any]]:
             record[metric] = _plain(line.values[metric])
             record[f"{metric}_improvement"] = _plain(line.improvements[metric])
             record[f"{metric}_failed"] = line.failures[metric]
+            if metric in cut:
+                record[f"{metric}_in_pieces"] = line.in_pieces[metric]
         table.append(record)
     return table
 

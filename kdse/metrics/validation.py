@@ -6,17 +6,15 @@ import logging
 import math
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from kdse.metrics.gathering import gather_rows, item_lengths, item_names
+from kdse.data.batch import Batch, item_lengths
+from kdse.metrics.gathering import gather_rows, item_names
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.registry import Scores
 from kdse.metrics.table import NOISY, Line, Row, Summary, check_failures, summarize
-
-if TYPE_CHECKING:
-    from kdse.data.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class ValidationScores:
 
     Args:
         metrics: names from `kdse.metrics.METRICS`.
-        workers: scoring processes; 0 scores in this process.
+        workers: scoring processes; 0 scores in this process, but for native code.
         sample_rate_hz: of all audio.
     """
 
@@ -85,7 +83,9 @@ class ValidationScores:
             noisy = self._noisy[key] = scored.scores.get(NOISY) or self._noisy[key]
             assert noisy is not None  # it was submitted with this item or an earlier one
             for system, scores in {**scored.scores, NOISY: noisy}.items():
-                rows.setdefault((system, name), Row(system, name, scores.values, scores.failures, snr_db))
+                rows.setdefault(
+                    (system, name), Row(system, name, scores.values, scores.failures, snr_db, "", scores.pieces)
+                )
         # what failed (a process may have crashed) is tried again next time
         self._noisy = {key: scores for key, scores in self._noisy.items() if scores and not scores.failures}
         self.rows = gather_rows(list(rows.values()))

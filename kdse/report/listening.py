@@ -65,7 +65,7 @@ def systems_of(
             if label == NOISY:
                 systems[label] = unprocessed()
             elif about["kind"] == "enhanced folder":
-                systems[label] = folder_system(Path(about["folder"]), rate)
+                systems[label] = folder_system(Path(about["folder"]), rate, sorted({row.name for row in scored.rows}))
             else:
                 path = Path(about["path"])
                 if not path.is_file():

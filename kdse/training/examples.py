@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from kdse.data.batch import item_lengths
 from kdse.internals.lightning import logged_step
 
 #: Lowest level drawn, in dB below the noisy item's peak bin.
@@ -53,12 +54,12 @@ class LogExamples(L.Callback):
     def _log_batch(self, trainer: L.Trainer, pl_module: Any, batch: Any, prefix: str) -> None:
         if not trainer.is_global_zero or not trainer.loggers:
             return
-        with torch.no_grad():
-            estimate = pl_module.model(batch["noisy"][: self.items]).waveform
-        for item in range(min(self.items, len(batch["noisy"]))):
-            signals = {"noisy": batch["noisy"][item], "estimate": estimate[item]}
+        for item, samples in enumerate(item_lengths(batch)[: self.items]):
+            noisy = batch["noisy"][item, :samples]
+            with torch.no_grad():
+                signals = {"noisy": noisy, "estimate": pl_module.model(noisy[None]).waveform[0]}
             if batch.get("clean") is not None:
-                signals["clean"] = batch["clean"][item]
+                signals["clean"] = batch["clean"][item, :samples]
             signals = {name: signal.detach().float().cpu() for name, signal in signals.items()}
             about = _about(batch, item)
             for name, signal in signals.items():

@@ -206,9 +206,9 @@ def test_files_without_a_partner_are_named(tmp_path):
         find_pairs(noisy, clean, 16000, FLAGS)
     for i in range(5):
         (clean / f"{i}.wav").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match=r"for 0\.wav, 1\.wav, 2\.wav and 2 more of"):
+    with pytest.raises(ValueError, match=r"for 0\.wav, 1\.wav, 2\.wav, 3\.wav, 4\.wav of"):
         find_pairs(noisy, clean, 16000, FLAGS)
-    with pytest.raises(ValueError, match=r"for 0\.wav, 1\.wav, 2\.wav and 2 more of"):
+    with pytest.raises(ValueError, match=r"for 0\.wav, 1\.wav, 2\.wav, 3\.wav, 4\.wav of"):
         find_pairs(clean, noisy, 16000, FLAGS)
 
 

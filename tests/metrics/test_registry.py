@@ -48,11 +48,61 @@ def test_si_sdr_does_not_remove_the_mean() -> None:
     )
 
 
-def test_ratios_are_clipped_so_that_a_perfect_copy_is_finite() -> None:
+def test_a_perfect_copy_has_no_ratio_instead_of_one_that_decides_a_mean() -> None:
     clean = speech_like()
     scores = score(clean, 0.5 * clean, RATE_HZ, ["si_sdr", "sdr"])
-    assert scores.values == {"si_sdr": 100.0, "sdr": 100.0}
-    assert not scores.failures
+    assert all(math.isnan(value) for value in scores.values.values())
+    assert all("the estimate is the clean speech" in scores.failures[name] for name in ("si_sdr", "sdr"))
+    nearly = clean + 10 ** (-99 / 20) * orthogonal(clean) * np.linalg.norm(clean) / np.linalg.norm(orthogonal(clean))
+    assert score(clean, nearly, RATE_HZ, ["si_sdr"]).values["si_sdr"] == pytest.approx(99, abs=1e-3)
+
+
+def test_signals_shorter_than_the_filter_of_sdr_have_none() -> None:
+    clean = speech_like()[5000:5511]
+    for estimate in (noisy_version(clean, 0.0), np.random.default_rng(0).standard_normal(511)):
+        scores = score(clean, estimate, RATE_HZ, ["sdr"])
+        assert math.isnan(scores.values["sdr"]) and "512 samples" in scores.failures["sdr"]
+    assert not score(*np.random.default_rng(0).standard_normal((2, 512)), RATE_HZ, ["sdr"]).failures
+
+
+def test_long_audio_is_scored_in_equal_pieces_without_those_that_hold_no_speech() -> None:
+    clean = np.concatenate([speech_like(1, 15.0), np.zeros(15 * RATE_HZ), speech_like(2, 15.0)])
+    estimate = clean + 0.01 * np.random.default_rng(0).standard_normal(clean.size)
+    whole = score(clean, estimate, RATE_HZ, ["pesq_wb", "cbak", "stoi"])
+    pieces = [
+        score(clean[i:j], estimate[i:j], RATE_HZ, ["pesq_wb", "cbak"]) for i, j in ((0, 240000), (480000, 720000))
+    ]
+    assert whole.pieces == {"pesq_wb": 2, "cbak": 2} and not whole.failures
+    for name in ("pesq_wb", "cbak"):
+        assert whole.values[name] == pytest.approx(np.mean([piece.values[name] for piece in pieces]), abs=2e-6)
+    estimate[480000:] = 0
+    assert score(clean, estimate, RATE_HZ, ["pesq_wb"]).failures == {"pesq_wb": "piece 3 of 3: estimate is silent"}
+
+
+def test_audio_as_long_as_a_metric_takes_is_scored_whole() -> None:
+    import pesq
+
+    clean = speech_like(3, 20.0)
+    noisy = noisy_version(clean, 5.0)
+    scores = score(clean, noisy, RATE_HZ, ["pesq_wb"])
+    assert scores.values["pesq_wb"] == pytest.approx(pesq.pesq(RATE_HZ, clean, noisy, "wb"), abs=1e-5)
+    assert scores.pieces == {}
+
+
+def test_the_readme_states_the_longest_audio_of_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("scored whole up to")[1]
+    rows = [line.strip("|").split("|") for line in text.split("\n\n")[0].splitlines()[2:]]
+    stated = {title.strip(): limit.strip() for titles, limit, _ in rows for title in titles.split(",")}
+    titles = {"seg_snr": "segmental SNR", "estoi": "eSTOI", "si_sdr": "SI-SDR"}
+    for name, metric in METRICS.items():
+        title = titles.get(name, name.split("_")[0].upper())
+        assert stated[title] == ("any length" if math.isinf(metric.longest.seconds) else f"{metric.longest.seconds} s")
+
+
+def test_every_metric_states_the_longest_audio_it_takes_and_native_code_is_marked() -> None:
+    for name, metric in METRICS.items():
+        assert metric.longest.why and (math.isinf(metric.longest.seconds) or "equal pieces" in metric.variant), name
+        assert metric.native == bool({"pesq", "onnxruntime"} & set(metric.packages)), name
 
 
 def test_sdr_is_the_projection_on_512_delayed_copies_of_clean() -> None:
@@ -81,10 +131,11 @@ def test_every_metric_gets_better_with_the_snr() -> None:
 def test_a_copy_of_clean_speech_scores_the_best_value_of_each_metric() -> None:
     clean = noisy_version(speech_like(), 50.0, seed=9)  # without digital silence
     best = {
-        "si_sdr": 100, "sdr": 100, "seg_snr": 35, "pesq_wb": 4.644, "pesq_nb": 4.549, "stoi": 1, "estoi": 1,
+        "seg_snr": 35, "pesq_wb": 4.644, "pesq_nb": 4.549, "stoi": 1, "estoi": 1,
         "csig": 5, "cbak": 5, "covl": 5, "lsd": 0,
     }  # fmt: skip
-    assert score(clean, clean, RATE_HZ, PLAIN).values == pytest.approx(best, abs=1e-3)
+    assert score(clean, clean, RATE_HZ, list(best)).values == pytest.approx(best, abs=1e-3)
+    assert set(PLAIN) - set(best) == {"si_sdr", "sdr"}  # which would be infinite
 
 
 def test_level_of_the_estimate_counts_only_where_it_is_said_to() -> None:
@@ -176,7 +227,7 @@ def test_each_error_of_a_library_becomes_a_reason(monkeypatch: pytest.MonkeyPatc
             raise error
 
         monkeypatch.setattr(pesq, "pesq", fail)
-        scores = score(clean, clean, RATE_HZ, ["pesq_wb", "si_sdr"])
+        scores = score(clean, noisy_version(clean, 5.0), RATE_HZ, ["pesq_wb", "si_sdr"])
         assert list(scores.failures) == ["pesq_wb"] and scores.failures["pesq_wb"].startswith(type(error).__name__)
         assert "b'" not in scores.failures["pesq_wb"]
 
@@ -259,3 +310,19 @@ def test_narrow_band_pesq_is_that_of_audio_at_8_khz_and_estoi_is_not_stoi() -> N
     assert values["stoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ), abs=1e-5)
     assert values["estoi"] == pytest.approx(pystoi.stoi(clean, estimate, RATE_HZ, extended=True), abs=1e-5)
     assert abs(values["stoi"] - values["estoi"]) > 0.02
+
+
+def test_a_piece_that_the_estimate_alone_spoils_fails_its_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pesq
+
+    real = pesq.pesq
+
+    def deaf(rate: int, clean: np.ndarray, estimate: np.ndarray, mode: str) -> float:
+        if estimate.max() < 0.01:
+            raise pesq.NoUtterancesError(b"No utterances detected")
+        return real(rate, clean, estimate, mode)
+
+    monkeypatch.setattr(pesq, "pesq", deaf)
+    clean = speech_like(1, 30.0)
+    estimate = noisy_version(clean, 20.0) * np.where(np.arange(clean.size) < 240000, 1, 1e-3)
+    assert "piece 2 of 2: NoUtterancesError" in score(clean, estimate, RATE_HZ, ["pesq_wb"]).failures["pesq_wb"]

@@ -34,17 +34,20 @@ def score_table(rows: Sequence[Row], metrics: Sequence[str], exclude_from_best: 
     found = score_cells(rows, metrics, exclude_from_best)
     names = {"set": "set", "snr_db": "input SNR", "system": "system", "items": "items"}
     columns = [Column(key, title) for key, title in names.items()]
-    columns += [*map(metric_column, metrics), Column("failed", "failed")]
+    columns += [*map(metric_column, metrics), Column("failed", "failed"), Column("in_pieces", "in pieces")]
     body = []
     for line, _, cells in found:
         snr = line.snr_db if isinstance(line.snr_db, str) else f"{line.snr_db:g} dB"
-        failed = ", ".join(f"{metric} {n}" for metric, n in line.failures.items() if n)
+        notes = [
+            Cell.of(", ".join(f"{metric} {n}" for metric, n in counts.items() if n))
+            for counts in (line.failures, line.in_pieces)
+        ]
         about = (Cell.of(line.group), Cell(snr, line.snr_db), Cell.of(line.system), Cell.of(line.items))
-        body.append((*about, *cells.values(), Cell.of(failed)))
+        body.append((*about, *cells.values(), *notes))
     left_out = [system for system in dict.fromkeys(s.line.system for s in found) if system in exclude_from_best]
     caption = scores_caption([scores.cells for scores in found], metrics, left_out=left_out)
     table = Table("scores", "Scores", caption, tuple(columns), tuple(body), tuple(scores.block for scores in found))
-    return table.without_empty("set", "failed")
+    return table.without_empty("set", "failed", "in_pieces")
 
 
 def score_cells(
