@@ -25,7 +25,7 @@ TOOLS = {
     "compare": ("kdse.commands.compare", "train several configs on one base and score them in one table"),
     "report": ("kdse.commands.report", "tables, figures and a page to listen to, from finished runs"),
     "export": ("kdse.commands.export", "write a student as an ONNX, TorchScript, torch.export or ExecuTorch file"),
-    "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders, a pipe or the microphone"),
+    "enhance": ("kdse.commands.enhance", "denoise audio files and folders, a pipe or the microphone"),
     "benchmark": ("kdse.commands.benchmark", "per-hop latency, memory and bytes of students, beside RNNoise"),
     "web": ("kdse.commands.web", "build a static page that runs a student in the browser"),
     "sweep": ("kdse.commands.sweep", "run a W&B sweep file here, without an account, with any number of workers"),

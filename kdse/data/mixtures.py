@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.audio.files import AudioError
 from kdse.audio.levels import SNR_DEFINITIONS, active_db
+from kdse.audio.opening import AudioError
 from kdse.data.batch import Item, make_item
 from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
