@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.commands.parser import Parser
-from kdse.errors import UserError
+from kdse.errors import UserError, printable
 from kdse.machine.processes import available_cores
 from kdse.machine.progress import Lines
 
@@ -77,7 +77,7 @@ def build_corpus(arguments: argparse.Namespace) -> None:
         report = {"folder": str(folder), "generated": generated, "build_seconds": round(seconds, 1), "parts": parts}
         print(json.dumps(report, indent=2))
         return
-    print(f"{f'generated in {seconds:.0f} s' if generated else 'already there'}: {folder}")
+    print(f"{f'generated in {seconds:.0f} s' if generated else 'already there'}: {printable(folder)}")
     for name, part in parts.items():
         types = f"  ({', '.join(part['types'])})" if name.startswith("noise") else ""
         print(f"  {name:13s} {part['files']:4d} files {part['minutes']:6.1f} minutes{types}")
@@ -131,12 +131,12 @@ def index_corpus(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     state = "already there; --update measures what is new or has changed" if done is None else f"{seconds:.0f} s"
-    print(f"{manifest}  ({state})")
+    print(f"{printable(manifest)}  ({state})")
     print(f"  {report['files']} files, {hours:.1f} hours, {report['bytes'] / 1e9:.2f} GB, looked at: {listed.check}")
     print("  " + ", ".join(f"{count} at {rate} Hz" for rate, count in report["rates"].items()))
     if done is not None:
         if done.replaced:
-            print(f"  the manifest that was there could not be used ({done.replaced.split('; ')[0]})")
+            print(f"  the manifest that was there could not be used ({printable(done.replaced.split('; ')[0])})")
         print(f"  measured {done.measured}, known before {done.kept}, gone {done.gone}, left out {done.left_out}")
         if done.passed_over:
             print(f"  of the other files: {done.passed_over}")
@@ -155,7 +155,9 @@ def pack_corpus(arguments: argparse.Namespace) -> None:
         print(json.dumps({"out": str(arguments.out), **asdict(done), "seconds": round(seconds, 1)}, indent=2))
     else:
         size = f"{done.bytes / 1e9:.2f} GB"
-        print(f"{arguments.out}: {done.recordings} recordings, {size}, {done.shards} shards in {seconds:.0f} s")
+        print(
+            f"{printable(arguments.out)}: {done.recordings} recordings, {size}, {done.shards} shards in {seconds:.0f} s"
+        )
 
 
 def _processes(asked: int | None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kdse.commands.model import open_in_backend
 from kdse.errors import UserError
+from kdse.machine.progress import say
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -109,4 +110,4 @@ def _descriptor(stream: object, which: str) -> int:
 
 def _say(text: str) -> None:
     if sys.stderr is not None:  # (print would take standard output instead, which carries the audio)
-        print(f"kdse enhance: {text}", file=sys.stderr, flush=True)
+        say(f"kdse enhance: {text}")
