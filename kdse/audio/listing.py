@@ -72,8 +72,9 @@ class Listing(NamedTuple):
         """What was passed over, as part of a line: "3 left out: .m4a 2, .xyz 1"; empty if nothing was."""
         parts = []
         if self.others:
-            kinds = [f"{ending} {count}" for ending, count in self.others.most_common(SHOWN)]
-            parts.append(f"{self.others.total()} left out: {_some(kinds, len(self.others))}")
+            kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
+            shown = [f"{ending} {count}" for ending, count in kinds[:SHOWN]]
+            parts.append(f"{self.others.total()} left out: {_some(shown, len(kinds))}")
         for names, what in ((self.dead_links, "dead links"), (self.seen_links, "links to folders found already")):
             if names:
                 parts.append(f"{len(names)} {what}: {_some(names[:SHOWN], len(names))}")
@@ -120,11 +121,11 @@ def list_audio(root: str | Path) -> Listing:
             name = folder + entry.name
             if entry.is_dir(follow_symlinks=False):
                 folders.append(f"{name}/")
-            elif entry.is_dir():
+            elif os.path.isdir(entry):
                 links.append(f"{name}/")
             elif entry.name.startswith((".", "manifest.")):
                 continue
-            elif not entry.is_file():
+            elif not os.path.isfile(entry):
                 found.dead_links.extend([name] if entry.is_symlink() else [])
             elif (ending := os.path.splitext(name)[1].lower()) in known:
                 found.files.append(name)

@@ -29,6 +29,9 @@ _CHUNK = re.compile(
     r"^\s*(RIFF|FORM|Riff size|data|Data size|SSND|BODY)\s*: (\d+)(?: \(should be (\d+)\))?", re.M | re.I
 )
 _FRAMES = re.compile(r"^\s*(?:Frames\s*:|sample_count -i) (\d+)", re.M)
+#: An MP3 frame needs those before it: so many samples, ten frames, are decoded and dropped after each seek (soundfile
+#: seeks after each read as well). Our choice.
+MP3_AHEAD = 11520
 #: Bytes of an Ogg page at most (RFC 3533, section 6).
 OGG_PAGE = 65307
 
@@ -83,8 +86,11 @@ def blocks(file: SoundFile, path: str | Path, samples: int | None = None) -> Ite
     most = max(1, BLOCK // file.channels)
     place = start
     while place < end:
+        ahead = min(place, MP3_AHEAD) if file.format == "MP3" else 0
         try:
-            block = file.read(min(most, end - place), dtype="float32", always_2d=True)
+            if ahead:
+                file.seek(place - ahead)
+            block = file.read(ahead + min(most, end - place), dtype="float32", always_2d=True)[ahead:]
         except RuntimeError as error:
             where = f"after {place / file.samplerate:.2f} s"
             raise AudioError(f"{path}: damaged or cut short {where} ({_cause(error)})") from None
@@ -202,11 +208,11 @@ class _Mended(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         at = self._source.tell()
-        read = self._source.read(len(buffer))
-        buffer[: len(read)] = read
+        read = bytearray(self._source.read(len(buffer)))
         for offset, byte in enumerate(self._others, self._place - at):
             if 0 <= offset < len(read):
-                buffer[offset] = byte
+                read[offset] = byte
+        buffer[: len(read)] = bytes(read)
         return len(read)
 
     def close(self) -> None:
