@@ -14,7 +14,7 @@ from pathlib import Path
 
 import kdse
 from kdse.commands.parser import underscored
-from kdse.errors import Diverged, UserError, one_line
+from kdse.errors import Diverged, UserError, one_line, printable
 from kdse.machine.packages import PackageError
 from kdse.machine.processes import DIVERGED, INTERRUPTED
 
@@ -26,7 +26,7 @@ TOOLS = {
     "compare": ("kdse.commands.compare", "train several configs on one base and score them in one table"),
     "report": ("kdse.commands.report", "tables, figures and a page to listen to, from finished runs"),
     "export": ("kdse.commands.export", "write a student as an ONNX, TorchScript, torch.export or ExecuTorch file"),
-    "enhance": ("kdse.commands.enhance", "denoise wav or flac files and folders, a pipe or the microphone"),
+    "enhance": ("kdse.commands.enhance", "denoise audio files and folders, a pipe or the microphone"),
     "benchmark": ("kdse.commands.benchmark", "per-hop latency, memory and bytes of students, beside RNNoise"),
     "web": ("kdse.commands.web", "build a static page that runs a student in the browser"),
     "sweep": ("kdse.commands.sweep", "run a W&B sweep file here, without an account, with any number of workers"),
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         if command in TOOLS:
+            _talk_plainly(logging.WARNING)
             module = importlib.import_module(TOOLS[command][0])
             return int(module.main(arguments) or 0)
         return run_lightning([command, *map(underscored, arguments)])
@@ -89,7 +90,12 @@ def run_lightning(arguments: list[str]) -> int:
         "isinstance.treespec, LeafSpec",
     ):
         warnings.filterwarnings("ignore", message=f".*{text}.*")
-    _talk_plainly()
+    from kdse.internals.lightning import process_rank
+
+    _talk_plainly(logging.INFO if process_rank() == 0 else logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
+    )
     from kdse.training.cli import AlreadyFinished, KdseCLI
 
     try:
@@ -102,23 +108,25 @@ def run_lightning(arguments: list[str]) -> int:
     return 0
 
 
-def _talk_plainly() -> None:
-    """kdse's own messages on stderr, Lightning's without its advertisements."""
+class _Lines(logging.Formatter):
+    """Messages as lines, whatever the names of files in them hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return printable(super().formatMessage(record))
+
+
+def _talk_plainly(level: int) -> None:
+    """kdse's own messages, from a level on, on stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     handler.set_name("kdse.cli")
     logger = logging.getLogger("kdse")
     for earlier in [known for known in logger.handlers if known.get_name() == handler.get_name()]:
         logger.removeHandler(earlier)  # of another command in this process: what was stderr then may be closed by now
     if not logger.handlers:
         logger.addHandler(handler)
-    from kdse.internals.lightning import process_rank
-
-    logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
+    logger.setLevel(level)
     logger.propagate = False
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
-    )
 
 
 def _one_line(error: BaseException) -> str:

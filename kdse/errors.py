@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+
+#: What would act on a terminal or a log instead of being shown: control characters (C0, DEL, C1), marks that turn the
+#: direction of text, separators of lines, and the surrogates of a name that is not UTF-8.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -38,7 +43,15 @@ def mistake_in(error: BaseException) -> UserError | None:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; of the `UserError` that a library wrapped in its own, if there is one."""
-    return " ".join(str(mistake_in(error) or error).split()) or type(error).__name__
+    return printable(" ".join(str(mistake_in(error) or error).split())) or type(error).__name__
+
+
+def printable(text: object) -> str:
+    """A text that holds names of files, for a terminal or a log: one line, in which nothing acts but all is shown.
+
+    Ends of lines, terminal escapes and the like appear as Python writes them: ``\\n``, ``\\x1b``, ``\\u202e``.
+    """
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 def require_one_of(name: str, value: object, *known: object) -> None:

@@ -12,7 +12,7 @@ import torch
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on ``seed`` and every name, the same on every machine and Python version."""
     text = "/".join([str(int(seed)), *map(str, names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "little") >> 1
 
 
 #: What `seed_batch` last set, and the seed of the run it is from.

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import kdse.pretrained
-from kdse.audio.files import EXTENSIONS, read
+from kdse.audio.files import read
+from kdse.audio.listing import audio_files
 from kdse.machine.files import write_text
 from kdse.metrics.registry import score as scores_of
 from kdse.models.base import SpeechModel
@@ -60,7 +61,7 @@ def behaviour(model: SpeechModel, corpus: Path, music: Path | None) -> dict[str,
     result["levels"] = levels(model, voices[:24], hiss)
     result["voices"] = by_gender(model, voices, hiss)
     if music is not None:
-        files = sorted(f for f in music.rglob("*") if f.suffix.lower() in EXTENSIONS)
+        files = [music / name for name in audio_files(music)]
         result["music"] = {f.stem: round(gain_db(model, clip(f, 60)), 1) for f in files}
     return result
 

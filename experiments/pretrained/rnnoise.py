@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from kdse.audio.files import EXTENSIONS
+from kdse.audio.listing import audio_files
 from kdse.deploy.benchmark.runners import rnnoise_runner
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    files = sorted(f for f in arguments.noisy.iterdir() if f.suffix.lower() in EXTENSIONS)
+    files = [arguments.noisy / name for name in audio_files(arguments.noisy)]
     for file in files:
         wave, rate = soundfile.read(file)
         if rate != 16000 or wave.ndim != 1:

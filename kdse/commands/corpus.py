@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdse.commands.parser import Parser
-from kdse.errors import UserError
+from kdse.errors import UserError, printable
 from kdse.machine.processes import available_cores
 from kdse.machine.progress import Lines
 
@@ -23,9 +23,9 @@ Generates the embedded corpus once: espeak-ng speech, procedural noises and simu
 Training and `--data=kdse.data.SyntheticCorpus` build it by themselves when it is missing. Safe to interrupt and to run
 again: it goes on where it stopped. The same settings give the same audio, whatever the number of workers."""
 INDEX = """\
-Measures every wav, flac and ogg file below FOLDER (samples, rate, channels, bytes) and writes what it found into one
-file, the manifest. Training and every command that reads the folder, or one below it, then takes the list from there:
-nothing is walked through or opened at the start.
+Measures every audio file below FOLDER, whatever libsndfile reads (wav, flac, mp3, ogg, ...) and through links too, and
+writes what it found (samples, rate, channels, bytes) into one file, the manifest. Training and every command that
+reads the folder, or one below it, then takes the list from there: nothing is walked through or opened at the start.
 
 Run it on the corpus folder (with speech/train, noise/train, ...): one manifest serves all of it, and a second one
 above or below it is refused, because one of them would be out of date without anybody noticing. It can be killed and
@@ -77,7 +77,7 @@ def build_corpus(arguments: argparse.Namespace) -> None:
         report = {"folder": str(folder), "generated": generated, "build_seconds": round(seconds, 1), "parts": parts}
         print(json.dumps(report, indent=2))
         return
-    print(f"{f'generated in {seconds:.0f} s' if generated else 'already there'}: {folder}")
+    print(f"{f'generated in {seconds:.0f} s' if generated else 'already there'}: {printable(folder)}")
     for name, part in parts.items():
         types = f"  ({', '.join(part['types'])})" if name.startswith("noise") else ""
         print(f"  {name:13s} {part['files']:4d} files {part['minutes']:6.1f} minutes{types}")
@@ -117,7 +117,7 @@ def index_corpus(arguments: argparse.Namespace) -> None:
         raise UserError(f"{manifest}: is there already, made with --check {listed.check}; add --update")
     rates = Counter(listed.rates.tolist())
     hours = sum(float(listed.frames[listed.rates == rate].sum()) / rate for rate in rates) / 3600
-    nothing = {"kept": len(listed), "measured": 0, "left_out": 0, "gone": 0, "replaced": ""}
+    nothing = {"kept": len(listed), "measured": 0, "left_out": 0, "gone": 0, "replaced": "", "passed_over": ""}
     report: dict[str, Any] = (nothing if done is None else asdict(done)) | {
         "manifest": str(manifest),
         "files": len(listed),
@@ -131,13 +131,15 @@ def index_corpus(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     state = "already there; --update measures what is new or has changed" if done is None else f"{seconds:.0f} s"
-    print(f"{manifest}  ({state})")
+    print(f"{printable(manifest)}  ({state})")
     print(f"  {report['files']} files, {hours:.1f} hours, {report['bytes'] / 1e9:.2f} GB, looked at: {listed.check}")
     print("  " + ", ".join(f"{count} at {rate} Hz" for rate, count in report["rates"].items()))
     if done is not None:
         if done.replaced:
-            print(f"  the manifest that was there could not be used ({done.replaced.split('; ')[0]})")
+            print(f"  the manifest that was there could not be used ({printable(done.replaced.split('; ')[0])})")
         print(f"  measured {done.measured}, known before {done.kept}, gone {done.gone}, left out {done.left_out}")
+        if done.passed_over:
+            print(f"  of the other files: {done.passed_over}")
 
 
 def pack_corpus(arguments: argparse.Namespace) -> None:
@@ -153,7 +155,9 @@ def pack_corpus(arguments: argparse.Namespace) -> None:
         print(json.dumps({"out": str(arguments.out), **asdict(done), "seconds": round(seconds, 1)}, indent=2))
     else:
         size = f"{done.bytes / 1e9:.2f} GB"
-        print(f"{arguments.out}: {done.recordings} recordings, {size}, {done.shards} shards in {seconds:.0f} s")
+        print(
+            f"{printable(arguments.out)}: {done.recordings} recordings, {size}, {done.shards} shards in {seconds:.0f} s"
+        )
 
 
 def _processes(asked: int | None) -> int:

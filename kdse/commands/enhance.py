@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdse.commands.model import add_model, open_in_backend
 from kdse.commands.parser import Parser, at_least
-from kdse.errors import UserError
+from kdse.errors import UserError, one_line, printable
 from kdse.pretrained import DEFAULT, MODEL
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ result differs from --whole-file, which needs memory in proportion to the length
 
 INPUT -: raw samples from standard input to standard output in real time. A sample comes out as soon as the model can
 know it; the latency is printed on standard error. Rates other than the model's are resampled, which adds 1.4 ms at
-48 kHz and 1.5 ms at 44.1 kHz. At the end of the input, and on Ctrl-C, the rest is written.
+48 kHz and 1.5 ms at 44.1 kHz. At the end of the input, and on Ctrl-C, the rest is written. An input that begins as a
+file does (WAV, FLAC, Ogg, MP3 with tags, AIFF, ...) is read to its end first, and comes out in its format.
 
 --live needs `pip install 'kdse[live]'`; wear headphones, or the microphone hears the loudspeaker.
 
@@ -49,9 +50,7 @@ examples:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        "kdse enhance", "Denoise wav, flac and ogg files, folders of them, a pipe or the microphone.", EPILOG
-    )
+    parser = Parser("kdse enhance", "Denoise audio files, folders of them, a pipe or the microphone.", EPILOG)
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="audio file, folder searched with its subfolders, or - for a pipe")
     add_model(parser, "--checkpoint", "--model", dest="model", default=DEFAULT, help=f"{MODEL} (default: {DEFAULT})")
@@ -128,7 +127,7 @@ def _kind_of_input(arguments: argparse.Namespace) -> str:
 
 def _run_files(arguments: argparse.Namespace) -> int:
     out = OUT if arguments.out is None else arguments.out
-    jobs = plan([Path(p) for p in arguments.inputs], Path(out))
+    jobs, passed_over = plan([Path(p) for p in arguments.inputs], Path(out))
     model, name = open_in_backend(arguments)
     if arguments.stream:
         from kdse.commands.enhance_stream import refuse_model
@@ -137,33 +136,43 @@ def _run_files(arguments: argparse.Namespace) -> int:
     how = {name: getattr(arguments, name) for name in ("whole_file", "stream", "mix")}
     rows = run(model, jobs, arguments.overwrite, chunk_seconds=arguments.chunk_seconds or 30.0, **how)
     if arguments.json:
-        about = {"checkpoint": arguments.model, "sample_rate_hz": model.sample_rate_hz, "files": rows}
-        print(json.dumps(about, indent=2, ensure_ascii=False))
+        about = {
+            "checkpoint": arguments.model,
+            "sample_rate_hz": model.sample_rate_hz,
+            "files": rows,
+            "passed_over": passed_over,
+        }
+        print(json.dumps(about, indent=2))
     else:
-        print(summary(rows, out, model, name, arguments.mix))
+        print(summary(rows, passed_over, out, model, name, arguments.mix))
     return int(any(row["status"] == "failed" for row in rows))
 
 
-def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """(input file, output file) pairs: a file goes to ``out/name``, a folder's files keep their subfolders.
+def plan(inputs: list[Path], out: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """(input file, output file) pairs, and what else is in folders: a line for each, as `Listing.left_out` has it.
+
+    A file goes to ``out/name``; a folder's files keep their subfolders.
 
     Raises:
-        UserError: if an input is missing or no audio, two have one output, or an output is an input.
+        UserError: if an input is missing or a folder holds no audio, two have one output, or an output is an input.
     """
-    from kdse.audio.files import EXTENSIONS
+    from kdse.audio.listing import extensions, list_audio
+    from kdse.audio.opening import open_audio
 
     jobs: dict[Path, Path] = {}  # output to input
+    passed_over: list[str] = []
     out_real = Path(os.path.realpath(out))
     for given in inputs:
         if given.is_dir():
-            files = [file for file in sorted(given.rglob("*")) if file.suffix.lower() in EXTENSIONS and file.is_file()]
-            files = [f for f in files if not f.name.startswith(".") and not _is_result(f, given, out_real)]
-            if not files:
-                raise UserError(f"{given}: no {', '.join(EXTENSIONS)} file in this folder or below")
-            pairs = [(f, out / f.relative_to(given)) for f in files]
+            there = list_audio(given)
+            pairs = [(given / f, out / f) for f in there.files if not _is_result(given / f, given, out_real)]
+            left_out = there.left_out()
+            if not pairs:
+                raise UserError(f"{given}: no audio file in this folder or below{left_out and f' ({left_out})'}")
+            passed_over += [f"{given}: {left_out}"] if left_out else []
         elif given.is_file():
-            if given.suffix.lower() not in EXTENSIONS:
-                raise UserError(f"{given}: not a {', '.join(EXTENSIONS)} file; convert it first")
+            if given.suffix.lower() not in extensions():
+                open_audio(given).close()  # (what is in it decides)
             pairs = [(given, out / given.name)]
         else:
             raise UserError(f"{given}: no such file or folder")
@@ -177,7 +186,7 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     for target, source in jobs.items():
         if os.path.realpath(target) in sources or (target.exists() and target.samefile(source)):
             raise UserError(f"--out {out}: {target} would overwrite an input; give another folder")
-    return [(source, target) for target, source in jobs.items()]
+    return [(source, target) for target, source in jobs.items()], passed_over
 
 
 def _is_result(path: Path, folder: Path, out: Path) -> bool:
@@ -213,7 +222,7 @@ def run(
                 row = _enhance_one(model, source, target, progress=advance, **how)
             rows.append({"input": str(source), "output": str(target), **row})
             if "message" in row:
-                console.out(f"{row['status']} {source}: {row['message']}", highlight=False)
+                console.out(printable(f"{row['status']} {source}: {row['message']}"), highlight=False)
             progress.advance(task)
     return rows
 
@@ -224,7 +233,7 @@ def _enhance_one(model: SpeechModel, source: Path, target: Path, **how: Any) -> 
     try:
         done = enhance_file(model, source, target, **how)
     except (ValueError, OSError, RuntimeError) as error:
-        return {"status": "failed", "message": " ".join(str(error).split()) or type(error).__name__}
+        return {"status": "failed", "message": one_line(error).removeprefix(printable(f"{source}: "))}
     return {
         "status": "enhanced",
         "seconds": round(done.seconds, 6),
@@ -235,14 +244,17 @@ def _enhance_one(model: SpeechModel, source: Path, target: Path, **how: Any) -> 
     }
 
 
-def summary(rows: list[dict[str, Any]], out: str, model: SpeechModel, name: str, mix: float) -> str:
+def summary(
+    rows: list[dict[str, Any]], passed_over: list[str], out: str, model: SpeechModel, name: str, mix: float
+) -> str:
     """What happened, with which model, and what the user should know about the results."""
     done = [row for row in rows if row["status"] == "enhanced"]
     counts = [f"{sum(row['status'] == s for row in rows)} {s}" for s in ("skipped", "failed")]
     minutes = sum(row["seconds"] for row in done) / 60
     lines = [
         f"{len(done)} of {len(rows)} files enhanced into {out} with {name} ({minutes:.1f} min of audio)"
-        + "".join(f", {count}" for count in counts if not count.startswith("0 "))
+        + "".join(f", {count}" for count in counts if not count.startswith("0 ")),
+        *passed_over,
     ]
     faded = sum(row["method"] == "cross-faded" for row in done)
     if faded:
@@ -258,4 +270,4 @@ def summary(rows: list[dict[str, Any]], out: str, model: SpeechModel, name: str,
     clipped = sum(row["clipped_samples"] > 0 for row in done)
     if clipped:
         lines.append(f"{clipped} were clipped at full scale (--json counts the samples)")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kdse.commands.model import open_in_backend
 from kdse.errors import UserError
+from kdse.machine.progress import say
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -21,7 +22,7 @@ INTERRUPTED = 130
 
 def run_pipe(arguments: argparse.Namespace) -> int:
     """Enhances standard input to standard output; returns the exit code."""
-    from kdse.deploy.pcm import Pcm, enhance_pcm, latency_seconds
+    from kdse.deploy.pcm import HasHeader, Pcm, enhance_container, enhance_pcm, latency_seconds
 
     channels = 1 if arguments.channels is None else arguments.channels
     pcm = Pcm(arguments.format or "s16le", 16000 if arguments.rate is None else arguments.rate, channels)
@@ -35,7 +36,16 @@ def run_pipe(arguments: argparse.Namespace) -> int:
         f"{1000 * (own + resampling):.1f} ms ({1000 * own:.1f} model, {1000 * resampling:.1f} resampling)"
     )
     try:
-        done = enhance_pcm(model, source, sink, pcm, arguments.mix)
+        try:
+            done = enhance_pcm(model, source, sink, pcm, arguments.mix)
+        except HasHeader as found:
+            for flag in ("format", "rate", "channels"):
+                if getattr(arguments, flag) is not None:
+                    raise UserError(
+                        f"--{flag}: the input is a {found.kind} file, which states it; leave it out"
+                    ) from None
+            _say(f"the input is a {found.kind} file: it is read to its end first, and the result has its format")
+            done = enhance_container(model, found, source, sink, arguments.mix)
     except OSError as error:
         _say(f"standard output could not be written ({error.strerror or error})")
         return 1
@@ -100,4 +110,4 @@ def _descriptor(stream: object, which: str) -> int:
 
 def _say(text: str) -> None:
     if sys.stderr is not None:  # (print would take standard output instead, which carries the audio)
-        print(f"kdse enhance: {text}", file=sys.stderr, flush=True)
+        say(f"kdse enhance: {text}")

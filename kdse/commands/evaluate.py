@@ -20,7 +20,7 @@ from rich.panel import Panel
 from kdse.commands.model import add_model, checked_device, checkpoint_file, labelled, run_of
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
-from kdse.errors import UserError
+from kdse.errors import UserError, printable
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.options import add_item_options, add_scoring_options, held_out_of, item_record, model_files
 from kdse.evaluation.scoring import per_file_csv, score_system
@@ -226,7 +226,8 @@ def _print(table: Table, summary: Summary, out: Path, items: int) -> None:
     from kdse.data.file_pairs import LISTED
 
     for group, system, name, metric, why in summary.failures[:LISTED]:
-        console.print(f"failed: {metric} of {system} on {f'{group}/' if group else ''}{name}: {why}", markup=False)
+        text = f"failed: {metric} of {system} on {f'{group}/' if group else ''}{name}: {why}"
+        console.print(printable(text), markup=False)
     if len(summary.failures) > LISTED:
         console.print(f"... and {len(summary.failures) - LISTED} more in per_file.csv")
     console.print(f"written to {out}: summary.md, summary.csv, summary.json, per_file.csv", markup=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdse.audio.files import AudioError
 from kdse.audio.levels import SNR_DEFINITIONS, active_db
+from kdse.audio.opening import AudioError
 from kdse.data.batch import Item, make_item
 from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
@@ -23,15 +25,31 @@ from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.seeding import derive_seed, run_seed
 
+log = logging.getLogger(__name__)
+
+#: Crops of speech that may be too quiet, one after another. Our choice.
 REDRAWS = 8
+#: Draws that may be digital silence, one after another, before a corpus is refused. Our choice: where one file in ten
+#: holds sound, 1 item in 100 million meets as many.
+SILENT_REDRAWS = 175
+#: Files with silence that were told of.
+_named: set[str] = set()
+
+#: A waveform, and the places of the files it is from.
+Drawn = tuple[Tensor, list[int]]
+Draw = Callable[[Corpus, np.random.Generator], Drawn]
 
 
 @dataclass(eq=False)
 class MixtureSet(Dataset[Item]):
     """Mixtures of one split: item (epoch, index) is a pure function of corpora, seed, epoch and index.
 
+    Noise, rooms and speech that are digital silence where they were drawn, all zeros, are drawn again: without noise
+    an item would score +100 dB, and a silent room would make the target silent. The other draws of the item stay. In
+    training, whose items nobody scores, the pause of a noise file with sound stays too: speech alone is an example.
+
     speech, noise, rooms: corpora; rooms (of impulse responses) only where there are any.
-    seed: of this set. samples: length of an item. items: length of the set.
+    seed: of this set. samples: length of an item. items: length of the set; 0 in training.
     snr_db, snr_definition, level_dbfs, reverb_share, early_ms, minimum_active_dbfs, sample_rate_hz: as of `Mixtures`.
     cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
     labelled: places of the speech files that count as labelled. Noisy audio is the same whichever they are; an item of
@@ -58,14 +76,15 @@ class MixtureSet(Dataset[Item]):
         return self.items
 
     def __getitem__(self, key: Key | int) -> Item:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index = key = key if isinstance(key, tuple) else (0, key)
         rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "item", epoch, index)))
         snr_db = self._draw_snr(rng, index)
-        speech, files = self._draw_speech(rng)
-        noise, _ = self._crop(self.noise, rng)
+        speech, files = self._draw_speech(rng, key)
+        noise, _ = self._sounding(self._crop, self.noise, rng, key, "noise")
         clean: Tensor | None = None
         if self.rooms is not None and rng.random() < self.reverb_share:
-            speech, clean = self._reverberate(speech, rng)
+            response, _ = self._sounding(self._draw_room, self.rooms, rng, key, "rooms")
+            speech, clean = self._reverberate(speech, response)
         level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
         mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
         item = make_item(mixture.noisy, mixture.clean, mixture.snr_db, f"{epoch}-{index:06d}", index)
@@ -84,8 +103,11 @@ class MixtureSet(Dataset[Item]):
             return float(rng.uniform(self.snr_db[0], self.snr_db[1]))
         return float(rng.choice(self.snr_db))
 
-    def _draw_speech(self, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
-        """The first of a few crops that is loud enough, or the loudest of them, and the files it is from."""
+    def _draw_speech(self, rng: np.random.Generator, key: Key) -> Drawn:
+        """The first of a few crops that is loud enough, or the loudest of them, and the files it is from.
+
+        In a corpus of nothing but silence that is silent, and the SNR of the item unknown.
+        """
         quiet = []
         for _ in range(REDRAWS):
             crop = self._crop(self.speech, rng)
@@ -93,9 +115,32 @@ class MixtureSet(Dataset[Item]):
             if level >= self.minimum_active_dbfs:
                 return crop
             quiet.append((level, crop))
-        return max(quiet, key=lambda drawn: drawn[0])[1]
+        speech, files = max(quiet, key=lambda drawn: drawn[0])[1]
+        if speech.any():
+            return speech, files
+        return next(self._drawn_again(self._crop, self.speech, files, key, "speech"), (speech, files))
 
-    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> tuple[Tensor, list[int]]:
+    def _sounding(self, draw: Draw, corpus: Corpus, rng: np.random.Generator, key: Key, what: str) -> Drawn:
+        """What is drawn, or if that is silent, what is drawn again; an AudioError if no sound is to be found."""
+        wave, files = draw(corpus, rng)
+        if wave.any() or (not self.items and any(corpus.read(place, self.sample_rate_hz).any() for place in files)):
+            return wave, files
+        for drawn in self._drawn_again(draw, corpus, files, key, what):
+            return drawn
+        raise AudioError(f"{corpus.root}: {SILENT_REDRAWS} draws in a row were silent; remove files of zeros only")
+
+    def _drawn_again(self, draw: Draw, corpus: Corpus, silent: list[int], key: Key, what: str) -> Iterator[Drawn]:
+        """Sound, from a random stream of its own, instead of the silence of some files, which are named once."""
+        rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "again", what, *key)))
+        for _ in range(SILENT_REDRAWS):
+            for file in {str(corpus.file(place)) for place in silent} - _named:
+                _named.add(file)
+                log.warning("%s: digital silence (or a part of it that was drawn): another is drawn instead", file)
+            wave, silent = draw(corpus, rng)
+            if wave.any():
+                yield wave, silent
+
+    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> Drawn:
         """A random segment and the files it is from; those too short are followed by others until it is full."""
         parts: list[Tensor] = []
         files: list[int] = []
@@ -112,11 +157,14 @@ class MixtureSet(Dataset[Item]):
             missing -= part.numel()
         return torch.cat(parts), files
 
-    def _reverberate(self, dry: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _draw_room(self, rooms: Corpus, rng: np.random.Generator) -> Drawn:
+        """A response and its file."""
+        place = int(rng.integers(len(rooms)))
+        return rooms.read(place, self.sample_rate_hz), [place]
+
+    def _reverberate(self, dry: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""
-        assert self.rooms is not None
         fftconvolve = required("torchaudio.functional", "fftconvolve")
-        response = self.rooms.read(int(rng.integers(len(self.rooms))), self.sample_rate_hz)
         direct = int(response.abs().argmax())
         response = response[direct:] / response[direct].abs().clamp_min(1e-6)
         early = response[: 1 + round(self.early_ms * self.sample_rate_hz / 1000)]

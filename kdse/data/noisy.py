@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kdse.audio.files import AudioError
+from kdse.audio.opening import AudioError
 from kdse.data.corpus.corpora import Corpus, scan
 from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import Crop, CropData, Crops, given_together

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.audio.opening import blocks, open_audio
 from kdse.audio.resampling import ResampleStream
 from kdse.deploy.chunks import CrossFade, WholeSignal
 from kdse.deploy.mix import Mix
 from kdse.deploy.writing import write_like
 from kdse.errors import UserError
-from kdse.machine.packages import required
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, can_stream, check_samples
 
@@ -73,23 +72,17 @@ def enhance_file(
         mix: share of the noisy input in the result, see `Mix`.
 
     Raises:
-        ValueError: naming the fault, if the file is empty, cut short or unreadable, NaN or infinite samples are in it
-            or in the result, or the model does not stream where that is asked for.
+        AudioError: naming the file, if it is empty, cut short or unreadable, or holds NaN or infinite samples.
+        ValueError: if such samples are in the result, or the model does not stream where that is asked for.
         OSError: if the target cannot be written.
     """
-    soundfile = required("soundfile")
-    try:
-        reader = soundfile.SoundFile(str(source))
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"not readable as audio ({_reason(error)})") from None
-    with reader:
-        _check_complete(reader)
+    with open_audio(source) as reader:
         rate, channels = reader.samplerate, reader.channels
         method, stage = choose_stage(model, reader.frames / rate, channels, chunk_seconds, whole_file, stream)
         written, clipped = 0, 0
         can_clip = reader.subtype not in ("FLOAT", "DOUBLE")
         with write_like(reader, target) as write:
-            for piece in enhance_pieces(model, stage, rate, channels, _blocks(reader, progress), mix):
+            for piece in enhance_pieces(model, stage, rate, channels, _blocks(reader, source, progress), mix):
                 if can_clip:
                     clipped += int((piece.abs() > 1).sum())
                     piece = piece.clamp(-1, 1)
@@ -155,33 +148,13 @@ def _run_chain(stages: list[Stage], pieces: Iterator[Tensor]) -> Iterator[Tensor
         yield piece
 
 
-def _blocks(reader: SoundFile, progress: Callable[[float], Any] | None) -> Iterator[Tensor]:
+def _blocks(reader: SoundFile, source: Path, progress: Callable[[float], Any] | None) -> Iterator[Tensor]:
     """The file's samples ``[C, n]``, a few seconds at a time, checked."""
     rate, position = reader.samplerate, 0
-    while position < reader.frames:
-        try:
-            block = reader.read(4 * rate, dtype="float32", always_2d=True)
-        except RuntimeError as error:
-            raise UserError(f"damaged or cut short after {position / rate:.2f} s ({_reason(error)})") from None
-        if len(block) == 0:
-            raise UserError(f"cut short: {position} of {reader.frames} samples could be read")
+    for block in blocks(reader, source):
         samples = torch.from_numpy(np.ascontiguousarray(block.T))
         check_samples(samples, position, rate)
         position += len(block)
         yield samples
         if progress is not None:
             progress(len(block) / rate)
-
-
-def _check_complete(reader: SoundFile) -> None:
-    if reader.frames == 0:
-        raise UserError("holds no samples")
-    # libsndfile reads what is left of a WAV that was cut short and says so only in its log. Writers to a pipe put
-    # the largest number there instead of a length, which is no fault.
-    promise = re.search(r"^data : (\d+) \(should be (\d+)\)", reader.extra_info, re.MULTILINE)
-    if promise and int(promise[2]) < int(promise[1]) < 0x7FFF0000:
-        raise UserError(f"cut short: its header promises {promise[1]} bytes of audio, {promise[2]} are there")
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()).rpartition(": ")[2].rstrip(".") or type(error).__name__

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdse.audio.opening import AudioError
 from kdse.audio.resampling import ResampleStream
-from kdse.deploy.files import enhance_pieces
+from kdse.deploy.files import enhance_file, enhance_pieces
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, check_samples
@@ -22,8 +26,19 @@ from kdse.models.streaming import Streamer, check_samples
 #: Sample formats, named as ffmpeg names them: numpy's type, and the number that stands for full scale.
 FORMATS = {"s16le": ("<i2", 32768), "f32le": ("<f4", 1)}
 
-#: First bytes of files that are no raw samples.
-HEADERS = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3\x03": "MP3", b"ID3\x04": "MP3"}
+#: First bytes of files that are no raw samples. (An MP3 file without tags begins with what may be a sample.)
+HEADERS = {
+    b"RIFF": "WAV", b"RF64": "WAV", b"riff": "W64", b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF",
+    b".snd": "AU", b"NIST": "NIST", b"ID3\x02": "MP3", b"ID3\x03": "MP3", b"ID3\x04": "MP3",
+}  # fmt: skip
+
+
+class HasHeader(UserError):
+    """The input is no raw audio but a file. kind: of it. begun: its bytes that were read already."""
+
+    def __init__(self, message: str, kind: str = "", begun: bytes = b"") -> None:
+        super().__init__(message)
+        self.kind, self.begun = kind, begun
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,8 @@ def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float
         mix: share of the noisy input in the result.
 
     Raises:
-        ValueError: if the model does not stream, the input is no raw audio, or either side holds NaN or infinite
-            samples.
+        HasHeader: if the input is a file, before anything is written (see `enhance_container`).
+        ValueError: if the model does not stream, or either side holds NaN or infinite samples.
         OSError: if the output cannot be written, other than because its reader went away.
     """
     stage = Streamer(model, pcm.channels)
@@ -124,6 +139,36 @@ def enhance_pcm(model: SpeechModel, source: int, sink: int, pcm: Pcm, mix: float
         except BrokenPipeError:
             end = "output"
     return Streamed(written / pcm.rate_hz, clipped, reader.stray_bytes, end)
+
+
+def enhance_container(model: SpeechModel, found: HasHeader, source: int, sink: int, mix: float = 0.0) -> Streamed:
+    """Enhances a file that comes through a pipe into one of the same format; it is read to its end first.
+
+    Args:
+        model, source, sink, mix: as of `enhance_pcm`.
+        found: what that said of the file.
+
+    Raises:
+        ValueError: if it cannot be read (see `enhance_file`).
+        OSError: as `enhance_pcm`.
+    """
+    name = f"the input (a {found.kind} file)"
+    with tempfile.TemporaryDirectory(prefix="kdse-pipe-") as folder:
+        heard, made = Path(folder, "heard"), Path(folder, "made")
+        with open(heard, "wb") as file, open(source, "rb", closefd=False) as rest:
+            file.write(found.begun)
+            shutil.copyfileobj(rest, file)
+        try:
+            done = enhance_file(model, heard, made, mix=mix)
+        except AudioError as error:
+            raise UserError(str(error).replace(str(heard), name)) from None
+        try:
+            with open(made, "rb") as file:
+                while raw := file.read(1 << 16):
+                    _write(sink, raw)
+        except BrokenPipeError:
+            return Streamed(done.seconds, done.clipped, 0, "output")
+    return Streamed(done.seconds, done.clipped, 0, "input")
 
 
 class _Reader:
@@ -161,10 +206,12 @@ class _Reader:
             rest, ended = rest + raw, not raw
             if len(rest) < 4 and not begun and not ended:
                 continue
-            if not begun and (rest[:4] in HEADERS or rest[:3] == b"ID3"):
-                raise UserError(
-                    f"the input is a {HEADERS.get(rest[:4], 'MP3')} file; give raw samples "
-                    f"(ffmpeg -i FILE -f {self._pcm.sample_format} -), or the file's name"
+            if not begun and (kind := HEADERS.get(rest[:4])):
+                raise HasHeader(
+                    f"the input is a {kind} file; give raw samples (ffmpeg -i FILE -f {self._pcm.sample_format} -), or "
+                    "the file's name",
+                    kind,
+                    rest,
                 )
             begun = True
             self.stray_bytes = len(rest) % self._pcm.frame_bytes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
 
+from kdse.machine.files import beside
 from kdse.machine.packages import required
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write_like(reader: SoundFile, target: Path) -> Iterator[Callable[[Tensor], N
     """
     soundfile = required("soundfile")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = beside(target)
     try:
         with open(partial, "wb") as file:
             quiet = _Quiet(file)

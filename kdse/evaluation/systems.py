@@ -118,15 +118,15 @@ def folder_system(folder: Path, sample_rate_hz: int, names: Sequence[str] = ()) 
         raise UserError(f"--enhanced {folder}: no such folder")
     import torch
 
-    from kdse.audio.files import EXTENSIONS, read
+    from kdse.audio.files import read
+    from kdse.audio.listing import audio_files
     from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED, some
 
     by_path: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS:
-            by_path.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-            by_stem.setdefault(path.stem, []).append(path)
+    for path in (folder / name for name in audio_files(folder)):
+        by_path.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        by_stem.setdefault(path.stem, []).append(path)
     if not by_path:
         raise UserError(f"--enhanced {folder}: holds no audio files")
     served: dict[Path, str] = {}

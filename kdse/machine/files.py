@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,8 +11,14 @@ from kdse.errors import UserError
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file in UTF-8, as `write_bytes` does."""
-    return write_bytes(path, text.encode("utf-8"))
+    """Writes a text file in UTF-8, as `write_bytes` does; bytes of names that are not UTF-8 appear as ``\\udce9``."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def beside(path: Path) -> Path:
+    """Where a file is written before it gets its name: in the same folder, by a name that is never too long."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".{digest}.{os.getpid()}.partial")
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -20,7 +28,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         ValueError: naming the file, if it cannot be written (disk full, no permission); the old file is intact.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -29,7 +37,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if partial.exists():
+        with contextlib.suppress(OSError):
             partial.unlink()
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from None
     return path

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kdse.errors import printable
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -29,7 +31,7 @@ class Pace:
 
 def say(line: str) -> None:
     """One line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 class Lines:
@@ -77,7 +79,7 @@ class Counts:
 
         if self._show:
             console = Console(stderr=True) if self._bars is None else self._bars.console
-            console.print(text, markup=False)
+            console.print(printable(text) if isinstance(text, str) else text, markup=False)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from kdse.audio.files import EXTENSIONS, AudioError, info, read
-from kdse.audio.listing import audio_files
+from kdse.audio.files import info, read
+from kdse.audio.listing import list_audio
+from kdse.audio.opening import AudioError
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import is_packed, nearest
 from kdse.data.corpus.shards import Shards, is_remote, open_shards
@@ -84,7 +85,7 @@ class Corpus:
         digest = hashlib.sha256()
         frames, rates = (np.asarray(column).tolist() for column in (self.frames, self.rates))
         for path, count, rate in zip(self.paths, frames, rates, strict=True):
-            digest.update(f"{path}\0{count}\0{rate}\n".encode())
+            digest.update(os.fsencode(f"{path}\0{count}\0{rate}\n"))
         return digest.hexdigest()
 
 
@@ -145,14 +146,14 @@ def scan(
     if listed is not None:
         log.info("%s %s: %d files from %s of %s", flag, root, len(listed), listed.file, listed.made)
         return of_manifest(str(root), listed)
-    paths = audio_files(root)
+    there = list_audio(root)
+    paths, left_out = there.files, there.left_out()
     if not paths:
-        raise UserError(f"{flag} {root}: holds no audio files ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{flag} {root}: holds no audio files{left_out and f' ({left_out})'}")
+    if left_out:
+        log.log(logging.WARNING if there.dead_links else logging.INFO, "%s %s: %s", flag, root, left_out)
     with ThreadPoolExecutor(8) as pool:
         abouts = list(pool.map(info, [root / path for path in paths]))
-    for path, about in zip(paths, abouts, strict=True):
-        if about.frames == 0:
-            raise UserError(f"{flag} {root / path}: holds no samples; remove it")
     return Corpus(str(root), tuple(paths), tuple(a.frames for a in abouts), tuple(a.sample_rate_hz for a in abouts))
 
 

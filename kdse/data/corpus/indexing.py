@@ -11,11 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdse.audio.listing import CHECKS, EXTENSIONS, Measured, audio_files, measure, printable
+from kdse.audio.listing import CHECKS, Measured, list_audio, measure
 from kdse.data.corpus.manifest import NAME, Manifest, load, write
 from kdse.data.corpus.manifest_lookup import refuse_rivals
 from kdse.data.corpus.pool import as_they_come
-from kdse.errors import UserError
+from kdse.errors import UserError, printable
 from kdse.machine.files import write_text
 
 #: Files that a process measures before it reports: what a kill can cost each process.
@@ -29,6 +29,7 @@ class Indexed:
     manifest: the file. files: how many it lists. kept: of them, how many were not measured again. measured: how many
     were. left_out: bad files that are not listed. gone: files that an older manifest listed and that are no more.
     replaced: why an older manifest could not be used; empty if it could, or if there was none.
+    passed_over: what else is in the folder (see `Listing.left_out`).
     """
 
     manifest: Path
@@ -38,6 +39,7 @@ class Indexed:
     left_out: int
     gone: int
     replaced: str = ""
+    passed_over: str = ""
 
 
 def manifest_of(folder: Path, out: Path | None) -> Path:
@@ -83,9 +85,10 @@ def build(
         raise UserError(f"{manifest}: is there already; --update measures what is new or has changed")
     refuse_rivals(folder, manifest)
     with _alone(manifest, out):
-        paths = audio_files(folder)
+        there = list_audio(folder)
+        paths, passed_over = there.files, there.left_out()
         if not paths:
-            raise UserError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)})")
+            raise UserError(f"{folder}: holds no audio files{passed_over and f' ({passed_over})'}")
         old, replaced = _earlier(manifest)
         known: dict[str, Measured] = {}
         if old is not None and CHECKS.index(old.check) >= CHECKS.index(check):
@@ -118,7 +121,7 @@ def build(
         if not bad:
             report.unlink(missing_ok=True)
     gone = 0 if old is None else len(set(old.paths).difference(paths))
-    return Indexed(manifest, len(rows) - len(bad), len(fresh), len(missing), len(bad), gone, replaced)
+    return Indexed(manifest, len(rows) - len(bad), len(fresh), len(missing), len(bad), gone, replaced, passed_over)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from kdse.audio.listing import Measured, audio_files, measure, printable
+from kdse.audio.listing import Measured, audio_files, measure
 from kdse.data.corpus.corpora import Corpus, check_listed, scan
 from kdse.data.corpus.manifest import NAME, write
 from kdse.data.corpus.manifest_lookup import INDEX
@@ -192,7 +192,7 @@ def _check_complete(corpus: Corpus) -> None:
     names, there = set(listed.paths), set(audio_files(corpus.root))
     for differing, why in ((names - there, "is gone"), (there - names - set(listed.left_out), "is not listed")):
         if differing:
-            name = printable(f"{corpus.root}/{min(differing)}")
+            name = f"{corpus.root}/{min(differing)}"
             others = f" ({len(differing)} such files)" if len(differing) > 1 else ""
             raise UserError(
                 f"{name}: {why}; {listed.file} of {listed.made} is out of date; run `{listed.mend}`{others}"

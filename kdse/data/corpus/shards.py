@@ -22,8 +22,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from filelock import FileLock
 
-from kdse.audio.files import AudioError
-from kdse.audio.listing import reason
+from kdse.audio.opening import AudioError, reason
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import INDEX, is_index
 from kdse.errors import UserError

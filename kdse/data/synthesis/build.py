@@ -13,7 +13,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -32,7 +31,7 @@ from kdse.errors import UserError
 from kdse.machine.cache import cache_root
 from kdse.machine.packages import required
 from kdse.machine.processes import available_cores
-from kdse.machine.progress import counting
+from kdse.machine.progress import counting, say
 
 MANIFEST_COLUMNS = (
     "path", "kind", "split", "speaker", "type", "gender", "seconds", "language", "voice", "room", "t60_seconds", "text",
@@ -93,7 +92,7 @@ def _alone(folder: Path, tell: bool) -> Iterator[None]:
         held = lock.acquire(timeout=0)
     except Timeout:
         if tell:
-            print(f"another process is generating {folder}; waiting for it", file=sys.stderr)
+            say(f"another process is generating {folder}; waiting for it")
         held = lock.acquire()
     with held:
         yield

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdse.audio.files import EXTENSIONS, AudioError, read
+from kdse.audio.files import read
+from kdse.audio.listing import audio_files
+from kdse.audio.opening import AudioError
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.probe_speech import speech_like, with_noise
@@ -89,7 +91,8 @@ def probe(sample_rate_hz: int, file: str | Path | None = None) -> tuple[Tensor, 
 def _first_of(corpus: str, part: str, sample_rate_hz: int) -> tuple[Tensor, str] | None:
     """The first file of a corpus' test split that is long enough and not silent, and its name."""
     samples = round(SECONDS * sample_rate_hz)
-    for path in sorted(p for p in Path(corpus, part, "test").rglob("*") if p.suffix.lower() in EXTENSIONS):
+    folder = Path(corpus, part, "test")
+    for path in (folder / name for name in audio_files(folder)) if folder.is_dir() else ():
         try:
             wave = read(path, sample_rate_hz, 0, samples)
         except AudioError:  # shorter than that, or damaged: the next one will do

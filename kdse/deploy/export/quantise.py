@@ -170,7 +170,8 @@ def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = 8) -> list
     Raises:
         ValueError: if the folder holds no audio.
     """
-    from kdse.audio.files import EXTENSIONS, read
+    from kdse.audio.files import read
+    from kdse.audio.listing import audio_files
     from kdse.data.mixtures import Mixtures
 
     samples = round(4 * sample_rate_hz)
@@ -178,7 +179,7 @@ def calibration_clips(folder: Path, sample_rate_hz: int, clips: int = 8) -> list
         data = Mixtures(root=str(folder), sample_rate_hz=sample_rate_hz, seed=0)
         mixtures = data.mixture_set("train", data.snr_db, samples, clips, False)
         return [mixtures[i]["noisy"].numpy() for i in range(clips)]
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
+    paths = [folder / name for name in audio_files(folder)] if folder.is_dir() else []
     if not paths:
         raise UserError(f"--calibration {folder}: no folder with audio files; give a corpus or a folder of noisy audio")
     spread = [paths[i * len(paths) // clips] for i in range(clips)] if len(paths) > clips else paths

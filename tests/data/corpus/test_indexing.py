@@ -222,12 +222,19 @@ def test_of_two_lists_one_above_the_other_the_second_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("check", ["header", "decode"])
-def test_a_name_that_is_not_utf8_is_a_bad_file_that_is_named(tmp_path, check):
+def test_a_name_that_is_not_utf8_is_listed_and_shown_as_text_if_its_file_is_bad(tmp_path, check):
     root = corpus(tmp_path / "c", 3)
-    os.replace(root / "0" / "0000.wav", os.fsdecode(os.fsencode(root / "0") + b"/caf\xe9.wav"))
+    odd = os.fsdecode(os.fsencode(root / "0") + b"/caf\xe9.wav")
+    os.replace(root / "0" / "0000.wav", odd)
+    assert build(root, check=check).files == 3 and "0/caf\udce9.wav" in list(load(root / NAME).paths)
+    (root / NAME).unlink()
+    with open(odd, "wb") as file:
+        file.write(b"no audio")
     with pytest.raises(ValueError, match="1 of 3 files cannot be used"):
         build(root, check=check)
-    assert (root / "manifest.bad.txt").read_text() == "0/caf\\udce9.wav\tits name is not UTF-8; rename it\n"
+    assert (
+        root / "manifest.bad.txt"
+    ).read_text() == "0/caf\\udce9.wav\tnot readable as audio (Format not recognised)\n"
     assert build(root, check=check, leave_out_bad=True).files == 2
     assert load(root / NAME).left_out == [os.fsdecode(b"0/caf\xe9.wav")]
     assert load(root / NAME).below("0").left_out == [os.fsdecode(b"caf\xe9.wav")]

@@ -93,7 +93,7 @@ def test_nothing_is_walked_or_opened_where_there_is_a_manifest(indexed, monkeypa
         raise AssertionError("looked at the files")
 
     monkeypatch.setattr(corpora, "info", refuse)
-    monkeypatch.setattr(corpora, "audio_files", refuse)
+    monkeypatch.setattr(corpora, "list_audio", refuse)
     data = mixtures(indexed, batch_size=2, steps_per_epoch=1)
     assert len(next(iter(data.train_dataloader()))["name"]) == 2
     assert len(scan(indexed / "speech", "--x")) == 14
