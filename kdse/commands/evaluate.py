@@ -99,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     folders = enhanced_folders(arguments.enhanced, taken=list(models))
     device = checked_device(arguments.device)
     items = item_record(arguments)
-    held_out = held_out_of(items)
+    held_out = held_out_of(items, arguments.trust_code)
     rate = pool.sample_rate_hz = held_out.sample_rate_hz
     systems: dict[str, System] = {NOISY: unprocessed()}
     for label, named in models.items():

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     kind = FORMATS[arguments.format]
     check(kind, options)  # (before anything slow)
     named = named_model(arguments)
-    if named.path is not None and named.path.suffix == ".onnx":
+    if is_onnx(named.path):
         raise UserError(f"{named.path}: is an exported file already; give the checkpoint it came from")
     target = _target(arguments, named)
     model = open_model(named, arguments)

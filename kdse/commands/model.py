@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser, name_and_value
 from kdse.errors import UserError
-from kdse.pretrained import MODEL, Named, exported, resolve
+from kdse.pretrained import MODEL, Named, exported, is_onnx, resolve
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -152,7 +152,7 @@ def open_in_backend(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
         named = named_model(arguments)
     except UserError as error:
         raise UserError(f"--checkpoint {error}") from None
-    graph = named.path is not None and named.path.suffix == ".onnx"
+    graph = is_onnx(named.path)
     if not graph and arguments.backend == "torch":
         return open_model(named, arguments).to(checked_device(arguments.device)), arguments.model
     if arguments.device != "cpu":

@@ -54,8 +54,8 @@ def item_record(arguments: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def held_out_of(record: dict[str, Any]) -> HeldOut:
-    """The test set of a record.
+def held_out_of(record: dict[str, Any], trust_code: bool = False) -> HeldOut:
+    """The test set of a record; ``trust_code`` lets a config name data modules that kdse does not ship.
 
     Raises:
         ValueError: naming the flag, for anything missing or wrong.
@@ -68,7 +68,7 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
         noisy, clean = options.paired
         return held_out.paired(Path(noisy), Path(clean), options.sample_rate_hz)
     if options.data_config:
-        return held_out.from_config(Path(options.data_config))
+        return held_out.from_config(Path(options.data_config), trust_code)
     if options.items < 1 or not 0 < options.seconds < math.inf:
         raise UserError("--items and --seconds must be positive")
     for flag, values in (("--snr-db", options.snr_db), ("--range", options.range or [])):

@@ -36,7 +36,6 @@ MINIMUM_SECONDS = 0.1
 class Adapter(SpeechModel):
     """Base of teachers from other toolkits: subclasses set `network` and implement `speech`."""
 
-    imports_code = True
     brings_weights = True
     channel_axis = False  # whether the network wants [B, 1, N]
     network: Any

@@ -41,7 +41,6 @@ class Onnx(SpeechModel):
         latency_samples: algorithmic latency.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 

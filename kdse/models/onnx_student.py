@@ -31,7 +31,6 @@ class OnnxStudent(ExportedStudent):
         threads: threads of onnxruntime; 1 is fastest for graphs this small.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 

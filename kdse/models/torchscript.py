@@ -34,7 +34,6 @@ class TorchScript(SpeechModel):
         latency_samples: algorithmic latency.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 

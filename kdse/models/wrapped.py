@@ -31,8 +31,6 @@ class Wrapped(SpeechModel):
         latency_samples: algorithmic latency.
     """
 
-    imports_code = True
-
     def __init__(
         self,
         class_path: str,

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ class _Builder:
         scored, count = self.sets[0], self.options.similarity_items
         try:
             # one a batch: their lengths may differ
-            batches = [item.noisy[None] for _, item in zip(range(count), held_out(scored), strict=False)]
+            batches = [item.noisy[None] for item in islice(held_out(scored, self.options.trust_code), count)]
         except ValueError as error:
             self.warnings.append(f"no similarity of blocks: {error}")
             return []
@@ -296,7 +297,7 @@ class _Builder:
                 continue
             try:
                 systems, gone = systems_of(scored, self.runs, self.options.trust_code)
-                heard, changed = listening_files(scored, own, systems)
+                heard, changed = listening_files(scored, own, systems, self.options.trust_code)
             except ValueError as error:
                 self.warnings.append(f"no audio: {error}")
                 continue

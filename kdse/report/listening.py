@@ -82,7 +82,7 @@ def systems_of(
 
 
 def listening_files(
-    scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System]
+    scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System], trust_code: bool = False
 ) -> tuple[list[ListeningFile], dict[str, str]]:
     """The chosen files of a set with the audio and scores of every system; and label to reason of systems left out.
 
@@ -93,6 +93,7 @@ def listening_files(
         scored: the evaluation.
         chosen: (group, name) of the files in their order, groups as in ``scored.rows``.
         systems: from `systems_of`.
+        trust_code: let the record name data modules that kdse does not ship.
 
     Raises:
         UserError: if the test set is not what it was.
@@ -100,7 +101,7 @@ def listening_files(
     rows = {(row.group, row.name, row.system): row for row in scored.rows}
     found: dict[tuple[str, str], ListeningFile] = {}
     changed: dict[str, str] = {}
-    for item in held_out(scored):
+    for item in held_out(scored, trust_code):
         key = (f"{scored.name} {item.group}".strip(), item.name)
         if key not in chosen:
             continue
@@ -129,7 +130,7 @@ def listening_files(
     return [found[key] for key in chosen], changed
 
 
-def held_out(scored: ScoredSet) -> HeldOut:
+def held_out(scored: ScoredSet, trust_code: bool = False) -> HeldOut:
     """The test set of an evaluation.
 
     Raises:
@@ -138,7 +139,7 @@ def held_out(scored: ScoredSet) -> HeldOut:
     record = scored.record.get("items")
     if record is None:
         raise UserError(f"--scores {scored.folder}: was written by an older kdse, which did not note its test items")
-    return held_out_of(record)
+    return held_out_of(record, trust_code)
 
 
 def _difference(wave: np.ndarray, clean: np.ndarray, row: Row, scored: ScoredSet) -> str:

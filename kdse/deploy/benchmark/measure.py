@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.pretrained import is_onnx
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _rate_of(source: str) -> int:
 
     if source == RNNOISE:
         return 48000
-    if source.endswith(".onnx"):
+    if is_onnx(source):
         from kdse.models.onnx_student import read_metadata
 
         about = read_metadata(source)
@@ -151,7 +152,7 @@ def _summary(label: str, source: str, reports: list[dict[str, Any]]) -> Measured
 
 def weight_bytes(path: Path) -> int:
     """Bytes of a graph's initializers, or of a checkpoint's model tensors."""
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         from kdse.deploy.export.onnx_graph import initializer_bytes
 
         return initializer_bytes(path.read_bytes())

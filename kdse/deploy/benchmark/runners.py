@@ -15,6 +15,7 @@ import numpy as np
 
 from kdse.errors import UserError
 from kdse.machine.packages import required
+from kdse.pretrained import is_onnx
 
 #: The label of RNNoise on the command line and in the table.
 RNNOISE = "rnnoise"
@@ -45,7 +46,7 @@ def open_runner(source: str, threads: int) -> Runner:
     """
     if source == RNNOISE:
         return rnnoise_runner()
-    return onnx_runner(Path(source), threads) if source.endswith(".onnx") else torch_runner(Path(source), threads)
+    return onnx_runner(Path(source), threads) if is_onnx(source) else torch_runner(Path(source), threads)
 
 
 def torch_runner(path: Path, threads: int) -> Runner:
