@@ -44,8 +44,8 @@ MOST_EXTRA_VALUES = 2**24
 MOST_VALUES = 2**28
 #: Most tensors of a network beyond those that its file holds.
 MOST_EXTRA_TENSORS = 10_000
-#: Bytes that the states of an exported file may take, and bytes of memory for one call of an ONNX graph.
-LARGEST_STATE_BYTES, LARGEST_GRAPH_BYTES = 2**26, 2**31
+#: Bytes that the states of an exported file may take (`kdse.machine.onnx_sessions` bounds its graph).
+LARGEST_STATE_BYTES = 2**26
 #: Bytes of a YAML file, and values in it once its anchors are written out.
 LARGEST_YAML_BYTES, MOST_YAML_VALUES = 2**23, 200_000
 

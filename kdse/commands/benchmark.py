@@ -18,7 +18,7 @@ from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.packages import required
-from kdse.pretrained import MODEL, Named, names
+from kdse.pretrained import MODEL, Named, is_onnx, names
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kdse.commands.model import add_model, named_model, open_model, run_of
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
+from kdse.pretrained import is_onnx
 
 if TYPE_CHECKING:
     from kdse.deploy.export.graphs import Port

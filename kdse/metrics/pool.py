@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.machine.processes import SAFE_PATH
 from kdse.metrics.registry import Scores, Signal, check_metrics, failed, score
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
@@ -199,7 +200,8 @@ class _Worker(threading.Thread):
             return self._connection
         self._end()  # (one that did not get ready)
         ours, theirs = Pipe()
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {**os.environ, **ONE_THREAD, **SAFE_PATH, **path}
         with theirs, self._starting:
             if self._ended:
                 raise EOFError

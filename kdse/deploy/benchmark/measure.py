@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.machine.processes import SAFE_PATH
 from kdse.pretrained import is_onnx
 
 
@@ -89,7 +90,8 @@ def _resampled(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def _run(label: str, source: str, audio: str, rate: int, threads: int) -> dict[str, Any]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # (a class of the user's is where we found it)
+    environment = os.environ | SAFE_PATH | path | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", source, audio, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
