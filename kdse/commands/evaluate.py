@@ -34,7 +34,7 @@ from kdse.metrics.squim import cached_weights
 from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
 from kdse.report.tables.scores import score_table
 from kdse.report.tables.table import Table
-from kdse.report.tables.writers import to_markdown, to_rich
+from kdse.report.tables.writers import markdown_text, to_markdown, to_rich
 
 if TYPE_CHECKING:
     from kdse.evaluation.held_out import HeldOut
@@ -191,8 +191,8 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
 
 
 def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
-    loud = [f"**WARNING: {text}.**\n\n" for text in warned]
-    return "".join([*loud, *(f"{text}.\n\n" for text in told), to_markdown(table)])
+    loud = [f"**WARNING: {markdown_text(text)}.**\n\n" for text in warned]
+    return "".join([*loud, *(f"{markdown_text(text)}.\n\n" for text in told), to_markdown(table)])
 
 
 def _out(given: Path | None, models: Mapping[str, Named]) -> Path:

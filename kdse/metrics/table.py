@@ -6,7 +6,6 @@ Sums are exact (`math.fsum`), so no digit depends on the order of files or on ho
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
+from kdse.machine import spreadsheet
+from kdse.machine.spreadsheet import unquoted
 
 NOISY = "noisy"
 #: Width of an SNR bucket where SNRs are drawn from a range.
@@ -190,7 +191,8 @@ def read_rows(path: str | Path) -> list[Row]:
                 snr_db, *values = (float(record[name] or "nan") for name in ("snr_db", *metrics))
                 known = dict(zip(metrics, values, strict=True))
                 failures = _failures(record[FAILURES], metrics)
-                rows.append(Row(record["system"], record["name"], known, failures, snr_db, record["set"]))
+                group, system, name = (unquoted(record[key]) for key in ("set", "system", "name"))
+                rows.append(Row(system, name, known, failures, snr_db, group))
     except (OSError, ValueError, TypeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
@@ -222,12 +224,7 @@ def records(summary: Summary) -> list[dict[str, Any]]:
 
 def to_csv(table: Sequence[dict[str, Any]]) -> str:
     """Records as CSV; None is an empty cell."""
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    return text.getvalue()
+    return spreadsheet.to_csv([list(table[0]), *(record.values() for record in table)]) if table else ""
 
 
 def _plain(value: float) -> float | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdse.machine import spreadsheet
 from kdse.machine.files import write_bytes, write_text
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.tables.writers import to_markdown
+from kdse.report.tables.writers import markdown_text, to_markdown
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.figures import pictures
 from kdse.sweeps.progress import written
@@ -46,7 +45,7 @@ def write_report(sweep: Sweep, points: Sequence[Point], out: Path) -> dict[str, 
     write_text(out / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
     write_text(out / "sweep.csv", to_csv(found))
     text = to_markdown(sweep_table(sweep, found))
-    parts = [text, *(f"![{figure.title}]({figure.key}.png)\n\n{figure.alt}\n" for figure in drawn)]
+    parts = [text, *(f"![{markdown_text(f.title)}]({f.key}.png)\n\n{markdown_text(f.alt)}\n" for f in drawn)]
     write_text(out / "sweep.md", "\n".join(parts))
     files = ", ".join(["sweep.md", "sweep.csv", "sweep.json", *(f"{figure.key}.png" for figure in drawn)])
     return {**content, "text": f"\n{text}\nwritten to {out}: {files}"}
@@ -86,14 +85,12 @@ def to_csv(found: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in found for name in row.values))
     metrics = list(dict.fromkeys(name for row in found for name in row.metrics))
     about = ["state", "step", "seconds", "parameters", "macs_per_second", "run", "attempts", "error"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["point", *names, *about, *metrics])
+    lines: list[list[Any]] = [["point", *names, *about, *metrics]]
     for row in found:
         values = [_plain(row.values.get(name)) for name in names]
-        told = [getattr(row, name) for name in about]
-        writer.writerow([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
-    return text.getvalue()
+        told = [row.plain()[name] for name in about]
+        lines.append([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
+    return spreadsheet.to_csv(lines)
 
 
 def _value(value: Any) -> Cell:
