@@ -13,7 +13,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def to_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV: None is an empty cell, numbers stay numbers, and text that begins as a formula gets a ``'`` before."""
+    """Rows as CSV: None is an empty cell, numbers stay numbers, text that begins as a formula has a ``'`` before."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([quoted(value) for value in row] for row in rows)
     return text.getvalue()

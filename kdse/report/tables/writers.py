@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 #: What would be read as Markdown, HTML, a link or a formula. Underscores within words are safe, and names are full of
 #: them; brackets too, unless they could be those of a link.
 MARKDOWN = re.compile(
-    r"[\\|*`$]|<(?=[\w/!?])(?!\d)|(?<!\w)_|_(?!\w)|&(?=#|\w+;)|(?<=\])[(\[:]|(?<=:)//|(?<=\bwww)\.|~(?=~)|^([#>+-]|\d+\.)(?= )"
+    r"[\\|*`$]|<(?=[\w/!?])(?!\d)|(?<!\w)_|_(?!\w)|~(?=~)|&(?=#|\w+;)"
+    r"|(?<=\])[(\[:]|(?<=:)//|(?<=\bwww)\.|^[#>+-](?= )|(?<=^\d)\.(?= )"
 )
 
 
-def tomarkdown_text(table: Table) -> str:
+def to_markdown(table: Table) -> str:
     """Title, table and caption; columns aligned for readers of the plain text, best values in bold."""
     rows = [[markdown_text(column.title) for column in table.columns]]
     rows += [
