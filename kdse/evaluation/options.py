@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,9 @@ def held_out_of(record: dict[str, Any], trust_code: bool = False) -> HeldOut:
     from kdse.evaluation import held_out
 
     options = argparse.Namespace(**{**vars(_defaults()), **record})
+    for name, fits in _RECORD.items():
+        if not fits(getattr(options, name)):
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(options, name)!r:.60} is not what this option takes")
     _check_used(options)
     if options.paired:
         noisy, clean = options.paired
@@ -87,6 +91,26 @@ def held_out_of(record: dict[str, Any], trust_code: bool = False) -> HeldOut:
     module.prepare_data()
     module.setup("test")
     return held_out.mixtures(module, options.snr_db, options.range, options.items, options.seconds)
+
+
+def _are(kind: Any, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(inner, kind) for inner in value)
+
+
+#: What each option of a record holds: it can come from a file of somebody else's.
+_RECORD: dict[str, Callable[[Any], bool]] = {
+    "paired": lambda v: v is None or (_are(str | Path, v) and len(v) == 2),
+    "corpus": lambda v: isinstance(v, str | None),
+    "synthetic": lambda v: isinstance(v, bool),
+    "data_config": lambda v: isinstance(v, str | Path | None),
+    "snr_db": lambda v: _are(int | float, v),
+    "range": lambda v: v is None or (_are(int | float, v) and len(v) == 2),
+    "items": lambda v: type(v) is int,
+    "seconds": lambda v: isinstance(v, int | float),
+    "snr_definition": lambda v: isinstance(v, str),
+    "seed": lambda v: type(v) is int,
+    "sample_rate_hz": lambda v: type(v) is int,
+}
 
 
 def _check_used(options: argparse.Namespace) -> None:

@@ -57,17 +57,17 @@ def systems_of(
     A checkpoint that is no longer where it was is looked for in the run of its label; another one's weights than those
     that were scored are refused.
     """
-    rate = int(scored.record["settings"]["sample_rate_hz"])
+    rate = int(scored.record["settings"].get("sample_rate_hz", 0))
     systems: dict[str, System] = {}
     gone: dict[str, str] = {}
     for label, about in scored.record["systems"].items():
         try:
             if label == NOISY:
                 systems[label] = unprocessed()
-            elif about["kind"] == "enhanced folder":
-                systems[label] = folder_system(Path(about["folder"]), rate)
+            elif about.get("kind") == "enhanced folder":
+                systems[label] = folder_system(Path(about.get("folder", "")), rate)
             else:
-                path = Path(about["path"])
+                path = Path(about.get("path", ""))
                 if not path.is_file():
                     if label not in runs or not last_checkpoint(runs[label]).is_file():
                         raise UserError(f"its checkpoint {path} is gone")
@@ -76,7 +76,7 @@ def systems_of(
                 if about.get("weights_sha256", system.about["weights_sha256"]) != system.about["weights_sha256"]:
                     raise UserError(f"{path} has other weights than were scored; evaluate again")
                 systems[label] = system
-        except ValueError as error:
+        except UserError as error:
             gone[label] = str(error)
     return systems, gone
 

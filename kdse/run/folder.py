@@ -39,11 +39,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """The resolved config of a run; empty if it has none that can be read."""
+    """The resolved config of a run, without parts that are no mappings; empty if it has none that can be read."""
     try:
-        return read_config(run / CONFIG)
+        config = read_config(run / CONFIG)
     except UserError:
         return {}
+    parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
+    damaged = [
+        n for n, v in parts.items() if not (isinstance(v, dict) and isinstance(v.get("init_args", {}), dict | None))
+    ]
+    return {name: value for name, value in config.items() if name not in damaged}
 
 
 def seed_of(run: Path) -> int | None:
@@ -64,8 +69,7 @@ def steps_of(run: Path) -> int | None:
 
 def teacher_of(run: Path) -> Path | None:
     """The teacher's checkpoint that a run's config names; None if it had no teacher, or one of another kind."""
-    model = config_of(run).get("model")
-    path = (model.get("init_args") or {}).get("teacher_checkpoint") if isinstance(model, dict) else None
+    path = (config_of(run).get("model", {}).get("init_args") or {}).get("teacher_checkpoint")
     return located(path) if isinstance(path, str) else None
 
 
