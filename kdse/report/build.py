@@ -156,9 +156,12 @@ class _Builder:
                 self.warnings.append(f"no differences on {scored.name}: {self.reference} was not scored on it")
         for label, run in self.runs.items():
             try:
-                read_config(run / CONFIG)
+                damaged = ", ".join(read_config(run / CONFIG).keys() - config_of(run).keys())
+                fault = f"{run / CONFIG}: damaged ({damaged})" if damaged else ""
             except UserError as error:
-                self.warnings.append(f"{error}: what it says of {label} is not in the report")
+                fault = str(error)
+            if fault:
+                self.warnings.append(f"{fault}: what it says of {label} is not in the report")
             validations(run, self.warnings)
             if state := unfinished(run):
                 self.warnings.append(f"{label} is unfinished: {state}")

@@ -85,7 +85,7 @@ def unfinished(run: Path) -> str:
 def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
     """The evaluations in these folders (name, folder); names are needed to tell several apart.
 
-    A set whose summary.json is damaged or another file has what per_file.csv says; one without a per_file.csv is left
+    A set whose summary.json is damaged or another file has what per_file.csv says; one without either file is left
     out if there are others. A warning in a record says so.
 
     Raises:
@@ -96,8 +96,8 @@ def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
     for given, folder in folders:
         try:
             rows = read_rows(folder / "per_file.csv")
-            if not rows:
-                raise UserError(f"{folder / 'per_file.csv'}: holds no scores")
+            if not rows or not (folder / "summary.json").exists():
+                raise UserError(f"{folder / 'per_file.csv'}: no scores in it, or no summary.json beside it")
         except UserError as error:
             lost.append(UserError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({error})"))
             continue
