@@ -102,9 +102,7 @@ def check_numbers(arguments: Any, source: str) -> None:
     """Refuses arguments, at any depth, with a number beyond `LARGEST_NUMBER`, by its name."""
     for key, name, value in _entries(arguments, source):
         if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER and "seed" not in name:
-            raise UserError(
-                f"{key}.{name}: {_shown(value)} is beyond {LARGEST_NUMBER}, the largest that a file may ask"
-            )
+            raise UserError(f"{key}.{name}: {_shown(value)} is beyond {LARGEST_NUMBER}, the largest allowed")
 
 
 def _entries(value: Any, key: str) -> Iterator[tuple[str, str, Any]]:
@@ -134,15 +132,16 @@ def build(section: Any, base: type, source: str, trust_code: bool, hint: str = "
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "made", fail_untyped=False, required=True)
+    section = section if trust_code else checked(section, source)
     try:
-        config = parser.parse_object({"made": section if trust_code else checked(section, source)})
+        config = parser.parse_object({"made": section})
         if not trust_code:  # (as parsed: text can stand for a number)
-            check_numbers(config.as_dict()["made"], source)
+            check_numbers(config.as_dict()["made"], "its arguments")
         return parser.instantiate_classes(config).made
     except (ArgumentError, ValueError) as error:
         mistake = mistake_in(error)
-        if mistake is None and not isinstance(error, ArgumentError):
-            raise
+        if mistake is None and trust_code and not isinstance(error, ArgumentError):
+            raise  # (of a class of the user's)
         raise UserError(f"{source}: {' '.join(str(mistake or error).split())[:400]}{hint}") from error
 
 

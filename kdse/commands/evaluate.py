@@ -122,12 +122,15 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     ):
         if len(journal):
             progress.print(f"{len(journal)} scores in {journal.path} are kept")
+        if journal.damaged:
+            warned.append(f"{journal.damaged} lines of {journal.path} were damaged; their scores are computed again")
         for label, system in systems.items():
             advance = progress.add(label, "items", len(held_out))
             rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
-                told, warned = _against_published(rows, metrics, held_out)
+                told, unlike = _against_published(rows, metrics, held_out)
+                warned += unlike
                 for text in told:
                     progress.print(text)
                 for text in warned:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
 
 
-TRUST_CODE = "let a checkpoint name model classes that kdse does not ship, and run them"
+TRUST_CODE = "let checkpoints and configs name classes that kdse does not mark as harmless, and run them"
 
 
 def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -> None:

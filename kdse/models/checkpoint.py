@@ -12,7 +12,6 @@ what `kdse.pretrained` knows as a MODEL.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import logging
@@ -21,12 +20,13 @@ import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as registration
 
 import kdse
 from kdse.errors import UserError
@@ -35,7 +35,7 @@ from kdse.models.base import SpeechModel
 from kdse.models.foreign import first_line
 from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
 from kdse.pretrained import find, is_onnx, resolve
-from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, check_numbers, require_harmless
+from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, MOST_VALUES, check_numbers, require_harmless
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +177,8 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     init_args = init_args if isinstance(init_args, dict) else {}
     if not trust_code:
         weights = [tensor for tensor in state.values() if isinstance(tensor, torch.Tensor)]
-        check_numbers(init_args, f"{source}: init_args")
         most = sum(tensor.numel() for tensor in weights) + MOST_EXTRA_VALUES
-        with limited(most, len(weights)), torch.device("meta"):  # (takes no memory: sizes are compared before)
-            _weights_for(_build(cls, init_args, source), state, source)
+        _weights_for(check_size(about["model"], source, most, len(weights)), state, source)
     model = _build(cls, init_args, source)
     load_weights(model, state, source)
     return model.eval()
@@ -195,16 +193,22 @@ def _build(cls: type[SpeechModel], init_args: dict[str, Any], source: str) -> Sp
         raise UserError(f"{source}: {cls.__name__} cannot be built from it: {first_line(error)}") from None
 
 
-@contextlib.contextmanager
-def limited(most_values: int, tensors: int = 0) -> Iterator[None]:
-    """Ends, in the body, the building of networks with more values or tensors than this, before memory is filled.
+def check_size(
+    section: Mapping[str, Any], source: str, most_values: int = MOST_VALUES, tensors: int = 0
+) -> SpeechModel:
+    """The network that a file describes without its values (on the meta device), which takes no memory.
 
     Args:
-        most_values: of all parameters and buffers together.
+        section, source: class_path and init_args; the file and the key in it, for messages.
+        most_values: of all its parameters and buffers together.
         tensors: that are known of; `MOST_EXTRA_TENSORS` more are allowed.
-    """
-    from torch.nn.modules import module as registration
 
+    Raises:
+        UserError: for a class that is not harmless, arguments that do not fit, and a network of more values or tensors.
+    """
+    cls = resolve_class(str(section.get("class_path")), False, source)
+    init_args = section.get("init_args") or {}
+    check_numbers(init_args, f"{source}: init_args")
     left = [most_values, tensors + MOST_EXTRA_TENSORS]
 
     def count(_: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
@@ -212,14 +216,14 @@ def limited(most_values: int, tensors: int = 0) -> Iterator[None]:
         left[1] -= 1
         if min(left) < 0:
             raise UserError(
-                f"asks for a network of more than {most_values} values, or too many tensors; the file is damaged, or "
-                "made to fill the memory"
+                f"asks for more than {most_values} values, or too many tensors; the file is damaged, or a trap"
             )
 
     hooks = [registration.register_module_parameter_registration_hook(count)]
     hooks.append(registration.register_module_buffer_registration_hook(count))
     try:
-        yield
+        with torch.device("meta"):
+            return _build(cls, dict(init_args), source)
     finally:
         for hook in hooks:
             hook.remove()

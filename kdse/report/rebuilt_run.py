@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel, Tap
-from kdse.models.checkpoint import fingerprint, limited, load_model, read_checkpoint
+from kdse.models.checkpoint import check_size, fingerprint, load_model, read_checkpoint
 from kdse.pretrained import located
 from kdse.run.folder import config_of, last_checkpoint
 from kdse.taps import resolve_taps
-from kdse.trust import MOST_VALUES, build, harmless, require_harmless
+from kdse.trust import NETWORKS, build, harmless, require_harmless
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
 NOT_NEEDED = {
@@ -75,9 +74,12 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
                 "teacher's checkpoint"
             )
         init_args["trust_code"] = trust_code
-    with torch.random.fork_rng(devices=[]), limited(MOST_VALUES) if not trust_code else nullcontext():
+    for name in () if trust_code else NETWORKS:
+        if isinstance(init_args.get(name), dict):
+            check_size(init_args[name], f"{where}.init_args.{name}")
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = build({"class_path": class_path, "init_args": init_args}, Enhancer, where, trust_code)
+        module = build({**section, "init_args": init_args}, Enhancer, where, trust_code)
     if isinstance(module, Distiller):
         if teacher_checkpoint is None:
             _check_teacher(module.teacher, folder)
