@@ -107,6 +107,8 @@ def check_numbers(arguments: Any, source: str) -> None:
 
 def _entries(value: Any, key: str) -> Iterator[tuple[str, str, Any]]:
     """All entries of mappings and lists at any depth: (key that leads to it, its own name, value)."""
+    if len(key) > 500:  # (a list can hold itself)
+        raise UserError(f"{key:.60} ...: nested too deeply")
     found = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in found:
         yield key, str(name), inner

@@ -252,7 +252,10 @@ def test_widths_without_end_in_a_checkpoint_are_one_line(init_args, said, tmp_pa
 def test_widths_without_end_in_a_config_are_one_line(tmp_path):
     for number, channels in enumerate(([10**6] * 4, "[100000000, 2, 2, 2]")):
         run = run_of(tmp_path / str(number), enhancer(model=named("Cruse", channels=channels)))
-        with little_memory(), pytest.raises(UserError, match=r"config\.yaml: model.*(more than|beyond|cannot be built)"):
+        with (
+            little_memory(),
+            pytest.raises(UserError, match=r"config\.yaml: model.*(more than|beyond|cannot be built)"),
+        ):
             rebuild(run, find("cruse-30k"))
 
 

@@ -10,24 +10,24 @@ from typing import Any
 
 #: A cell that a spreadsheet runs, and one that `unquoted` would change. (OWASP, "CSV injection".)
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+#: Numbers, and ranges of SNRs such as "-5..15 dB": no spreadsheet finds a function or a reference in them.
+NUMBERS = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?(\.\.-?[\d.]+)?( dB)?|[-+]?(inf|nan)")
 
 
 def to_csv(rows: Iterable[Iterable[Any]]) -> str:
     """Rows as CSV: None is an empty cell, numbers stay numbers, text that begins as a formula has a ``'`` before."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([quoted(value) for value in row] for row in rows)
-    return text.getvalue()
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(map(quoted, row))  # (what ends lines is quoted: both of these)
+        lines.append(line.getvalue().removesuffix("\r\n"))
+    return "\n".join([*lines, ""])
 
 
 def quoted(value: Any) -> Any:
-    """The value of a cell for a file; text that is a number is no formula."""
-    if not isinstance(value, str) or not FORMULA.match(value):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
+    """The value of a cell for a file; text of `NUMBERS` is no formula."""
+    runs = isinstance(value, str) and FORMULA.match(value) and not NUMBERS.fullmatch(value)
+    return f"'{value}" if runs else value
 
 
 def unquoted(text: str) -> str:

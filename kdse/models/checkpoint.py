@@ -173,13 +173,11 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
         raise UserError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
     source, state = f"checkpoint {path}", content["state_dict"]
     cls = resolve_class(str(about["model"].get("class_path")), trust_code, source)
-    init_args = about["model"].get("init_args")
-    init_args = init_args if isinstance(init_args, dict) else {}
     if not trust_code:
         weights = [tensor for tensor in state.values() if isinstance(tensor, torch.Tensor)]
         most = sum(tensor.numel() for tensor in weights) + MOST_EXTRA_VALUES
         _weights_for(check_size(about["model"], source, most, len(weights)), state, source)
-    model = _build(cls, init_args, source)
+    model = _build(cls, _arguments(about["model"]), source)
     load_weights(model, state, source)
     return model.eval()
 
@@ -191,6 +189,11 @@ def _build(cls: type[SpeechModel], init_args: dict[str, Any], source: str) -> Sp
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
         raise UserError(f"{source}: {cls.__name__} cannot be built from it: {first_line(error)}") from None
+
+
+def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    found = section.get("init_args")
+    return found if isinstance(found, dict) else {}
 
 
 def check_size(
@@ -207,7 +210,7 @@ def check_size(
         UserError: for a class that is not harmless, arguments that do not fit, and a network of more values or tensors.
     """
     cls = resolve_class(str(section.get("class_path")), False, source)
-    init_args = section.get("init_args") or {}
+    init_args = _arguments(section)
     check_numbers(init_args, f"{source}: init_args")
     left = [most_values, tensors + MOST_EXTRA_TENSORS]
 
@@ -223,7 +226,7 @@ def check_size(
     hooks.append(registration.register_module_buffer_registration_hook(count))
     try:
         with torch.device("meta"):
-            return _build(cls, dict(init_args), source)
+            return _build(cls, init_args, source)
     finally:
         for hook in hooks:
             hook.remove()

@@ -94,6 +94,8 @@ def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
     sets: dict[str, ScoredSet] = {}
     lost: list[UserError] = []
     for given, folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--scores {folder}: no such folder")
         try:
             rows = read_rows(folder / "per_file.csv")
             if not rows or not (folder / "summary.json").exists():

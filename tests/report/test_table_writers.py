@@ -69,7 +69,7 @@ def test_links_html_and_formulas_in_a_name_are_text_in_markdown_and_numbers_stay
 def test_text_that_a_spreadsheet_would_run_is_quoted_and_read_back_and_numbers_stay_numbers(text) -> None:
     (record,) = csv.DictReader(io.StringIO(to_csv(table(text)), newline=""))
     assert record["system"] == f"'{text}" and record["si_sdr_low"] == "-0.5" and unquoted(record["system"]) == text
-    for kept in ("x", "'x", "-5", "+1e-3", "a=b", ""):
+    for kept in ("x", "'x", "-5", "+1e-3", "-5..15 dB", "a=b", ""):
         assert quoted(kept) == kept == unquoted(kept)
     assert quoted(-5.0) == -5.0 and quoted(None) is None
 
