@@ -35,6 +35,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(mistake_in(error) or error).split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened, or its class: what fits into a message of ours."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:160]
+
+
 def require_one_of(name: str, value: object, *known: object) -> None:
     """Raises a `UserError` that names the argument unless its value is one of those known."""
     if value not in known:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser, name_and_value
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.pretrained import MODEL, Named, exported, is_onnx, resolve
 
 if TYPE_CHECKING:
@@ -126,11 +126,6 @@ def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
             f"{type(model).__name__} fails on a clip of {seconds:g} s ({first_line(error)}); check its arguments, or "
             "try another --seconds"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its class."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def checked_device(name: str) -> str:

@@ -215,8 +215,8 @@ def records(summary: Summary) -> list[dict[str, Any]]:
     for line in summary.lines:
         record: dict[str, Any] = {"set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items}
         for metric in summary.metrics:
-            record[metric] = _plain(line.values[metric])
-            record[f"{metric}_improvement"] = _plain(line.improvements[metric])
+            record[metric] = plain(line.values[metric])
+            record[f"{metric}_improvement"] = plain(line.improvements[metric])
             record[f"{metric}_failed"] = line.failures[metric]
         table.append(record)
     return table
@@ -227,6 +227,6 @@ def to_csv(table: Sequence[dict[str, Any]]) -> str:
     return spreadsheet.to_csv([list(table[0]), *(record.values() for record in table)]) if table else ""
 
 
-def _plain(value: float) -> float | None:
-    """Twelve significant digits: as exact as the items' own six decimals, and the same on every machine."""
+def plain(value: float) -> float | None:
+    """Twelve significant digits: as exact as the items' own six decimals, and the same everywhere; None for NaN."""
     return None if math.isnan(value) else float(f"{value:.12g}")

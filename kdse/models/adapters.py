@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import first_line, run_foreign
+from kdse.models.foreign import run_foreign
 
 #: Shorter audio is filled with zeros to this length: less than one frame of a network fails in most of them.
 MINIMUM_SECONDS = 0.1

@@ -29,10 +29,9 @@ from torch import nn
 from torch.nn.modules import module as registration
 
 import kdse
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.machine.packages import PackageError
 from kdse.models.base import SpeechModel
-from kdse.models.foreign import first_line
 from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
 from kdse.pretrained import find, is_onnx, resolve
 from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, MOST_VALUES, check_numbers, require_harmless

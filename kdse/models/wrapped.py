@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import first_line, run_foreign
+from kdse.models.foreign import run_foreign
 
 
 class Wrapped(SpeechModel):

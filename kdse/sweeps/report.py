@@ -65,14 +65,15 @@ def sweep_table(sweep: Sweep, found: Sequence[Row]) -> Table:
     body = []
     for row in found:
         why = f": {row.error}" if row.error else ""
-        cells = [_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying)]
+        cells = [Cell.of_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying)]
         cells.append(Cell(f"{row.state}{why}", row.state))
         for name in metrics:
             value = row.metrics.get(name)
             is_best = name == sweep.metric and row.state == "finished" and value is not None and value == best
             cells.append(Cell("" if value is None else metric_text(name, value), value, best=is_best))
-        cells += [_number(row.parameters, ",d"), _number(row.macs_per_second, ",d"), _number(row.step, "d")]
-        cells += [_number(row.seconds, ".0f"), _value(None if row.run is None else row.run.name)]
+        numbers = ((row.parameters, ",d"), (row.macs_per_second, ",d"), (row.step, "d"), (row.seconds, ".0f"))
+        cells += [Cell.of_number(*number) for number in numbers]
+        cells.append(_value(None if row.run is None else row.run.name))
         body.append(tuple(cells))
     states = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in found).items())
     planned = sweep.points()
@@ -88,7 +89,7 @@ def to_csv(found: Sequence[Row]) -> str:
     lines: list[list[Any]] = [["point", *names, *about, *metrics]]
     for row in found:
         values = [_plain(row.values.get(name)) for name in names]
-        told = [row.plain()[name] for name in about]
+        told = map(row.plain().get, about)
         lines.append([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
     return spreadsheet.to_csv(lines)
 
@@ -99,7 +100,3 @@ def _value(value: Any) -> Cell:
 
 def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("" if value is None else format(value, form), value)

@@ -66,7 +66,9 @@ def test_a_file_in_the_working_folder_replaces_no_module_and_a_class_there_can_b
     bin_folder, here = tmp_path / "bin", tmp_path / "here"
     bin_folder.mkdir()
     here.mkdir()
-    (bin_folder / "kdse").write_text("import sys\nfrom kdse.cli import main\nsys.exit(main())\n")
+    (bin_folder / "kdse").write_text(
+        "import sys\nfrom kdse.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
     for name in ("torch", "random", "socket", "pickle", "tempfile", "numpy", "multiprocessing", "soundfile", "kdse"):
         (here / f"{name}.py").write_text(
             f"open({str(tmp_path / 'sung')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
