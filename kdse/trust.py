@@ -38,6 +38,8 @@ NETWORKS = ("model", "student", "teacher")
 # All bounds are our choice: far above what speech models and their files need, far below the memory of a laptop.
 #: Largest number in the arguments of a class (widths, lengths, rates), seeds apart.
 LARGEST_NUMBER = 2**20
+#: Most processes that a file may start.
+MOST_WORKERS = 256
 #: Most values that a network may have beyond those that its file holds: windows, filter banks. 64 MiB in float32.
 MOST_EXTRA_VALUES = 2**24
 #: Most values of a network whose weights are in no file yet. 1 GiB in float32.
@@ -99,10 +101,11 @@ def checked(section: Any, source: str) -> dict[str, Any]:
 
 
 def check_numbers(arguments: Any, source: str) -> None:
-    """Refuses arguments, at any depth, with a number beyond `LARGEST_NUMBER`, by its name."""
+    """Refuses arguments, at any depth, with a number beyond `LARGEST_NUMBER` (or `MOST_WORKERS`), by its name."""
     for key, name, value in _entries(arguments, source):
-        if isinstance(value, int | float) and abs(value) > LARGEST_NUMBER and "seed" not in name:
-            raise UserError(f"{key}.{name}: {_shown(value)} is beyond {LARGEST_NUMBER}, the largest allowed")
+        most = MOST_WORKERS if name.endswith("workers") else LARGEST_NUMBER
+        if isinstance(value, int | float) and abs(value) > most and "seed" not in name:
+            raise UserError(f"{key}.{name}: {_shown(value)} is beyond {most}, the largest allowed")
 
 
 def _entries(value: Any, key: str) -> Iterator[tuple[str, str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdse.errors import UserError
 from kdse.machine.processes import available_cores
 from kdse.metrics.registry import METRICS
+from kdse.trust import LARGEST_NUMBER
 
 if TYPE_CHECKING:
     from kdse.evaluation.held_out import HeldOut
@@ -97,6 +98,8 @@ def _are(kind: Any, value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(inner, kind) for inner in value)
 
 
+#: Longest mixture. Our choice: it is in memory as a whole.
+LONGEST_SECONDS = 3600
 #: What each option of a record holds: it can come from a file of somebody else's.
 _RECORD: dict[str, Callable[[Any], bool]] = {
     "paired": lambda v: v is None or (_are(str | Path, v) and len(v) == 2),
@@ -105,11 +108,11 @@ _RECORD: dict[str, Callable[[Any], bool]] = {
     "data_config": lambda v: isinstance(v, str | Path | None),
     "snr_db": lambda v: _are(int | float, v),
     "range": lambda v: v is None or (_are(int | float, v) and len(v) == 2),
-    "items": lambda v: type(v) is int,
-    "seconds": lambda v: isinstance(v, int | float),
+    "items": lambda v: type(v) is int and v <= LARGEST_NUMBER,
+    "seconds": lambda v: isinstance(v, int | float) and not v > LONGEST_SECONDS,
     "snr_definition": lambda v: isinstance(v, str),
     "seed": lambda v: type(v) is int,
-    "sample_rate_hz": lambda v: type(v) is int,
+    "sample_rate_hz": lambda v: type(v) is int and 0 < v <= LARGEST_NUMBER,
 }
 
 
