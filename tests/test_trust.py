@@ -259,6 +259,24 @@ def test_widths_without_end_in_a_config_are_one_line(tmp_path):
             rebuild(run, find("cruse-30k"))
 
 
+def test_a_config_starts_no_thousands_of_processes(tmp_path):
+    data = {"class_path": "kdse.data.SyntheticCorpus", "init_args": {"build_workers": 10**5}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=r"config\.yaml: data: .*build_workers: 100000 is beyond 256"):
+        held_out_of({"data_config": str(tmp_path / "config.yaml")})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seconds": 1e9}, {"seconds": "x"}, {"items": 10**12}, {"snr_db": "x"}, {"paired": ["a"]}, {"range": [1]},
+     {"corpus": 3}, {"sample_rate_hz": 10**9}, {"synthetic": {}}, {"seed": []}],
+)  # fmt: skip
+def test_items_in_the_scores_of_others_are_refused_by_name(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: .* is not what this option takes"):
+        held_out_of({"synthetic": True, **wrong})
+
+
 def _weight(kind: str) -> object:
     one = torch.ones(2, 1, 2, 3)
     quantized = {"scale": 0.1, "zero_point": 0, "dtype": torch.qint8}
