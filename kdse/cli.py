@@ -16,7 +16,7 @@ import kdse
 from kdse.commands.parser import underscored
 from kdse.errors import Diverged, UserError, one_line, printable
 from kdse.machine.packages import PackageError
-from kdse.machine.processes import DIVERGED, INTERRUPTED
+from kdse.machine.processes import DIVERGED, INTERRUPTED, safe_path, working_folder_last
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -53,12 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in TOOLS and command not in LIGHTNING:
         print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
         return 2
+    trusting = command in LIGHTNING or "--trust-code" in [word.replace("_", "-") for word in arguments]
     try:
-        if command in TOOLS:
-            _talk_plainly(logging.WARNING)
-            module = importlib.import_module(TOOLS[command][0])
-            return int(module.main(arguments) or 0)
-        return run_lightning([command, *map(underscored, arguments)])
+        with safe_path(), working_folder_last() if trusting else contextlib.nullcontext():
+            return _run(command, arguments)
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
@@ -77,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = "; --resume=true goes on from the last checkpoint, if there is one" if command == "fit" else ""
         print(f"kdse {command}: interrupted{more}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command in TOOLS:
+        _talk_plainly(logging.WARNING)
+        return int(importlib.import_module(TOOLS[command][0]).main(arguments) or 0)
+    return run_lightning([command, *map(underscored, arguments)])
 
 
 def run_lightning(arguments: list[str]) -> int:

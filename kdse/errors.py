@@ -54,6 +54,11 @@ def printable(text: object) -> str:
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened, or its class: what fits into a message of ours."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:160]
+
+
 def require_one_of(name: str, value: object, *known: object) -> None:
     """Raises a `UserError` that names the argument unless its value is one of those known."""
     if value not in known:

@@ -12,7 +12,7 @@ LONGEST = 400
 #: The packages and modules directly below kdse, from the ground up. Each imports from lower floors and from itself.
 FLOORS = (
     {"errors"},
-    {"internals", "machine", "precision", "seeding", "schedule", "distributed", "pretrained"},
+    {"internals", "machine", "precision", "seeding", "schedule", "distributed", "pretrained", "trust"},
     {"audio", "gradients"},
     {"models", "data"},
     {"metrics"},

@@ -18,7 +18,7 @@ from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.machine.packages import required
-from kdse.pretrained import MODEL, Named, names
+from kdse.pretrained import MODEL, Named, is_onnx, names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,7 @@ def _forms(
     label: str, named: Named, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
 ) -> dict[str, str]:
     """Label to file of what is timed for one MODEL; what is made for that lies in ``folder``."""
-    if named.path is not None and named.path.suffix == ".onnx":
+    if is_onnx(named.path):
         return {f"{label}.onnx": str(named.path)}
     from kdse.deploy.export.format import Options
     from kdse.deploy.export.write import export_file

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from kdse.commands.model import TRUST_CODE
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
 from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
@@ -159,6 +160,7 @@ def _evaluation(runs: dict[str, Run], names: list[str], reference: str, argument
         flags = ["--data-config", str(data / CONFIG), *flags]
     systems = [f"{name}={last_checkpoint(runs[name].folder)}" for name in names]
     # our own folder: what it holds of other runs, items or metrics is replaced
+    flags += ["--trust-code"] if arguments.trust_code else []
     return ["evaluate", *systems, *flags, "--out", str(arguments.out / SCORES), "--overwrite"]
 
 
@@ -210,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="NAME", help="train these runs only; the table shows all")
     add("--dry-run", action="store_true", help="print the commands and stop")
     add("--json", action="store_true", help="print comparison.json instead of the table")
+    add("--trust-code", action="store_true", help=f"{TRUST_CODE} (models and data modules of your own, when scoring)")
     add_item_options(parser)
     add_scoring_options(parser)
     parser.set_defaults(metrics=METRICS)

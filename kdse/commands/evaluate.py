@@ -34,7 +34,7 @@ from kdse.metrics.squim import cached_weights
 from kdse.metrics.table import NOISY, Row, Summary, check_failures, records, summarize, to_csv
 from kdse.report.tables.scores import score_table
 from kdse.report.tables.table import Table
-from kdse.report.tables.writers import to_markdown, to_rich
+from kdse.report.tables.writers import markdown_text, to_markdown, to_rich
 
 if TYPE_CHECKING:
     from kdse.evaluation.held_out import HeldOut
@@ -102,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     folders = enhanced_folders(arguments.enhanced, taken=list(models))
     device = checked_device(arguments.device)
     items = item_record(arguments)
-    held_out = held_out_of(items)
+    held_out = held_out_of(items, arguments.trust_code)
     rate = pool.sample_rate_hz = held_out.sample_rate_hz
     systems: dict[str, System] = {NOISY: unprocessed()}
     for label, named in models.items():
@@ -125,12 +125,15 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     ):
         if len(journal):
             progress.print(f"{len(journal)} scores in {journal.path} are kept")
+        if journal.damaged:
+            warned.append(f"{journal.damaged} lines of {journal.path} were damaged; their scores are computed again")
         for label, system in systems.items():
             advance = progress.add(label, "items", len(held_out))
             rows += score_system(label, system, held_out, pool, journal, advance, out / "audio", arguments.save_audio)
             write_text(out / "per_file.csv", per_file_csv(rows, metrics))  # a finished system is never lost
             if label == NOISY:  # before hours of models
-                told, warned = _against_published(rows, metrics, held_out)
+                told, unlike = _against_published(rows, metrics, held_out)
+                warned += unlike
                 for text in told:
                     progress.print(text)
                 for text in warned:
@@ -194,8 +197,8 @@ def _against_published(rows: list[Row], metrics: Sequence[str], held_out: HeldOu
 
 
 def _markdown(table: Table, told: list[str], warned: list[str]) -> str:
-    loud = [f"**WARNING: {text}.**\n\n" for text in warned]
-    return "".join([*loud, *(f"{text}.\n\n" for text in told), to_markdown(table)])
+    loud = [f"**WARNING: {markdown_text(text)}.**\n\n" for text in warned]
+    return "".join([*loud, *(f"{markdown_text(text)}.\n\n" for text in told), to_markdown(table)])
 
 
 def _out(given: Path | None, models: Mapping[str, Named]) -> Path:

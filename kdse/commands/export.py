@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kdse.commands.model import add_model, named_model, open_model, run_of
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
+from kdse.pretrained import is_onnx
 
 if TYPE_CHECKING:
     from kdse.deploy.export.graphs import Port
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
     kind = FORMATS[arguments.format]
     check(kind, options)  # (before anything slow)
     named = named_model(arguments)
-    if named.path is not None and named.path.suffix == ".onnx":
+    if is_onnx(named.path):
         raise UserError(f"{named.path}: is an exported file already; give the checkpoint it came from")
     target = _target(arguments, named)
     model = open_model(named, arguments)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser, name_and_value
-from kdse.errors import UserError
-from kdse.pretrained import MODEL, Named, exported, resolve
+from kdse.errors import UserError, first_line
+from kdse.pretrained import MODEL, Named, exported, is_onnx, resolve
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
 
 
-TRUST_CODE = "let a checkpoint name model classes that kdse does not ship, and run them"
+TRUST_CODE = "let checkpoints and configs name classes that kdse does not mark as harmless, and run them"
 
 
 def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -> None:
@@ -128,11 +128,6 @@ def failures_explained(model: SpeechModel, seconds: float) -> Iterator[None]:
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its class."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 def checked_device(name: str) -> str:
     """The device of --device, refused if it cannot be used here; "auto" is the GPU if there is one."""
     import torch
@@ -152,7 +147,7 @@ def open_in_backend(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
         named = named_model(arguments)
     except UserError as error:
         raise UserError(f"--checkpoint {error}") from None
-    graph = named.path is not None and named.path.suffix == ".onnx"
+    graph = is_onnx(named.path)
     if not graph and arguments.backend == "torch":
         return open_model(named, arguments).to(checked_device(arguments.device)), arguments.model
     if arguments.device != "cpu":

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from kdse.sweeps.sequential_runs import kdse
 REPORT = "report"
 #: In OUT: the tables and figures that a report wrote.
 FILES = "report.json"
+#: Its entries: files that a report may have written, and may remove.
+OURS = re.compile(r"(tables|figures)/[A-Za-z0-9.+_-]+\.(md|csv|tex|png)")
 
 DESCRIPTION = """\
 Puts finished runs side by side: tables with intervals and marks for differences inside the noise, cost beside quality,
@@ -135,19 +138,31 @@ def _out(given: Path | None, folders: list[str]) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
+    check_folders(out)
     if not os.access(out, os.W_OK):
         raise UserError(f"--out {out}: may not be written to")
     return out
+
+
+def check_folders(out: Path) -> None:
+    """Refuses a folder in which those for tables or figures are links: the report would be written elsewhere."""
+    for folder in (out / "tables", out / "figures"):
+        if folder.is_symlink():
+            raise UserError(f"--out {out}: {folder} is a link to another folder; remove the link")
 
 
 def write_report(report: Report, out: Path) -> list[str]:
     """Writes a report's page, Markdown, tables and figures; what there is, for people.
 
     Tables and figures of an earlier report in the folder, and nothing else, are removed.
+
+    Raises:
+        UserError: if a folder for them is a link, to where nothing is written.
     """
     from kdse.report.page.page import write_page
     from kdse.report.tables.writers import to_csv, to_latex, to_markdown
 
+    check_folders(out)
     written = []
     for table in report.tables:
         for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
@@ -158,25 +173,26 @@ def write_report(report: Report, out: Path) -> list[str]:
         write_bytes(out / written[-1], figure.png)
     write_text(out / "report.md", _markdown(report))
     write_page(report, out / "report.html")
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # (no earlier report, or a damaged list)
+    with contextlib.suppress(OSError, ValueError, TypeError):  # (no earlier report, or a damaged list)
         for name in json.loads((out / FILES).read_text(encoding="utf-8")):
-            if name not in written and name.split("/")[0] in ("tables", "figures") and ".." not in name:
+            if name not in written and OURS.fullmatch(name):
                 (out / name).unlink(missing_ok=True)
     write_text(out / FILES, json.dumps(written, indent=1) + "\n")
     return ["report.html", "report.md", "tables/", *(["figures/"] if report.figures else [])]
 
 
 def _markdown(report: Report) -> str:
+    from kdse.report.tables.writers import markdown_text as shown
     from kdse.report.tables.writers import to_markdown
 
-    parts = [f"# {report.title}", *(f"**WARNING: {text}**" for text in report.warnings), *report.notes]
+    parts = [f"# {shown(report.title)}", *(f"**WARNING: {shown(text)}**" for text in report.warnings)]
+    parts += map(shown, report.notes)
     for table in report.tables:
-        parts += [f"## {table.title}", to_markdown(dataclasses.replace(table, title="")).strip()]
+        parts += [f"## {shown(table.title)}", to_markdown(dataclasses.replace(table, title="")).strip()]
     for figure in report.figures:
-        alt = figure.alt.replace("[", "(").replace("]", ")").replace("\n", " ")
-        parts += [f"## {figure.title}", f"![{alt}](figures/{figure.key}.png)"]
-    parts += ["## How it was made", "\n".join(f"- {name}: {text}" for name, text in report.facts.items())]
-    return "\n\n".join(parts) + "\n"
+        parts += [f"## {shown(figure.title)}", f"![{shown(figure.alt)}](figures/{figure.key}.png)"]
+    facts = "\n".join(f"- {shown(name)}: {shown(text)}" for name, text in report.facts.items())
+    return "\n\n".join([*parts, "## How it was made", facts]) + "\n"
 
 
 def _evaluation(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdse.commands.model import add_model, named_model, open_model, run_of
 from kdse.commands.parser import Parser
-from kdse.pretrained import DEFAULT, MODEL, Named, exported
+from kdse.pretrained import DEFAULT, MODEL, Named, exported, is_onnx
 from kdse.web.runtime import DEFAULT_FOLDER, INSTALL, VERSION, runtime_files
 from kdse.web.serve import make_server
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 def step_graph(named: Named, folder: Path, arguments: argparse.Namespace) -> Path:
     """The model as an exported file: itself, that of the box, or one exported into ``folder``."""
-    if named.path is not None and (named.path.suffix == ".onnx" or exported(named.path) is not None):
+    if named.path is not None and (is_onnx(named.path) or exported(named.path) is not None):
         return exported(named.path) or named.path
     from kdse.deploy.export.write import export_file
 

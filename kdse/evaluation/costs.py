@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.errors import UserError
+
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
 
@@ -38,15 +40,21 @@ def running_cost(model: SpeechModel) -> dict[str, Any]:
     }
 
 
-def training_cost(run: Path) -> dict[str, Any]:
-    """Wall time, seconds a step, steps and seed of a run."""
+def training_cost(run: Path, damaged: list[str] | None = None) -> dict[str, Any]:
+    """Wall time, seconds a step, steps and seed of a run; None is unknown, ``damaged`` gets files that are not read."""
     from kdse.run.folder import seed_of, steps_of
     from kdse.run.timing import step_cost
 
-    cost = step_cost(run)
+    cost, steps = step_cost(run, damaged), None
+    try:
+        steps = steps_of(run)
+    except UserError as error:
+        if damaged is None:
+            raise
+        damaged.append(str(error))
     return {
         "training_seconds": None if cost is None else cost.training_seconds,
         "seconds_per_step": None if cost is None else cost.seconds_per_step,
-        "steps": steps_of(run),
+        "steps": steps,
         "seed": seed_of(run),
     }

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdse.errors import UserError, mistake_in
+from kdse.errors import UserError
+from kdse.trust import build, read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,33 +124,23 @@ def mixtures(
     return HeldOut(sum(len(s) for s in sets.values()), iterate, module.sample_rate_hz, settings)
 
 
-def from_config(path: Path) -> HeldOut:
-    """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``."""
-    import yaml
-    from jsonargparse import ArgumentParser
+def from_config(path: Path, trust_code: bool = False) -> HeldOut:
+    """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``.
+
+    Without ``trust_code`` it is one that kdse ships: the file can be the config of somebody else's run.
+    """
     from lightning import LightningDataModule
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--data-config {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+        content = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"--data-config {error}") from None
     content = content.get("data", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or "class_path" not in content:
         raise UserError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data")
-    try:
-        config = parser.parse_object({"data": content})
-    except Exception as error:  # jsonargparse has several error types for a wrong config
-        raise UserError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from error
-    try:
-        module = parser.instantiate_classes(config).data
-        return from_module(module, {"data_config": str(path), "data": content})
-    except ValueError as error:
-        mistake = mistake_in(error)
-        if mistake is None:  # (what a data module of the user's raises keeps its traceback)
-            raise
-        raise UserError(f"--data-config {path}: {mistake} (its paths are relative to the current folder)") from error
+    hint = " (its paths are relative to the current folder)"
+    module = build(content, LightningDataModule, f"--data-config {path}: data", trust_code, hint)
+    return from_module(module, {"data_config": str(path), "data": content})
 
 
 def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:

@@ -26,7 +26,8 @@ class Key(NamedTuple):
 class Journal:
     """An append-only file of scores. Nothing that failed is kept: it is tried again.
 
-    A line that a kill cut short is dropped, all before it count. One process writes at a time.
+    A line that a kill cut short is dropped, all before it count; ``damaged`` says how many others are no scores, which
+    are computed again. One process writes at a time.
 
     Args:
         folder: of the evaluation; made if needed.
@@ -69,6 +70,7 @@ class Journal:
                 )
             lines = []
         entries = {line: entry for line in lines if (entry := _entry(line)) is not None}
+        self.damaged = len(set(lines)) - len(entries)
         self._scores = dict(entries.values())
         write_text(self.path, "".join(f"{line}\n" for line in [header, *entries]))
         try:

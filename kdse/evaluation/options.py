@@ -6,12 +6,14 @@ import argparse
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError
 from kdse.machine.processes import available_cores
 from kdse.metrics.registry import METRICS
+from kdse.trust import LARGEST_NUMBER
 
 if TYPE_CHECKING:
     from kdse.evaluation.held_out import HeldOut
@@ -55,8 +57,8 @@ def item_record(arguments: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def held_out_of(record: dict[str, Any]) -> HeldOut:
-    """The test set of a record.
+def held_out_of(record: dict[str, Any], trust_code: bool = False) -> HeldOut:
+    """The test set of a record; ``trust_code`` lets a config name data modules that kdse does not ship.
 
     Raises:
         ValueError: naming the flag, for anything missing or wrong.
@@ -64,12 +66,15 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
     from kdse.evaluation import held_out
 
     options = argparse.Namespace(**{**vars(_defaults()), **record})
+    for name, fits in _RECORD.items():
+        if not fits(getattr(options, name)):
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(options, name)!r:.60} is not what this option takes")
     _check_used(options)
     if options.paired:
         noisy, clean = options.paired
         return held_out.paired(Path(noisy), Path(clean), options.sample_rate_hz)
     if options.data_config:
-        return held_out.from_config(Path(options.data_config))
+        return held_out.from_config(Path(options.data_config), trust_code)
     if options.items < 1 or not 0 < options.seconds < math.inf:
         raise UserError("--items and --seconds must be positive")
     for flag, values in (("--snr-db", options.snr_db), ("--range", options.range or [])):
@@ -96,6 +101,28 @@ def held_out_of(record: dict[str, Any]) -> HeldOut:
 def _flag(setting: str) -> str:
     """The flag of an evaluation that gives a setting of `Mixtures`."""
     return "--corpus" if setting == "root" else f"--{setting.replace('_', '-')}"
+
+
+def _are(kind: Any, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(inner, kind) for inner in value)
+
+
+#: Longest mixture. Our choice: it is in memory as a whole.
+LONGEST_SECONDS = 3600
+#: What each option of a record holds: it can come from a file of somebody else's.
+_RECORD: dict[str, Callable[[Any], bool]] = {
+    "paired": lambda v: v is None or (_are(str | Path, v) and len(v) == 2),
+    "corpus": lambda v: isinstance(v, str | None),
+    "synthetic": lambda v: isinstance(v, bool),
+    "data_config": lambda v: isinstance(v, str | Path | None),
+    "snr_db": lambda v: _are(int | float, v),
+    "range": lambda v: v is None or (_are(int | float, v) and len(v) == 2),
+    "items": lambda v: type(v) is int and v <= LARGEST_NUMBER,
+    "seconds": lambda v: isinstance(v, int | float) and not v > LONGEST_SECONDS,
+    "snr_definition": lambda v: isinstance(v, str),
+    "seed": lambda v: type(v) is int,
+    "sample_rate_hz": lambda v: type(v) is int and 0 < v <= LARGEST_NUMBER,
+}
 
 
 def _check_used(options: argparse.Namespace) -> None:

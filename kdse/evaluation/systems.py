@@ -14,6 +14,7 @@ from kdse.data.affixes import INPUT_WORDS, TARGET_WORDS, Affix, common_affix
 from kdse.errors import UserError
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
+from kdse.pretrained import is_onnx
 from kdse.run.folder import run_folder_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
 
     from kdse.models.checkpoint import fingerprint, load_model
 
-    onnx = path.suffix == ".onnx"
+    onnx = is_onnx(path)
     model = _onnx(path, sample_rate_hz) if onnx else load_model(path, trust_code=trust_code)
     if model.sample_rate_hz != sample_rate_hz:
         raise UserError(
@@ -100,7 +101,7 @@ def _code_of(cls: type) -> str:
 
 def _cost(model: SpeechModel, path: Path) -> dict[str, Any]:
     cost = running_cost(model)
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         data = Path(f"{path}.data")  # where weights beyond 2 GB, or by choice, lie
         cost["model_bytes"] = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
     run = run_folder_of(path)

@@ -22,6 +22,10 @@ DIVERGED = 3
 #: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
 PATIENCE_S = 30.0
 
+#: In a child's environment: Python looks for modules in no working folder, where a file called torch.py would be taken
+#: for torch. (Any value means that; this one tells that kdse set it.)
+SAFE_PATH = {"PYTHONSAFEPATH": "kdse"}
+
 PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 
 
@@ -35,6 +39,31 @@ def listening(numbers: Sequence[int], handler: Callable[[int, FrameType | None],
     finally:
         for number, known in before.items():
             signal.signal(number, known)
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Gives all children of this process `SAFE_PATH` meanwhile, those of multiprocessing and of libraries too."""
+    ours = {} if os.environ.get("PYTHONSAFEPATH") else SAFE_PATH
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def working_folder_last() -> Iterator[None]:
+    """Finds the user's own modules in the working folder meanwhile: after all others, so that none is replaced."""
+    before = list(sys.path)
+    with contextlib.suppress(OSError):  # (it was deleted)
+        if not {"", os.getcwd()} & {*before}:
+            sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def call(command: Sequence[str], stdout: int | None = None) -> int:

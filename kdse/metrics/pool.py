@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.machine.processes import SAFE_PATH
 from kdse.metrics.registry import METRICS, Score, Scores, Signal, check_metrics, score_each
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
@@ -248,7 +249,8 @@ class _Process:
         if self._process is not None:
             return
         ours, theirs = Pipe()
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {**os.environ, **ONE_THREAD, **SAFE_PATH, **path}
         with theirs, self._starting:
             if self._ended:
                 raise EOFError

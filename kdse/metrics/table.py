@@ -6,7 +6,6 @@ Sums are exact (`math.fsum`), so no digit depends on the order of files or on ho
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
+from kdse.machine import spreadsheet
+from kdse.machine.spreadsheet import unquoted
 
 NOISY = "noisy"
 #: Width of an SNR bucket where SNRs are drawn from a range.
@@ -194,7 +195,8 @@ def read_rows(path: str | Path) -> list[Row]:
                 known = dict(zip(metrics, values, strict=True))
                 failures, counts = (_by_metric(record, column, metrics) for column in (FAILURES, PIECES))
                 pieces = {metric: int(count) for metric, count in counts.items()}
-                rows.append(Row(record["system"], record["name"], known, failures, snr_db, record["set"], pieces))
+                group, system, name = (unquoted(record[key]) for key in ("set", "system", "name"))
+                rows.append(Row(system, name, known, failures, snr_db, group, pieces))
     except (OSError, ValueError, TypeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: is no per_file.csv of kdse evaluate ({why})") from None
@@ -219,8 +221,8 @@ def records(summary: Summary) -> list[dict[str, Any]]:
     for line in summary.lines:
         record: dict[str, Any] = {"set": line.group, "system": line.system, "snr_db": line.snr_db, "items": line.items}
         for metric in summary.metrics:
-            record[metric] = _plain(line.values[metric])
-            record[f"{metric}_improvement"] = _plain(line.improvements[metric])
+            record[metric] = plain(line.values[metric])
+            record[f"{metric}_improvement"] = plain(line.improvements[metric])
             record[f"{metric}_failed"] = line.failures[metric]
             if metric in cut:
                 record[f"{metric}_in_pieces"] = line.in_pieces[metric]
@@ -230,14 +232,9 @@ def records(summary: Summary) -> list[dict[str, Any]]:
 
 def to_csv(table: Sequence[dict[str, Any]]) -> str:
     """Records as CSV; None is an empty cell."""
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    return text.getvalue()
+    return spreadsheet.to_csv([list(table[0]), *(record.values() for record in table)]) if table else ""
 
 
-def _plain(value: float) -> float | None:
-    """Twelve significant digits: as exact as the items' own six decimals, and the same on every machine."""
+def plain(value: float) -> float | None:
+    """Twelve significant digits: as exact as the items' own six decimals, and the same everywhere; None for NaN."""
     return None if math.isnan(value) else float(f"{value:.12g}")

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import first_line, run_foreign
+from kdse.models.foreign import run_foreign
 
 #: Shorter audio is filled with zeros to this length: less than one frame of a network fails in most of them.
 MINIMUM_SECONDS = 0.1
@@ -36,7 +36,6 @@ MINIMUM_SECONDS = 0.1
 class Adapter(SpeechModel):
     """Base of teachers from other toolkits: subclasses set `network` and implement `speech`."""
 
-    imports_code = True
     brings_weights = True
     channel_axis = False  # whether the network wants [B, 1, N]
     network: Any

@@ -64,7 +64,6 @@ class Aligned(SpeechModel):
         probe: wav or flac file of clean speech to measure on, a few seconds; None takes the built-in signal.
     """
 
-    imports_code = True
     settings_sha256: Tensor
 
     def __init__(

@@ -77,7 +77,6 @@ class SpeechModel(nn.Module):
         width_parameters: names of the constructor arguments (an int or a list of ints each) that set the width;
             empty if the family cannot be compressed by width.
         clip: True if the waveform is limited to [-1, 1] after the inverse STFT.
-        imports_code: True if building it runs code that kdse does not ship; checkpoints of it need --trust-code.
         brings_weights: True if it is built with trained weights, so that it can teach without a checkpoint.
         fixed_samples: the only length of signal it takes; None for any.
         parameter_count: parameters of a network that is in a file and not in this module; None where that is unknown.
@@ -90,7 +89,6 @@ class SpeechModel(nn.Module):
     latency_samples: int = 0
     width_parameters: tuple[str, ...] = ()
     clip: bool = False
-    imports_code: bool = False
     brings_weights: bool = False
     fixed_samples: int | None = None
     parameter_count: int | None = None

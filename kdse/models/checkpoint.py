@@ -16,27 +16,39 @@ import hashlib
 import importlib
 import logging
 import os
-import pickle
+import pickletools
+import re
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as registration
 
 import kdse
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.machine.packages import PackageError
 from kdse.models.base import SpeechModel
 from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
-from kdse.pretrained import find, resolve
+from kdse.pretrained import find, is_onnx, resolve
+from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, MOST_VALUES, check_numbers, require_harmless
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MODEL_PREFIX = "model."
 #: The checkpoint of a run before `LAST`, in case that one is damaged.
 PREVIOUS = "last.previous.ckpt"
-TRUST = "--trust-code (kdse fit: --model.trust_code)"
+#: What the pickle in a checkpoint may name: dense tensors with values, their types, and containers.
+PLAIN = re.compile(
+    r"torch\._utils _rebuild_(tensor_v[23]|parameter)|collections (OrderedDict|Counter)|__builtin__ (set|complex)|"
+    r"torch (Size|device|[A-Z]\w*Storage|(b?float|u?int|complex)\d\w*|bool)|torch\.storage UntypedStorage"
+)
+#: Types of numbers that are read as float32. (What fits no float32 becomes infinite.)
+READ_AS_FLOAT32 = (torch.float16, torch.bfloat16, torch.float64)
 
 
 def describe(model: SpeechModel) -> dict[str, Any]:
@@ -81,25 +93,23 @@ def _plain(value: Any, name: str, cls: type) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads the checkpoint that a MODEL names as data only (no code in it can run).
+    """Reads the checkpoint that a MODEL names as data only: no code in it can run, and memory is that of the file.
 
     Raises:
-        UserError: one line that names the file, if it is missing, cut short, corrupt or holds pickled objects.
+        UserError: one line that names the file, if it is missing, cut short, corrupt, compressed, or holds anything but
+            dense tensors and plain containers.
     """
     path = find(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         raise UserError(f"{path}: is an exported file; give the checkpoint it came from")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
-            raise UserError(
-                f"checkpoint {path}: holds Python objects besides tensors, so it is not loaded (it could run code)"
-            ) from None
-        raise UserError(f"checkpoint {path}: corrupt or not a checkpoint; use another one") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # (torch raises whatever a damaged file leads to)
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
@@ -110,6 +120,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if damaged is not None:
             raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses what `torch.load` would take, but `torch.save` does not make of dense tensors and plain containers."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        # (entries that overlap are larger together than the file, as compressed ones can be)
+        if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > path.stat().st_size:
+            raise UserError(f"checkpoint {path}: is compressed, so it takes more memory than disk; save it anew")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                for operation, name, _ in pickletools.genops(archive.read(entry)):
+                    if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not PLAIN.fullmatch(str(name)):
+                        raise UserError(
+                            f"checkpoint {path}: holds {str(name).replace(' ', '.')} besides dense tensors and plain "
+                            "values, so it is not loaded (it could run code, or ask for any amount of memory)"
+                        )
 
 
 def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
@@ -130,9 +157,9 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     if named.path is None:
         model = _build(resolve_class(named.class_path, trust_code, str(path)), {}, str(path))
         if not model.brings_weights:
-            logging.getLogger(__name__).warning("%s: a class path, so its weights are random", path)
+            log.warning("%s: a class path, so its weights are random", path)
         return model.eval()
-    if named.path.suffix == ".onnx":
+    if is_onnx(named.path):
         from kdse.models.onnx_student import load_onnx
 
         return load_onnx(named.path)
@@ -143,10 +170,14 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     version = about.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(f"checkpoint {path}: format {version}, this kdse reads {FORMAT_VERSION}; update kdse")
-    cls = resolve_class(str(about["model"].get("class_path")), trust_code, source=f"checkpoint {path}")
-    init_args = about["model"].get("init_args")
-    model = _build(cls, init_args if isinstance(init_args, dict) else {}, f"checkpoint {path}")
-    load_weights(model, content["state_dict"], source=f"checkpoint {path}")
+    source, state = f"checkpoint {path}", content["state_dict"]
+    cls = resolve_class(str(about["model"].get("class_path")), trust_code, source)
+    if not trust_code:
+        weights = [tensor for tensor in state.values() if isinstance(tensor, torch.Tensor)]
+        most = sum(tensor.numel() for tensor in weights) + MOST_EXTRA_VALUES
+        _weights_for(check_size(about["model"], source, most, len(weights)), state, source)
+    model = _build(cls, _arguments(about["model"]), source)
+    load_weights(model, state, source)
     return model.eval()
 
 
@@ -155,26 +186,65 @@ def _build(cls: type[SpeechModel], init_args: dict[str, Any], source: str) -> Sp
         return cls(**init_args)
     except PackageError:  # (no fault of the checkpoint's)
         raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: {cls.__name__} cannot be built from it: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{source}: {cls.__name__} cannot be built from it: {first_line(error)}") from None
+
+
+def _arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    found = section.get("init_args")
+    return found if isinstance(found, dict) else {}
+
+
+def check_size(
+    section: Mapping[str, Any], source: str, most_values: int = MOST_VALUES, tensors: int = 0
+) -> SpeechModel:
+    """The network that a file describes without its values (on the meta device), which takes no memory.
+
+    Args:
+        section, source: class_path and init_args; the file and the key in it, for messages.
+        most_values: of all its parameters and buffers together.
+        tensors: that are known of; `MOST_EXTRA_TENSORS` more are allowed.
+
+    Raises:
+        UserError: for a class that is not harmless, arguments that do not fit, and a network of more values or tensors.
+    """
+    cls = resolve_class(str(section.get("class_path")), False, source)
+    init_args = _arguments(section)
+    check_numbers(init_args, f"{source}: init_args")
+    left = [most_values, tensors + MOST_EXTRA_TENSORS]
+
+    def count(_: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        left[0] -= 0 if tensor is None else tensor.numel()
+        left[1] -= 1
+        if min(left) < 0:
+            raise UserError(
+                f"asks for more than {most_values} values, or too many tensors; the file is damaged, or a trap"
+            )
+
+    hooks = [registration.register_module_parameter_registration_hook(count)]
+    hooks.append(registration.register_module_buffer_registration_hook(count))
+    try:
+        with torch.device("meta"):
+            return _build(cls, init_args, source)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def resolve_class(class_path: str, trust_code: bool, source: str) -> type[SpeechModel]:
-    """The model class behind a class path.
+    """The model class behind a class path; without ``trust_code`` one that `kdse.trust` knows as harmless.
 
-    A class path alone can import and run code, so without ``trust_code`` only `SpeechModel`s defined inside kdse
-    resolve, and among them not those that import further code themselves (``imports_code``). A path in ``kdse.models``
-    whose module is not there, as an earlier version of kdse stored it, stands for the public class of its name.
+    A path in ``kdse.models`` whose module is not there, as an earlier version of kdse stored it, stands for the public
+    class of its name.
     """
+    if not trust_code:
+        class_path = require_harmless(class_path, source)
     module_name, _, name = class_path.rpartition(".")
-    shipped = module_name == "kdse.models" or module_name.startswith("kdse.models.")
-    if not shipped and not trust_code:
-        raise UserError(f"{source}: names the class {class_path!r}, which kdse does not ship; {TRUST} allows it")
+    models = vars(sys.modules["kdse.models"])
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        models = vars(sys.modules["kdse.models"])
-        cls = models.get(name) if shipped else None
+        cls = models.get(name) if module_name.startswith("kdse.models.") else None
         if cls is None:
             known = [f"kdse.models.{name}" for name, value in models.items() if _is_model(value)]
             raise UserError(
@@ -182,8 +252,6 @@ def resolve_class(class_path: str, trust_code: bool, source: str) -> type[Speech
             ) from None
     if not _is_model(cls):
         raise UserError(f"{source}: {class_path!r} is not a kdse model; kdse.models.Wrapped makes one of a module")
-    if not trust_code and (cls.imports_code or not cls.__module__.startswith("kdse.models")):
-        raise UserError(f"{source}: {class_path!r} imports code by name; {TRUST} allows it")
     return cls
 
 
@@ -191,13 +259,30 @@ def _is_model(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, SpeechModel) and value is not SpeechModel
 
 
-def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str) -> None:
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:
     """Loads the ``"model."`` entries of a training checkpoint's state_dict, strictly.
 
-    A ValueError names the source and the first keys that do not fit.
+    Weights of `READ_AS_FLOAT32` are converted, which is logged; of other types than the model's they are refused.
+
+    Raises:
+        UserError: naming the source and the first keys that do not fit.
     """
-    weights = {k[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if k.startswith(MODEL_PREFIX)}
+    weights = _weights_for(model, state_dict, source)
+    kinds = {str(tensor.dtype) for name, tensor in weights.items() if tensor.dtype != model.state_dict()[name].dtype}
+    if kinds:
+        log.warning("%s: its weights are %s; they are read as float32", source, ", ".join(sorted(kinds)))
+    model.load_state_dict(weights)
+
+
+def _weights_for(model: nn.Module, state_dict: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
+    """The weights in a state_dict by the model's names, if they fit it (which may be one of the meta device)."""
+    weights = {str(k)[len(MODEL_PREFIX) :]: v for k, v in state_dict.items() if str(k).startswith(MODEL_PREFIX)}
     own = model.state_dict()
+    for name, expected in own.items():
+        found = weights.get(name, expected)
+        kind = getattr(found, "dtype", type(found).__name__)
+        if kind != expected.dtype and not (expected.dtype == torch.float32 and kind in READ_AS_FLOAT32):
+            raise UserError(f"{source}: holds {kind} for {name}, not {expected.dtype}; such weights are not converted")
     faults = {
         "lacks": [k for k in own if k not in weights],
         "has unknown": [k for k in weights if k not in own],
@@ -206,7 +291,7 @@ def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], source: str
     details = [f"{what} {keys[:2]}{' ...' if len(keys) > 2 else ''}" for what, keys in faults.items() if keys]
     if details:
         raise UserError(f"{source}: is of another architecture than {type(model).__name__}: it {', '.join(details)}")
-    model.load_state_dict(weights)
+    return weights
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.stft import Stft
+from kdse.trust import LARGEST_STATE_BYTES, check_numbers
 
 FORMAT_VERSION = 1
 
@@ -98,7 +100,7 @@ def parse(text: str, source: str) -> dict[str, Any]:
     """The JSON of a file, checked; a ValueError names a file that is damaged or of another version."""
     try:
         about = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
         raise UserError(f"{source}: its kdse metadata is damaged (not a JSON object); export it again")
@@ -107,11 +109,14 @@ def parse(text: str, source: str) -> dict[str, Any]:
             f"{source}: its kdse metadata has format {about.get('format_version')}, this kdse reads {FORMAT_VERSION}; "
             "update kdse or export it again"
         )
+    check_numbers({name: about.get(name) for name in _RULES if name != "states"}, source)
     wrong = [name for name, fits in _RULES.items() if not fits(about.get(name))]
     if not wrong and about["stft"] == "outside" and about["front_end"] is None:
         wrong = ["front_end"]
     if wrong:
         raise UserError(f"{source}: its kdse metadata is damaged ({', '.join(wrong)}); export it again")
+    if sum(8 * math.prod(entry["shape"]) for entry in about["states"]) > LARGEST_STATE_BYTES:
+        raise UserError(f"{source}: its states ask for more than {LARGEST_STATE_BYTES >> 20} MiB; export it again")
     return about
 
 

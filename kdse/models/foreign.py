@@ -61,8 +61,3 @@ def digest_tensor(digest: bytes) -> Tensor:
     """Bytes as a uint8 tensor on the CPU."""
     with torch.device("cpu"):  # a model is also built under the meta device, which holds no values
         return torch.tensor(list(digest), dtype=torch.uint8)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, shortened: what fits into a message of ours."""
-    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:160]

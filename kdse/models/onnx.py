@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import UserError
-from kdse.machine.packages import required
+from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import file_identity, first_line, run_foreign
+from kdse.models.foreign import file_identity, run_foreign
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -41,7 +41,6 @@ class Onnx(SpeechModel):
         latency_samples: algorithmic latency.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 
@@ -59,7 +58,9 @@ class Onnx(SpeechModel):
         super().__init__()
         self.sample_rate_hz, self.minimum_samples = sample_rate_hz, minimum_samples
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
-        self._session = open_session(path, threads)
+        if not Path(path).is_file():
+            raise UserError(f"Onnx: path {path}: no such file")
+        self._session = open_session(path, threads, f"Onnx: path {path}")
         self._input = _only_input(self._session, path)
         outputs = [output.name for output in self._session.get_outputs()]
         self._output = outputs[0] if output_name is None else output_name
@@ -93,7 +94,7 @@ class Onnx(SpeechModel):
                 items = torch.cat([items, items.new_zeros(piece - count, items.shape[1])])
             samples = items.shape[1]
             fed = items.reshape([[samples], [piece, samples], [piece, 1, samples]][self._input.rank - 1]).numpy()
-            (wave,) = self._session.run([self._output], {self._input.name: fed})
+            (wave,) = run_session(self._session, [self._output], {self._input.name: fed}, "Onnx: the graph")
             waves.append(self._rows(torch.from_numpy(wave), piece)[:count])
         return torch.cat(waves).to(heard.device, torch.float32)
 
@@ -114,20 +115,6 @@ class _Input(NamedTuple):
     batch: int | None
     samples: int | None
     dtype: torch.dtype
-
-
-def open_session(path: str, threads: int, who: str = "Onnx") -> InferenceSession:
-    """An onnxruntime session on the CPU of so many threads (0: it chooses); ``who`` asks, for messages."""
-    if not Path(path).is_file():
-        raise UserError(f"{who}: path {path}: no such file")
-    onnxruntime = required("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: graphs of older exporters warn at length
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise UserError(f"{who}: path {path} cannot be run by onnxruntime ({first_line(error)})") from None
 
 
 def _only_input(session: InferenceSession, path: str) -> _Input:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError
+from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent, delays, parse
 from kdse.models.foreign import file_identity
-from kdse.models.onnx import Onnx, open_session
+from kdse.models.onnx import Onnx
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 KEY = "kdse"
+#: Types of states as ONNX calls them.
+NAMES = {"float32": "float", "float64": "double"}
 
 
 class OnnxStudent(ExportedStudent):
@@ -31,13 +34,12 @@ class OnnxStudent(ExportedStudent):
         threads: threads of onnxruntime; 1 is fastest for graphs this small.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 
     def __init__(self, path: str, threads: int = 1) -> None:
         source = f"OnnxStudent: path {path}"
-        session = open_session(path, threads, "OnnxStudent")
+        session = _open(path, threads)
         about = session_metadata(session, source)
         if about is None:
             raise UserError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
@@ -47,14 +49,15 @@ class OnnxStudent(ExportedStudent):
         self._first, answer = ("spectrum", "enhanced_spectrum") if outside else ("audio", "enhanced")
         self._names = [entry["name"] for entry in about["states"]]
         self._outputs = [answer, *(f"next.{name}" for name in self._names)]
-        _check(session, [self._first, *(f"state.{name}" for name in self._names)], self._outputs, source)
+        _check(session, [self._first, *(f"state.{name}" for name in self._names)], self._outputs, about, source)
         # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
         self.register_buffer("file_sha256", file_identity(Path(path)))
 
     @torch.compiler.disable
     def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         feeds = {f"state.{name}": states[name].numpy() for name in self._names}
-        answer, *after = self._session.run(self._outputs, {self._first: first.numpy(), **feeds})
+        feeds[self._first] = first.numpy()
+        answer, *after = run_session(self._session, self._outputs, feeds, "OnnxStudent: the graph")
         return torch.from_numpy(answer), dict(zip(self._names, map(torch.from_numpy, after), strict=True))
 
 
@@ -70,7 +73,13 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: if the file cannot be run, or its metadata is damaged.
     """
-    return session_metadata(open_session(str(path), 1, "OnnxStudent"), str(path))
+    return session_metadata(_open(str(path), 1), str(path))
+
+
+def _open(path: str, threads: int) -> InferenceSession:
+    if not Path(path).is_file():
+        raise UserError(f"OnnxStudent: path {path}: no such file")
+    return open_session(path, threads, f"OnnxStudent: path {path}")
 
 
 def load_onnx(path: str | Path) -> SpeechModel:
@@ -94,9 +103,15 @@ def load_onnx(path: str | Path) -> SpeechModel:
     return model.eval()
 
 
-def _check(session: InferenceSession, inputs: list[str], outputs: list[str], source: str) -> None:
+def _check(
+    session: InferenceSession, inputs: list[str], outputs: list[str], about: dict[str, Any], source: str
+) -> None:
+    """Refuses a graph of other inputs and outputs than its metadata say: names, and types and shapes of states."""
+    states = {entry["name"]: [f"tensor({NAMES[entry['dtype']]})", entry["shape"]] for entry in about["states"]}
     for what, wanted, entries in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
-        differing = sorted(set(wanted).symmetric_difference(entry.name for entry in entries))
+        found = {entry.name: [entry.type, entry.shape] for entry in entries}
+        differing = sorted(set(wanted) ^ set(found))
+        differing += [name for name in found if found[name] != states.get(name.partition(".")[2], found[name])]
         if differing:
             raise UserError(
                 f"{source}: its graph and its kdse metadata disagree on the {what} {differing[0]!r}; export it again"

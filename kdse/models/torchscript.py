@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import file_identity, first_line, run_foreign
+from kdse.models.foreign import file_identity, run_foreign
 
 
 class TorchScript(SpeechModel):
@@ -34,7 +34,6 @@ class TorchScript(SpeechModel):
         latency_samples: algorithmic latency.
     """
 
-    imports_code = True
     brings_weights = True
     file_sha256: Tensor
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.models.base import Estimate, SpeechModel
-from kdse.models.foreign import first_line, run_foreign
+from kdse.models.foreign import run_foreign
 
 
 class Wrapped(SpeechModel):
@@ -30,8 +30,6 @@ class Wrapped(SpeechModel):
         lookahead_samples: largest m - n such that output n depends on input m.
         latency_samples: algorithmic latency.
     """
-
-    imports_code = True
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ def resolve(model: str | Path) -> Named:
         return Named(_label(last), last)
     if run and Path(run).is_dir():
         return Named(f"{Path(run).absolute().name}-{which}", Path(run, CHECKPOINTS, f"{which}.ckpt"))
-    if "/" in text or path.suffix in (".ckpt", ".pt", ".pth", ".onnx"):
+    if "/" in text or path.suffix in (".ckpt", ".pt", ".pth") or is_onnx(path):
         return Named(_label(path), path)
     *package, name = text.split(".")
     if all(map(str.isidentifier, [*package, name])) and (package or name[0].isupper()):  # (`kdse taps Cruse` works too)
@@ -91,6 +91,11 @@ def located(model: str | Path) -> Path:
         return find(model)
     except UserError:
         return Path(model)
+
+
+def is_onnx(file: str | Path | None) -> bool:
+    """Whether a file is an exported one, which its name alone tells; no file is none."""
+    return file is not None and Path(file).suffix == ".onnx"
 
 
 def exported(checkpoint: Path) -> Path | None:

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from kdse.report.tables.costs import cost_table, failure_table
 from kdse.report.tables.scores import difference_table, score_cells, score_table
 from kdse.report.tables.seeds import seed_table
 from kdse.report.tables.table import Table
-from kdse.run.folder import config_of, last_checkpoint, teacher_of
+from kdse.run.folder import CONFIG, config_of, last_checkpoint, read_config, teacher_of
+from kdse.run.log import validations
 
 #: Most systems in one figure by SNR: more cannot be told apart.
 MANY = 8
@@ -90,7 +92,9 @@ def build_report(
         tables=tables,
         figures=figures,
         listening=listening,
-        sample_rate_hz=int(sets[0].record["settings"]["sample_rate_hz"]),
+        sample_rate_hz=next(
+            (int(rate) for one in sets if (rate := one.record["settings"].get("sample_rate_hz"))), 16000
+        ),
         metrics=builder.metrics,
         facts=builder.facts(),
     )
@@ -124,7 +128,7 @@ class _Builder:
         self.costs: dict[str, dict[str, Any]] = {}
         for label, about in ((label, about) for one in sets for label, about in one.record["systems"].items()):
             if label not in self.costs and about.get("kind") in ("checkpoint", "onnx"):
-                trained = training_cost(self.runs[label]) if label in self.runs else {}
+                trained = training_cost(self.runs[label], self.warnings) if label in self.runs else {}
                 self.costs[label] = {"parameters": about.get("parameters"), **(about.get("cost") or {}), **trained}
 
     def _reference(self) -> str:
@@ -151,6 +155,14 @@ class _Builder:
             if self.reference not in systems:
                 self.warnings.append(f"no differences on {scored.name}: {self.reference} was not scored on it")
         for label, run in self.runs.items():
+            try:
+                damaged = ", ".join(read_config(run / CONFIG).keys() - config_of(run).keys())
+                fault = f"{run / CONFIG}: damaged ({damaged})" if damaged else ""
+            except UserError as error:
+                fault = str(error)
+            if fault:
+                self.warnings.append(f"{fault}: what it says of {label} is not in the report")
+            validations(run, self.warnings)
             if state := unfinished(run):
                 self.warnings.append(f"{label} is unfinished: {state}")
             if label not in self.systems:
@@ -241,8 +253,8 @@ class _Builder:
         scored, count = self.sets[0], self.options.similarity_items
         try:
             # one a batch: their lengths may differ
-            batches = [item.noisy[None] for _, item in zip(range(count), held_out(scored), strict=False)]
-        except ValueError as error:
+            batches = [item.noisy[None] for item in islice(held_out(scored, self.options.trust_code), count)]
+        except UserError as error:
             self.warnings.append(f"no similarity of blocks: {error}")
             return []
         figures = []
@@ -250,7 +262,7 @@ class _Builder:
         for label, teacher in beside.items():
             try:
                 moments = similarity_of_run(self.runs[label], batches, self.options.trust_code, teacher)
-            except ValueError as error:
+            except UserError as error:
                 failed.setdefault(str(error).replace(str(self.runs[label]), "RUN"), []).append(label)
                 continue
             figure = similarity_figure(moments, label)
@@ -296,8 +308,8 @@ class _Builder:
                 continue
             try:
                 systems, gone = systems_of(scored, self.runs, self.options.trust_code)
-                heard, changed = listening_files(scored, own, systems)
-            except ValueError as error:
+                heard, changed = listening_files(scored, own, systems, self.options.trust_code)
+            except UserError as error:
                 self.warnings.append(f"no audio: {error}")
                 continue
             files += heard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -73,32 +74,80 @@ def unfinished(run: Path) -> str:
     """How far a run is, if it has not ended; else empty."""
     if state(run) == "finished":
         return ""
-    last, steps = (config_of(run).get("trainer") or {}).get("max_steps"), steps_of(run)
-    if isinstance(last, int) and steps is not None and 0 <= steps < last:
-        return f"step {steps} of {last}"
-    return ""
+    last = config_of(run).get("trainer", {}).get("max_steps")
+    try:
+        steps = steps_of(run)
+    except UserError:  # (a damaged checkpoint, which is named elsewhere)
+        return "its last checkpoint is damaged"
+    return f"step {steps} of {last}" if isinstance(last, int) and steps is not None and 0 <= steps < last else ""
 
 
 def read_scores(folders: Sequence[tuple[str, Path]]) -> list[ScoredSet]:
     """The evaluations in these folders (name, folder); names are needed to tell several apart.
 
+    A set whose summary.json is damaged or another file has what per_file.csv says; one without either file is left
+    out if there are others. A warning in a record says so.
+
     Raises:
-        UserError: for a folder without an evaluation, or sets that cannot be told apart.
+        UserError: for folders without an evaluation, or sets that cannot be told apart.
     """
     sets: dict[str, ScoredSet] = {}
+    lost: list[UserError] = []
     for given, folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--scores {folder}: no such folder")
         try:
-            record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             rows = read_rows(folder / "per_file.csv")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
-            raise UserError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({reason})") from None
+            if not rows or not (folder / "summary.json").exists():
+                raise UserError(f"{folder / 'per_file.csv'}: no scores in it, or no summary.json beside it")
+        except UserError as error:
+            lost.append(UserError(f"--scores {folder}: holds no finished evaluation of kdse evaluate ({error})"))
+            continue
+        record = _record(folder / "summary.json", rows)
         name = given or (Path(os.path.abspath(folder)).name if len(folders) > 1 else "")
         if name in sets:
             raise UserError(f"--scores {folder}: two test sets are called {name!r}; write NAME={folder}")
         rows = [dataclasses.replace(row, group=f"{name} {row.group}".strip()) for row in rows]
         sets[name] = ScoredSet(name, folder, rows, tuple(record["metrics"]), record)
+    if not sets:
+        raise lost[0]
+    next(iter(sets.values())).record["warnings"] += [f"{error}; it is left out" for error in lost]
     return list(sets.values())
+
+
+def _record(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """What summary.json says, with ``warnings``; little more than the metrics of the rows if it is not to be used."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        fault = "" if _is_record(record, rows) else "it is not that of per_file.csv beside it"
+    except (OSError, ValueError, RecursionError) as error:
+        record, fault = {}, getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    if not fault:
+        return {**record, "warnings": [*record.get("warnings", [])]}
+    known = [name for name in rows[0].values if name in METRICS]
+    metrics = {name: {"unit": METRICS[name].unit, "variant": METRICS[name].variant} for name in known}
+    warning = f"{path}: not readable ({fault}): no costs, audio and similarity; evaluate again"
+    return {"settings": {}, "metrics": metrics, "systems": {}, "warnings": [warning]}
+
+
+def _is_record(record: Any, rows: Sequence[Row]) -> bool:
+    """Whether a summary.json has what a report reads, each of its type, for the metrics of these rows."""
+    try:
+        settings, metrics, systems = record["settings"], record["metrics"], record["systems"]
+        words = [*record.get("warnings", []), *record.get("known_set", []), *record.get("versions", {}).values()]
+        words += [about[key] for about in metrics.values() for key in ("unit", "variant")]
+        words += [about.get(k, "") for about in systems.values() for k in ("kind", "path", "folder", "weights_sha256")]
+        numbers = [value for about in systems.values() for value in (about.get("cost") or {}).values()]
+        numbers += [about.get("parameters") for about in systems.values()]
+        return (
+            set(metrics) == set(rows[0].values)
+            and type(settings["sample_rate_hz"]) is int
+            and isinstance(record.get("items"), dict | None)
+            and all(isinstance(word, str) for word in words)
+            and all(isinstance(number, int | float | None) for number in numbers)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def by_label(runs: Mapping[str, Path], sets: Sequence[ScoredSet]) -> dict[str, Path]:
@@ -125,8 +174,8 @@ def conditions(sets: Sequence[ScoredSet], metrics: Sequence[str]) -> list[str]:
     first = sets[0]
     was = {metric: first.record["metrics"][metric].get("variant") for metric in metrics}
     for other in sets[1:]:
-        rates = [int(one.record["settings"]["sample_rate_hz"]) for one in (first, other)]
-        if rates[0] != rates[1]:
+        rates = [one.record["settings"].get("sample_rate_hz") for one in (first, other)]
+        if None not in rates and rates[0] != rates[1]:
             raise UserError(
                 f"--scores: {first.name} is at {rates[0]} Hz and {other.name} at {rates[1]} Hz; report apart"
             )
@@ -187,7 +236,8 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
     for label, run in runs.items():
         seed = seed_of(run)
         if label not in taken and seed is not None:
-            alike.setdefault(without_seed(config_of(run)), {}).setdefault(seed, label)
+            with contextlib.suppress(ValueError, TypeError):  # (a damaged config is like no other)
+                alike.setdefault(without_seed(config_of(run)), {}).setdefault(seed, label)
     found = {members[min(members)]: members for members in alike.values() if len(members) > 1}
     return groups | found
 

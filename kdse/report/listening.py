@@ -57,17 +57,18 @@ def systems_of(
     A checkpoint that is no longer where it was is looked for in the run of its label; another one's weights than those
     that were scored are refused.
     """
-    rate = int(scored.record["settings"]["sample_rate_hz"])
+    rate = int(scored.record["settings"].get("sample_rate_hz", 0))
     systems: dict[str, System] = {}
     gone: dict[str, str] = {}
     for label, about in scored.record["systems"].items():
         try:
             if label == NOISY:
                 systems[label] = unprocessed()
-            elif about["kind"] == "enhanced folder":
-                systems[label] = folder_system(Path(about["folder"]), rate, sorted({row.name for row in scored.rows}))
+            elif about.get("kind") == "enhanced folder":
+                folder = Path(about.get("folder", ""))
+                systems[label] = folder_system(folder, rate, sorted({row.name for row in scored.rows}))
             else:
-                path = Path(about["path"])
+                path = Path(about.get("path", ""))
                 if not path.is_file():
                     if label not in runs or not last_checkpoint(runs[label]).is_file():
                         raise UserError(f"its checkpoint {path} is gone")
@@ -76,13 +77,13 @@ def systems_of(
                 if about.get("weights_sha256", system.about["weights_sha256"]) != system.about["weights_sha256"]:
                     raise UserError(f"{path} has other weights than were scored; evaluate again")
                 systems[label] = system
-        except ValueError as error:
+        except UserError as error:
             gone[label] = str(error)
     return systems, gone
 
 
 def listening_files(
-    scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System]
+    scored: ScoredSet, chosen: Sequence[tuple[str, str]], systems: Mapping[str, System], trust_code: bool = False
 ) -> tuple[list[ListeningFile], dict[str, str]]:
     """The chosen files of a set with the audio and scores of every system; and label to reason of systems left out.
 
@@ -93,6 +94,7 @@ def listening_files(
         scored: the evaluation.
         chosen: (group, name) of the files in their order, groups as in ``scored.rows``.
         systems: from `systems_of`.
+        trust_code: let the record name data modules that kdse does not ship.
 
     Raises:
         UserError: if the test set is not what it was.
@@ -100,7 +102,7 @@ def listening_files(
     rows = {(row.group, row.name, row.system): row for row in scored.rows}
     found: dict[tuple[str, str], ListeningFile] = {}
     changed: dict[str, str] = {}
-    for item in held_out(scored):
+    for item in held_out(scored, trust_code):
         key = (f"{scored.name} {item.group}".strip(), item.name)
         if key not in chosen:
             continue
@@ -129,7 +131,7 @@ def listening_files(
     return [found[key] for key in chosen], changed
 
 
-def held_out(scored: ScoredSet) -> HeldOut:
+def held_out(scored: ScoredSet, trust_code: bool = False) -> HeldOut:
     """The test set of an evaluation.
 
     Raises:
@@ -138,7 +140,7 @@ def held_out(scored: ScoredSet) -> HeldOut:
     record = scored.record.get("items")
     if record is None:
         raise UserError(f"--scores {scored.folder}: was written by an older kdse, which did not note its test items")
-    return held_out_of(record)
+    return held_out_of(record, trust_code)
 
 
 def _difference(wave: np.ndarray, clean: np.ndarray, row: Row, scored: ScoredSet) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from lightning.pytorch.cli import LightningArgumentParser
 
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel, Tap
-from kdse.models.checkpoint import TRUST, fingerprint, load_model, read_checkpoint, resolve_class
+from kdse.models.checkpoint import check_size, fingerprint, load_model, read_checkpoint
 from kdse.pretrained import located
 from kdse.run.folder import config_of, last_checkpoint
 from kdse.taps import resolve_taps
+from kdse.trust import NETWORKS, build, harmless, require_harmless
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
 NOT_NEEDED = {
@@ -57,16 +57,13 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
     seed = config.get("seed_everything")
     if type(seed) is not int:
         raise UserError(f"{source}: seed_everything is {seed!r}, so initial weights are unknown; train with a seed")
-    init_args = dict(section.get("init_args") or {})
-    ours = section["class_path"].startswith("kdse.")
-    if not trust_code:
-        if not ours:
-            raise UserError(
-                f"{source}: names the class {section['class_path']!r}, which kdse does not ship; {TRUST} allows it"
-            )
-        _check_classes([init_args.get(name) for name in ("model", "student", "teacher")], source)
-    if ours:  # (one of the user's may need them all)
-        init_args = {name: value for name, value in init_args.items() if name not in NOT_NEEDED}
+    class_path, where = section["class_path"], f"{source}: model"
+    ours = harmless(class_path if trust_code else require_harmless(class_path, where)) is not None
+    init_args = section.get("init_args") or {}
+    if not isinstance(init_args, dict):
+        raise UserError(f"{source}: damaged (the arguments of its model are no mapping)")
+    # (one of the user's may need them all)
+    init_args = {name: value for name, value in init_args.items() if not (ours and name in NOT_NEEDED)}
     if "teacher_checkpoint" in init_args:
         if teacher_checkpoint is not None:
             init_args["teacher_checkpoint"] = os.fspath(teacher_checkpoint)
@@ -77,7 +74,12 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
                 "teacher's checkpoint"
             )
         init_args["trust_code"] = trust_code
-    module = _instantiate({"class_path": section["class_path"], "init_args": init_args}, seed, source)
+    for name in () if trust_code else NETWORKS:
+        if isinstance(init_args.get(name), dict):
+            check_size(init_args[name], f"{where}.init_args.{name}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = build({**section, "init_args": init_args}, Enhancer, where, trust_code)
     if isinstance(module, Distiller):
         if teacher_checkpoint is None:
             _check_teacher(module.teacher, folder)
@@ -86,28 +88,6 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
         raise UserError(f"{source}: this run had no teacher; name the checkpoint of the one to compare it with")
     teacher = load_model(teacher_checkpoint, trust_code)
     return Pair(teacher, resolve_taps(teacher), module.model, resolve_taps(module.model))
-
-
-def _instantiate(section: dict[str, Any], seed: int, source: str) -> Enhancer:
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(Enhancer, "model", subclass_mode=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            module: Enhancer = parser.instantiate_classes(parser.parse_object({"model": section})).model
-        except ValueError as error:
-            raise UserError(f"{source}: its model cannot be rebuilt: {' '.join(str(error).split())[:400]}") from error
-    return module
-
-
-def _check_classes(value: Any, source: str) -> None:
-    """Refuses a config that names a class, at any depth, that kdse does not ship."""
-    if isinstance(value, dict):
-        if "class_path" in value:
-            resolve_class(str(value["class_path"]), trust_code=False, source=source)
-        value = list(value.values())
-    for inner in value if isinstance(value, list) else ():
-        _check_classes(inner, source)
 
 
 def _check_teacher(teacher: SpeechModel, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kdse.errors import UserError
 from kdse.pretrained import CHECKPOINTS, LAST, located
+from kdse.trust import read_yaml
 
 CONFIG = "config.yaml"
 LOCK = "run.lock"
@@ -55,23 +56,23 @@ def last_checkpoint(run: Path) -> Path:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A config file; a ValueError that names the file if it cannot be read or is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not readable (empty, or no config with keys such as model and data)")
     return content
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """The resolved config of a run; empty if it has none that can be read."""
+    """The resolved config of a run, without parts that are no mappings; empty if it has none that can be read."""
     try:
-        return read_config(run / CONFIG)
+        config = read_config(run / CONFIG)
     except UserError:
         return {}
+    parts = {name: config[name] for name in ("model", "data", "trainer") if name in config}
+    damaged = [
+        n for n, v in parts.items() if not (isinstance(v, dict) and isinstance(v.get("init_args", {}), dict | None))
+    ]
+    return {name: value for name, value in config.items() if name not in damaged}
 
 
 def seed_of(run: Path) -> int | None:
@@ -92,8 +93,7 @@ def steps_of(run: Path) -> int | None:
 
 def teacher_of(run: Path) -> Path | None:
     """The teacher's checkpoint that a run's config names; None if it had no teacher, or one of another kind."""
-    model = config_of(run).get("model")
-    path = (model.get("init_args") or {}).get("teacher_checkpoint") if isinstance(model, dict) else None
+    path = (config_of(run).get("model", {}).get("init_args") or {}).get("teacher_checkpoint")
     return located(path) if isinstance(path, str) else None
 
 

@@ -27,25 +27,34 @@ def training_log(run: str | Path) -> pd.DataFrame:
     ]
     if not starts:
         return pd.DataFrame({"step": []})
-    joined = pd.concat([pd.read_csv(path) for path in starts])
-    return joined.groupby("step", as_index=False).last()
+    found = []
+    for path in starts:
+        with contextlib.suppress(ValueError, OSError):  # (a damaged one: pandas' own errors are ValueErrors)
+            table = pd.read_csv(path).apply(pd.to_numeric, errors="coerce")
+            found += [table.dropna(subset=["step"])] if "step" in table else []
+    return pd.concat(found).groupby("step", as_index=False).last() if found else pd.DataFrame({"step": []})
 
 
-def validations(run: str | Path) -> list[dict[str, Any]]:
+def validations(run: str | Path, damaged: list[str] | None = None) -> list[dict[str, Any]]:
     """The validations of a run: ``step`` (optimizer steps before it) and finite ``metrics``, in the order of steps.
 
-    Of a repeated step the last line counts, and a line cut short does not. A run without ``validations.jsonl`` (of an
+    Of a repeated step the last line counts, and a line cut short does not; other lines that are none are left out too,
+    and named in ``damaged``. A run without ``validations.jsonl`` (of an
     early kdse) has them from its CSV log.
     """
     by_step: dict[int, dict[str, Any]] = {}
     try:
-        lines = (Path(run) / VALIDATIONS).read_text(encoding="utf-8").splitlines()
+        lines = (Path(run) / VALIDATIONS).read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return _logged_validations(run)
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+    for number, line in enumerate(lines, 1):
+        try:
             content = json.loads(line)
-            by_step[int(content["step"])] = content
+            step, metrics = int(content["step"]), dict(content["metrics"])
+            by_step[step] = {**content, "step": step, "metrics": metrics}
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            if number < len(lines) and damaged is not None:
+                damaged.append(f"{Path(run) / VALIDATIONS}: line {number} is damaged and left out")
     return [by_step[step] for step in sorted(by_step)]
 
 

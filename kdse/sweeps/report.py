@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdse.machine import spreadsheet
 from kdse.machine.files import write_bytes, write_text
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.tables.writers import to_markdown
+from kdse.report.tables.writers import markdown_text, to_markdown
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.figures import pictures
 from kdse.sweeps.progress import written
@@ -46,7 +45,7 @@ def write_report(sweep: Sweep, points: Sequence[Point], out: Path) -> dict[str, 
     write_text(out / "sweep.json", json.dumps(content, indent=2, default=str) + "\n")
     write_text(out / "sweep.csv", to_csv(found))
     text = to_markdown(sweep_table(sweep, found))
-    parts = [text, *(f"![{figure.title}]({figure.key}.png)\n\n{figure.alt}\n" for figure in drawn)]
+    parts = [text, *(f"![{markdown_text(f.title)}]({f.key}.png)\n\n{markdown_text(f.alt)}\n" for f in drawn)]
     write_text(out / "sweep.md", "\n".join(parts))
     files = ", ".join(["sweep.md", "sweep.csv", "sweep.json", *(f"{figure.key}.png" for figure in drawn)])
     return {**content, "text": f"\n{text}\nwritten to {out}: {files}"}
@@ -66,14 +65,15 @@ def sweep_table(sweep: Sweep, found: Sequence[Row]) -> Table:
     body = []
     for row in found:
         why = f": {row.error}" if row.error else ""
-        cells = [_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying)]
+        cells = [Cell.of_number(row.number, "d"), *(_value(row.values.get(name)) for name in varying)]
         cells.append(Cell(f"{row.state}{why}", row.state))
         for name in metrics:
             value = row.metrics.get(name)
             is_best = name == sweep.metric and row.state == "finished" and value is not None and value == best
             cells.append(Cell("" if value is None else metric_text(name, value), value, best=is_best))
-        cells += [_number(row.parameters, ",d"), _number(row.macs_per_second, ",d"), _number(row.step, "d")]
-        cells += [_number(row.seconds, ".0f"), _value(None if row.run is None else row.run.name)]
+        numbers = ((row.parameters, ",d"), (row.macs_per_second, ",d"), (row.step, "d"), (row.seconds, ".0f"))
+        cells += [Cell.of_number(*number) for number in numbers]
+        cells.append(_value(None if row.run is None else row.run.name))
         body.append(tuple(cells))
     states = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in found).items())
     planned = sweep.points()
@@ -86,14 +86,12 @@ def to_csv(found: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in found for name in row.values))
     metrics = list(dict.fromkeys(name for row in found for name in row.metrics))
     about = ["state", "step", "seconds", "parameters", "macs_per_second", "run", "attempts", "error"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["point", *names, *about, *metrics])
+    lines: list[list[Any]] = [["point", *names, *about, *metrics]]
     for row in found:
         values = [_plain(row.values.get(name)) for name in names]
-        told = [getattr(row, name) for name in about]
-        writer.writerow([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
-    return text.getvalue()
+        told = map(row.plain().get, about)
+        lines.append([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
+    return spreadsheet.to_csv(lines)
 
 
 def _value(value: Any) -> Cell:
@@ -102,7 +100,3 @@ def _value(value: Any) -> Cell:
 
 def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("" if value is None else format(value, form), value)

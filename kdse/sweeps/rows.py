@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.run.folder import last_checkpoint, result
 from kdse.run.log import validations
@@ -89,7 +90,7 @@ def _cost(checkpoint: Path) -> dict[str, int | None]:
 
     try:
         model = load_model(checkpoint)
-    except ValueError:  # (a class that kdse does not ship: nothing here may import it)
+    except UserError:  # (a class that kdse does not ship: nothing here may import it)
         return {}
     parameters = count_parameters(model)
     macs = count_macs(model, CLIP_SECONDS) if parameters else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError
-from kdse.machine.packages import required
+from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.exported import parse
 
 if TYPE_CHECKING:
@@ -21,20 +21,12 @@ def read_step_graph(path: Path) -> tuple[bytes, dict[str, Any]]:
     Raises:
         UserError: naming the file, if it is no exported step graph with the STFT inside, or does not fit its metadata.
     """
-    ort = required("onnxruntime")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        # From bytes: a graph that keeps weights in a second file, which the page would lack, fails here.
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions have no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not an ONNX file that runs on its own ({reason})") from None
+    # From bytes: a graph that keeps weights in a second file, which the page would lack, fails here.
+    session = open_session(content, 1, f"{path}: not an ONNX file that runs on its own, as it")
     text = session.get_modelmeta().custom_metadata_map.get("kdse")
     if text is None:
         raise UserError(f"{path}: not exported by kdse (no metadata of its own); {FIX}")
@@ -54,8 +46,9 @@ def _fits(session: InferenceSession, about: dict[str, Any]) -> bool:
     hop = np.zeros((1, about["hop_samples"]), np.float32)
     states = {state["name"]: np.zeros(state["shape"], state["dtype"]) for state in about["states"]}
     try:
-        outputs = session.run(None, {"audio": hop, **{f"state.{name}": state for name, state in states.items()}})
-    except Exception:  # onnxruntime's own exceptions have no common base
+        feeds = {"audio": hop, **{f"state.{name}": state for name, state in states.items()}}
+        outputs = run_session(session, None, feeds, "the graph")
+    except UserError:
         return False
     found = {node.name: (x.shape, x.dtype) for node, x in zip(session.get_outputs(), outputs, strict=True)}
     expected = {"enhanced": hop, **{f"next.{name}": state for name, state in states.items()}}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -53,3 +55,52 @@ def test_ctrl_c_waits_for_a_program_that_ends_and_ends_one_that_does_not(
     assert Path(f"{ready}.saved").exists() == saves
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
+
+
+OWN = "from kdse.models import Cruse\n\n\nclass MyStudent(Cruse):\n    pass\n"
+
+
+@pytest.mark.integration
+def test_a_file_in_the_working_folder_replaces_no_module_and_a_class_there_can_be_trained(tmp_path):
+    """Fit with a data process, a scoring process and the fork server, started as the command `kdse` is."""
+    bin_folder, here = tmp_path / "bin", tmp_path / "here"
+    bin_folder.mkdir()
+    here.mkdir()
+    (bin_folder / "kdse").write_text(
+        "import sys\nfrom kdse.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    for name in ("torch", "random", "socket", "pickle", "tempfile", "numpy", "multiprocessing", "soundfile", "kdse"):
+        (here / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'sung')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
+        )
+    (here / "mine.py").write_text(OWN)
+    small = {"class_path": "mine.MyStudent", "init_args": {"channels": [2, 4, 4, 4]}}
+    config = {
+        "model": {"class_path": "kdse.Enhancer",
+                  "init_args": {"model": small, "metrics": ["si_sdr"], "metric_workers": 1}},
+        "data": {"class_path": "kdse.data.SyntheticCorpus",
+                 "init_args": {"minutes": 1, "build_workers": 1, "cache_dir": str(tmp_path / "cache"), "num_workers": 1,
+                               "batch_size": 2, "segment_seconds": 0.5, "steps_per_epoch": 2, "validation_items": 2}},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "num_sanity_val_steps": 0},
+        "example_every_n_validations": 0,
+        "run_dir": "run",
+    }  # fmt: skip
+    (here / "config.json").write_text(json.dumps(config))
+    flags = ["fit", "--config", "config.json"]
+    done = subprocess.run([sys.executable, str(bin_folder / "kdse"), *flags], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "sung").exists() and (here / "run" / "result.json").is_file()
+
+
+def test_what_is_set_for_the_children_of_a_command_is_as_before_afterwards(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    path = list(sys.path)
+    with processes.safe_path(), processes.working_folder_last():
+        shown = subprocess.run([sys.executable, "-c", "import sys; print(sys.path[0])"], capture_output=True, text=True)
+        assert shown.stdout.strip() not in ("", str(tmp_path)) and sys.path == [*path, str(tmp_path)]
+    assert "PYTHONSAFEPATH" not in os.environ and sys.path == path
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with processes.safe_path():
+        pass
+    assert os.environ["PYTHONSAFEPATH"] == "1"

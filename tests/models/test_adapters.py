@@ -92,7 +92,7 @@ def test_asteroid_answers_as_at_home(tmp_path, source):
     noisy = torch.randn(3, 4001)
     with torch.no_grad():
         torch.testing.assert_close(model(noisy).waveform, network(noisy)[:, source])
-    assert model.sample_rate_hz == 16000 and not model.causal and model.imports_code and model.brings_weights
+    assert model.sample_rate_hz == 16000 and not model.causal and model.brings_weights
     with pytest.raises(ValueError, match="source=5"):
         Asteroid(path, source=5)(noisy)
 
@@ -108,7 +108,7 @@ def test_denoiser_answers_as_at_home(tmp_path, bare):
     noisy = torch.randn(3, 4001)
     with torch.no_grad():
         torch.testing.assert_close(model(noisy).waveform, network(noisy[:, None])[:, 0])
-    assert model.sample_rate_hz == 16000 and not model.causal and model.imports_code and model.brings_weights
+    assert model.sample_rate_hz == 16000 and not model.causal and model.brings_weights
 
 
 def test_the_rate_in_a_denoiser_file_is_used(tmp_path):
@@ -121,7 +121,7 @@ def test_speechbrain_answers_as_at_home(tmp_path):
     noisy = torch.randn(3, 4001)
     with torch.no_grad():
         torch.testing.assert_close(model(noisy).waveform, network.enhance_batch(noisy, lengths=torch.ones(3)))
-    assert model.sample_rate_hz == 16000 and not model.causal and model.imports_code and model.brings_weights
+    assert model.sample_rate_hz == 16000 and not model.causal and model.brings_weights
     with pytest.raises(ValueError, match="interface='Nothing'"):
         SpeechBrain(path, interface="Nothing")
 
@@ -133,7 +133,7 @@ def test_deepfilternet_answers_as_at_home(tmp_path):
     torch.testing.assert_close(model(noisy).waveform, expected(noisy))
     limited = DeepFilterNet(path, attenuation_limit_db=12.0).eval()
     torch.testing.assert_close(limited(noisy).waveform, expected(noisy, atten_lim_db=12.0))
-    assert model.sample_rate_hz == 48000 and not model.causal and model.imports_code and model.brings_weights
+    assert model.sample_rate_hz == 48000 and not model.causal and model.brings_weights
 
 
 def every(folder):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,12 +108,57 @@ def changed(folder, **entries):
         ({"states": []}, "disagree on the input 'state.decoder0.depthwise.past'"),
         ({"stft": "outside", "front_end": None}, r"metadata is damaged \(front_end\)"),
         ({"stft": "outside", "front_end": {"n_fft": 4}}, "metadata is damaged .front_end"),
+        ({"stft": "outside", "front_end": {"n_fft": 10**12}}, r"front_end\.n_fft: 1000000000000 is beyond"),
+        ({"hop_samples": 10**12}, r"hop_samples: 1000000000000 is beyond"),
+        ({"states": [{"name": "input", "shape": [1, 10**12], "dtype": "float32"}]}, "ask for more than 64 MiB"),
     ],
 )
 def test_metadata_that_is_wrong_is_one_line_that_names_the_file(tmp_path, entries, message):
     with pytest.raises(ValueError, match=message) as error:
         load_model(changed(tmp_path, **entries))
     assert "changed.onnx" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("entry", [{"dtype": "float64"}, {"shape": [1, 257]}])
+def test_states_of_another_type_or_shape_than_the_graphs_are_refused_before_they_are_made(tmp_path, entry):
+    states = json.loads(onnx.load_model_from_string(step_bytes("tiny")).metadata_props[0].value)["states"]
+    path = changed(tmp_path, states=[states[0] | entry, *states[1:]])
+    with pytest.raises(ValueError, match=rf"changed.onnx: .*disagree on the input 'state.{states[0]['name']}'"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("terabytes", [0.01, 4.0])
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "initializer", "sparse"])
+def test_a_graph_that_asks_for_gigabytes_is_one_line_and_does_not_get_them(tmp_path, capfd, operator, terabytes):
+    from onnx import TensorProto, helper, numpy_helper
+
+    count = int(terabytes * 1e12 / 4 // 256 * 256)
+    size, one = numpy_helper.from_array(np.array([count // 256, 256]), "size"), np.ones(1, np.float32)
+    large = numpy_helper.from_array(one, "large")
+    large.dims[0] = count
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(one, "large"), numpy_helper.from_array(np.array([0])), [count]
+    )
+    nodes = {
+        "ConstantOfShape": [helper.make_node("ConstantOfShape", ["size"], ["large"])],
+        "Expand": [helper.make_node("Expand", ["audio", "size"], ["large"])],
+    }.get(operator, [])
+    nodes += [
+        helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["audio", "sum"], ["enhanced"]),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 256]) for n in ("audio", "enhanced")]
+    kept = [size, *([large] if operator == "initializer" else [])]
+    graph = helper.make_graph(
+        nodes, "g", ports[:1], ports[1:], kept, sparse_initializer=[sparse] * (operator == "sparse")
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(made, tmp_path / "large.onnx")
+    with pytest.raises(ValueError, match="asks for more than 4 GiB of memory|cannot be run by onnxruntime") as error:
+        load_model(tmp_path / "large.onnx")(torch.ones(1, 256))
+    assert "\n" not in str(error.value) and not capfd.readouterr().err
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    assert peak < 8e6  # kB; the smaller graph asks for 10 GB
 
 
 def test_metadata_that_is_no_json_is_refused(tmp_path):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kdse.machine.spreadsheet import quoted, unquoted
 from kdse.report.tables.table import Cell, Column, Table
-from kdse.report.tables.writers import to_csv, to_latex, to_markdown, to_rich
+from kdse.report.tables.writers import markdown_text, to_csv, to_latex, to_markdown, to_rich
 
 NASTY = r"a_b & 50 % #1 {x} ~^ \cmd | <i> $5 _it_ *it* `c` ± × 'q' \"d\""
 
@@ -49,6 +50,28 @@ def test_special_characters_do_not_break_markdown() -> None:
     assert len(re.findall(r"(?<!\\)\|", line)) == 4  # the table's own
     assert r"\*it\*" in line and r"\_it\_" in line and "a_b" in line and "&lt;i>" in line
     assert "line break" in to_markdown(table("line\nbreak"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[x](http://evil)", r"[x]\(http:\//evil)"), ("![x][1]", r"![x]\[1]"), ("[x]: http://a", r"[x]\: http:\//a"),
+        ("www.evil.org", r"www\.evil.org"), ("<script>", "&lt;script>"), ("&lt;b&gt;", r"\&lt;b\&gt;"),
+        ("$x_{$", r"\$x\_{\$"), ("# x", r"\# x"), ("1. x", r"1\. x"), ("~~x~~", r"\~~x\~~"),
+        ("9.31 (+1.00) [-0.5, 2.0]", "9.31 (+1.00) [-0.5, 2.0]"), ("a & b, p < 0.05, -5", "a & b, p < 0.05, -5"),
+    ],
+)  # fmt: skip
+def test_links_html_and_formulas_in_a_name_are_text_in_markdown_and_numbers_stay_legible(text, shown) -> None:
+    assert markdown_text(text) == shown and f"| {shown} " in to_markdown(table(text))
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'=x", "''@x"])
+def test_text_that_a_spreadsheet_would_run_is_quoted_and_read_back_and_numbers_stay_numbers(text) -> None:
+    (record,) = csv.DictReader(io.StringIO(to_csv(table(text)), newline=""))
+    assert record["system"] == f"'{text}" and record["si_sdr_low"] == "-0.5" and unquoted(record["system"]) == text
+    for kept in ("x", "'x", "-5", "+1e-3", "-5..15 dB", "a=b", ""):
+        assert quoted(kept) == kept == unquoted(kept)
+    assert quoted(-5.0) == -5.0 and quoted(None) is None
 
 
 def test_csv_holds_raw_numbers_with_bounds_and_marks() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from kdse.data.synthesis.plan import Clip, Settings, plan
 from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.machine.packages import required
+from kdse.machine.processes import SAFE_PATH
 
 UNFINISHED = ".unfinished"
 
@@ -51,7 +52,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **SAFE_PATH},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._orders, self._answers = self._process.stdin, self._process.stdout

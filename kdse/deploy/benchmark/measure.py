@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.machine.processes import SAFE_PATH
+from kdse.pretrained import is_onnx
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def _resampled(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def _run(label: str, source: str, audio: str, rate: int, threads: int) -> dict[str, Any]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # (a class of the user's is where we found it)
+    environment = os.environ | SAFE_PATH | path | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", source, audio, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -112,7 +115,7 @@ def _rate_of(source: str) -> int:
 
     if source == RNNOISE:
         return 48000
-    if source.endswith(".onnx"):
+    if is_onnx(source):
         from kdse.models.onnx_student import read_metadata
 
         about = read_metadata(source)
@@ -151,7 +154,7 @@ def _summary(label: str, source: str, reports: list[dict[str, Any]]) -> Measured
 
 def weight_bytes(path: Path) -> int:
     """Bytes of a graph's initializers, or of a checkpoint's model tensors."""
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         from kdse.deploy.export.onnx_graph import initializer_bytes
 
         return initializer_bytes(path.read_bytes())

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdse.errors import UserError
+from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.machine.packages import required
+from kdse.pretrained import is_onnx
 
 #: The label of RNNoise on the command line and in the table.
 RNNOISE = "rnnoise"
@@ -45,7 +47,7 @@ def open_runner(source: str, threads: int) -> Runner:
     """
     if source == RNNOISE:
         return rnnoise_runner()
-    return onnx_runner(Path(source), threads) if source.endswith(".onnx") else torch_runner(Path(source), threads)
+    return onnx_runner(Path(source), threads) if is_onnx(source) else torch_runner(Path(source), threads)
 
 
 def torch_runner(path: Path, threads: int) -> Runner:
@@ -56,7 +58,7 @@ def torch_runner(path: Path, threads: int) -> Runner:
     from kdse.models.streaming import can_stream
 
     torch.set_num_threads(threads)
-    model = load_model(path, trust_code=True)  # (who names the file has decided that)
+    model = load_model(path, trust_code=True)  # (`kdse benchmark` has loaded it before)
     if not can_stream(model):
         raise UserError(f"{path}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     state = model.initial_state(1)
@@ -73,14 +75,7 @@ def torch_runner(path: Path, threads: int) -> Runner:
 
 def onnx_runner(path: Path, threads: int) -> Runner:
     """A streaming graph of `kdse export` with the STFT inside, in ONNX Runtime and numpy alone."""
-    onnxruntime = required("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise UserError(f"{path}: cannot be run by onnxruntime ({' '.join(str(error).split())[:120]})") from None
+    session = open_session(str(path), threads, str(path))
     about: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map.get("kdse", "null") or "null") or {}
     if about.get("kind") != "step" or about.get("stft") != "inside":
         raise UserError(
@@ -93,11 +88,11 @@ def onnx_runner(path: Path, threads: int) -> Runner:
 
     def process(hop: np.ndarray) -> np.ndarray:
         feeds["audio"] = hop[None]
-        enhanced, *after = session.run(outputs, feeds)
+        enhanced, *after = run_session(session, outputs, feeds, str(path))
         feeds.update(zip(inputs, after, strict=True))
         return enhanced[0]
 
-    runtime = f"onnxruntime {onnxruntime.__version__}"
+    runtime = f"onnxruntime {required('onnxruntime').__version__}"
     return Runner(process, about["sample_rate_hz"], about["hop_samples"], about["latency_samples"], runtime)
 
 

@@ -9,11 +9,10 @@ import torch
 
 from kdse.deploy.export.capture import capture, quiet, recurrent_layers_kept
 from kdse.deploy.export.graphs import Graph
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.internals.library import MissingInternal
 from kdse.internals.onnxscript import exact_rewrites
 from kdse.machine.packages import PackageError, required
-from kdse.models.foreign import first_line
 from kdse.models.onnx_student import KEY
 
 #: Versions of the operator set that files can be written in. PyTorch's exporter writes 18 and converts upwards;

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kdse.metrics.table import NOISY, Block, Row, blocks, once
 from kdse.metrics.uncertainty import Interval, mean_interval
 from kdse.report.contents import Figure, file_name
-from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, looks, means, plain, to_png
+from kdse.report.figures.drawing import GREY, WIDTH, canvas, legend_below, literal, looks, means, plain, to_png
 from kdse.report.tables.ranking import items
 from kdse.report.tables.table import shown
 
@@ -72,7 +72,7 @@ def _draw(group: str, gains: Gains, metrics: list[str], order: list[str]) -> Fig
             points = {snr + aside: gains[metric, name, snr] for snr in snrs if (metric, name, snr) in gains}
             means(
                 panel, list(points), list(points.values()), shown(metric).factor, look[name], few,
-                markersize=4.5 if few else 4, linewidth=1.3 if few else 1, elinewidth=0.9, label=name,
+                markersize=4.5 if few else 4, linewidth=1.3 if few else 1, elinewidth=0.9, label=literal(name),
             )  # fmt: skip
         panel.axhline(0.0, color=GREY, linewidth=1)
         panel.set_xticks(snrs, [f"{snr:g}" for snr in snrs])

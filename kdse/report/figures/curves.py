@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import GREY, canvas, legend_below, looks, plain, to_png
+from kdse.report.figures.drawing import GREY, canvas, legend_below, literal, looks, plain, to_png
 from kdse.report.tables.table import shown
 from kdse.run.log import history
 from kdse.run.switches import switch_steps
@@ -44,7 +44,7 @@ def training_curves(
     for system, curve in curves.items():
         axis.plot(
             list(curve), [v * about.factor for v in curve.values()], color=look[system].colour,
-            marker="" if len(curve) > 20 else look[system].marker, markersize=4.5, linewidth=1.5, label=system,
+            marker="" if len(curve) > 20 else look[system].marker, markersize=4.5, linewidth=1.5, label=literal(system),
         )  # fmt: skip
     axis.set_xlabel("optimizer step")
     axis.set_ylabel(f"validation {about.axis_title}")
@@ -87,6 +87,6 @@ def _mark_switches(axis: Axes, switches: Mapping[str, Sequence[int]], colours: M
         axis.axvline(step, color=colour, linestyle=(0, (4, 3)), linewidth=1)
         whose = f" of {systems[0] if alone else f'{len(systems)} runs'}" if len(colours) > 1 else ""
         axis.annotate(
-            f"switch{whose}", (step, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
+            literal(f"switch{whose}"), (step, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
             xytext=(0, 3 + 10 * row), fontsize=8, ha="center", va="bottom", color=colour, annotation_clip=False,
         )  # fmt: skip

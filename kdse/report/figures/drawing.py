@@ -68,6 +68,11 @@ def plain(axis: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axis.title.set(fontsize=9.5, color=INK)
 
 
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it is: no formula between dollars, and no legend entry hidden by its underscore."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def means(
     axis: Axes, x: Sequence[float], intervals: Sequence[Interval], factor: float, look: Look, bars: bool, **style: Any
 ) -> None:

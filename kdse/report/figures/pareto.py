@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdse.metrics.table import NOISY
 from kdse.metrics.uncertainty import Interval
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import GREY, INK, canvas, looks, means, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, canvas, literal, looks, means, plain, to_png
 from kdse.report.figures.labels import Box, place_names
 from kdse.report.tables.table import shown
 
@@ -144,7 +144,7 @@ def _write_names(axis: Axes, names: list[str], x: list[float], y: list[float], f
     to_pixels = axis.transData.transform
     centres = [(float(a), float(b)) for a, b in to_pixels(list(zip(x, y, strict=True)))]
     obstacles = [Box(*text.get_window_extent().extents) for text in axis.texts]
-    texts = [axis.text(0, 0, name, fontsize=8, color=INK, transform=None, zorder=5) for name in names]
+    texts = [axis.text(0, 0, literal(name), fontsize=8, color=INK, transform=None, zorder=5) for name in names]
     sizes = [(box.width, box.height) for box in (text.get_window_extent() for text in texts)]
     whole = Box(*axis.get_window_extent().extents)
     frame = Box(whole.left + 4 * pixel, whole.bottom + pixel, whole.right, whole.top)

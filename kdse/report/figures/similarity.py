@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kdse.report.contents import Figure, file_name
-from kdse.report.figures.drawing import GREY, INK, WIDTH, Look, canvas, legend_below, looks, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, WIDTH, Look, canvas, legend_below, literal, looks, plain, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def similarity(similarities: Mapping[str, Similarity], system: str = "") -> Figu
     beside: tuple[str, ...] = ()
     for panel, (label, entry) in zip(panels, similarities.items(), strict=True):
         image = panel.imshow(entry.matrix, origin="lower", vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
-        panel.set_title(f"{label}\ndiagonal {_number(entry.mean_diagonal)}, all {_number(entry.mean_all)}")
+        panel.set_title(f"{literal(label)}\ndiagonal {_number(entry.mean_diagonal)}, all {_number(entry.mean_all)}")
         plain(panel)
         panel.grid(False)
         panel.set_xlabel("teacher block")
@@ -72,10 +72,10 @@ def _draw_diagonals(axis: Axes, similarities: Mapping[str, Similarity]) -> None:
     for label, entry in similarities.items():
         axis.plot(
             range(len(entry.student)), entry.diagonal, color=look[label].colour, marker=look[label].marker,
-            markersize=5, linewidth=1.4, label=label,
+            markersize=5, linewidth=1.4, label=literal(label),
         )  # fmt: skip
     longest = max((entry.student for entry in similarities.values()), key=len)
-    axis.set_xticks(range(len(longest)), longest)
+    axis.set_xticks(range(len(longest)), map(literal, longest))
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("CKA of same blocks")
     plain(axis)
@@ -84,7 +84,7 @@ def _draw_diagonals(axis: Axes, similarities: Mapping[str, Similarity]) -> None:
 def _short(names: tuple[str, ...]) -> list[str]:
     """Names that fit beside a small picture."""
     short = [n.replace("encoder", "enc").replace("decoder", "dec").replace("bottleneck", "mid") for n in names]
-    return [name[-10:] for name in short]
+    return [literal(name[-10:]) for name in short]
 
 
 def _number(value: float) -> str:

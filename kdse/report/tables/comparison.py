@@ -98,8 +98,8 @@ def comparison_tables(
     for row in rows:
         state = "" if row["state"] in ("", "finished") else f" ({row['state']})"
         scores = [cells.get(row["name"], {}).get(metric, Cell("")) for metric in metrics]
-        costs = [_number(row[key], form) for key, form in formats.items()]
-        body.append((Cell.of(row["name"] + state), _number(row["parameters"], ",d"), *scores, *costs))
+        costs = [Cell.of_number(row[key], form) for key, form in formats.items()]
+        body.append((Cell.of(row["name"] + state), Cell.of_number(row["parameters"], ",d"), *scores, *costs))
     title = f"Runs over one base, {len({row.name for row in first})} items" if first else "Runs over one base"
     caption = scores_caption(cells.values(), metrics, intervals=False) if first else "No scores."
     tables = [Table("comparison", title, caption, columns, tuple(body), (0,) * len(body))]
@@ -122,7 +122,3 @@ def _score_cells(scored: Sequence[Row], metrics: Sequence[str]) -> dict[Any, dic
     """System to metric to cell, over all SNRs."""
     found = score_cells(scored, metrics, intervals=False)
     return {scores.line.system: scores.cells for scores in found if scores.line.snr_db == "all"}
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("" if value is None else format(value, form), value)

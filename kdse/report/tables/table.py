@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kdse.metrics.registry import METRICS
+from kdse.metrics.table import plain
 from kdse.metrics.uncertainty import Difference, Interval, OverSeeds
 
 #: Follows a number that is not clearly different from what it is compared with.
@@ -52,6 +53,11 @@ class Cell:
         return cls(str(value), value)
 
     @classmethod
+    def of_number(cls, value: float | None, form: str) -> Cell:
+        """A number in a format; None is an empty cell."""
+        return cls("" if value is None else format(value, form), value)
+
+    @classmethod
     def of_mean(
         cls, mean: Interval | Difference | OverSeeds, *parts: str, best: bool = False, noise: bool = False
     ) -> Cell:
@@ -59,8 +65,8 @@ class Cell:
         if math.isnan(mean.mean):
             return cls("n/a")
         text = " ".join(part for part in (*parts, MARK if noise else "") if part)
-        about = {name: _rounded(getattr(mean, name, math.nan)) for name in ("low", "high", "deviation")}
-        return cls(text, _rounded(mean.mean), best, noise, **about)
+        about = {name: plain(getattr(mean, name, math.nan)) for name in ("low", "high", "deviation")}
+        return cls(text, plain(mean.mean), best, noise, **about)
 
     @property
     def mark(self) -> str:
@@ -156,11 +162,6 @@ def metric_column(metric: str) -> Column:
     """A metric's column."""
     look = shown(metric)
     return Column(metric, look.title, "higher" if look.higher_is_better else "lower")
-
-
-def _rounded(value: float) -> float | None:
-    """For files: twelve significant digits, which are the same on every machine; None for NaN."""
-    return None if math.isnan(value) else float(f"{value:.12g}")
 
 
 def variants(metrics: Sequence[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kdse.machine import spreadsheet
 from kdse.report.tables.table import MARK, Cell, Table
 
 if TYPE_CHECKING:
@@ -16,14 +15,20 @@ if TYPE_CHECKING:
 
 # --- Markdown ---
 
-#: What would be read as Markdown or HTML. Underscores within words are safe, and names are full of them.
-MARKDOWN = re.compile(r"[\\|*`]|<(?=[\w/!?])(?!\d)|(?<!\w)_|_(?!\w)")
+#: What would be read as Markdown, HTML, a link or a formula. Underscores within words are safe, and names are full of
+#: them; brackets too, unless they could be those of a link.
+MARKDOWN = re.compile(
+    r"[\\|*`$]|<(?=[\w/!?])(?!\d)|(?<!\w)_|_(?!\w)|~(?=~)|&(?=#|\w+;)"
+    r"|(?<=\])[(\[:]|(?<=:)//|(?<=\bwww)\.|^[#>+-](?= )|(?<=^\d)\.(?= )"
+)
 
 
 def to_markdown(table: Table) -> str:
     """Title, table and caption; columns aligned for readers of the plain text, best values in bold."""
-    rows = [[_markdown(column.title) for column in table.columns]]
-    rows += [[f"**{_markdown(c.text)}**" if c.best and c.text else _markdown(c.text) for c in r] for r in table.rows]
+    rows = [[markdown_text(column.title) for column in table.columns]]
+    rows += [
+        [f"**{markdown_text(c.text)}**" if c.best and c.text else markdown_text(c.text) for c in r] for r in table.rows
+    ]
     columns = []
     for index, (title, *texts) in enumerate(zip(*rows, strict=True)):
         width = max(3, *(len(text) for text in (title, *texts)))
@@ -31,11 +36,12 @@ def to_markdown(table: Table) -> str:
         rule = "-" * (width - 1) + (":" if right else "-")
         columns.append([text.rjust(width) if right else text.ljust(width) for text in (title, rule, *texts)])
     text = "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
-    parts = [f"**{_markdown(table.title)}**" if table.title else "", text, _markdown(table.caption)]
+    parts = [f"**{markdown_text(table.title)}**" if table.title else "", text, markdown_text(table.caption)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
     return MARKDOWN.sub(lambda found: "&lt;" if found[0] == "<" else "\\" + found[0], " ".join(text.split()))
 
 
@@ -44,12 +50,8 @@ def _markdown(text: str) -> str:
 
 def to_csv(table: Table) -> str:
     """The `fields` of a table, one line a row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = fields(table)
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
+    return spreadsheet.to_csv([columns, *zip(*columns.values(), strict=True)])
 
 
 def fields(table: Table) -> dict[str, list[Any]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import GREY, INK, PALETTE, WIDTH, canvas, legend_below, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, PALETTE, WIDTH, canvas, legend_below, literal, plain, to_png
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
 from kdse.sweeps.titles import metric_factor, metric_text, metric_title, parameter_title
@@ -43,13 +43,13 @@ def by_parameter(sweep: Sweep, found: Sequence[Row]) -> Figure | None:
                 f"best: {place[0]:.3g}", place, textcoords="offset points", xytext=(0, 6), fontsize=8, color=INK,
                 ha="center",
             )  # fmt: skip
-        axis.set_xlabel(parameter_title(parameter.name))
+        axis.set_xlabel(literal(parameter_title(parameter.name)))
         axis.margins(y=0.15)
         plain(axis)
     for axis in axes[len(scales) :]:
         axis.set_visible(False)
     for axis in axes[::per_row]:
-        axis.set_ylabel(f"{metric_title(metric)}, last validation")
+        axis.set_ylabel(f"{literal(metric_title(metric))}, last validation")
     legend_below(figure, axes[0])
     names = ", ".join(parameter.name for parameter in scales)
     told = ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, plain
+from kdse.report.figures.drawing import DPI, GREY, INK, WIDTH, canvas, literal, plain
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.rows import Row
 from kdse.sweeps.titles import (
@@ -84,10 +84,10 @@ def heat_map(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
             axis.set_visible(False)
             continue
         first = place % per_row == 0
-        axis.set_xticks(range(shape[1]), list(distinct(across, listed[across]).values()))
-        axis.set_yticks(range(shape[0]), _names(found, down, listed[down]) if first else [])
-        axis.set_ylabel(_side(found, down) if first else "")
-        axis.set_xlabel(parameter_title(across))
+        axis.set_xticks(range(shape[1]), [*map(literal, distinct(across, listed[across]).values())])
+        axis.set_yticks(range(shape[0]), [*map(literal, _names(found, down, listed[down]))] if first else [])
+        axis.set_ylabel(literal(_side(found, down)) if first else "")
+        axis.set_xlabel(literal(parameter_title(across)))
     _bar(figure, images[0], list(axes[: len(groups)]), metric_title(metric))
     if across == ACROSS:
         figure.supxlabel("each run is trained and validated at the SNRs of its column", fontsize=7.5, color=GREY)
@@ -140,7 +140,7 @@ def _draw(
     for place, value in values.items():
         matrix[place] = value
     image = axis.imshow(matrix, cmap=colours, aspect="auto", vmin=scale[0], vmax=scale[1])
-    axis.set_title(title, fontsize=9.5, color=INK)
+    axis.set_title(literal(title), fontsize=9.5, color=INK)
     plain(axis)
     axis.grid(False)
     axis.set_facecolor("#ececec")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kdse.report.contents import Figure
-from kdse.report.figures.drawing import GREY, INK, WIDTH, canvas, looks, plain, to_png
+from kdse.report.figures.drawing import GREY, INK, WIDTH, canvas, literal, looks, plain, to_png
 from kdse.report.figures.pareto import pareto_front
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.figures.heat_map import ACROSS, DOWN, SEED
@@ -47,14 +47,14 @@ def pareto(sweep: Sweep, found: Sequence[Row], metric: str) -> Figure | None:
     for axis, (key, where) in zip(axes, ranges.items(), strict=False):
         here = [r for r in ended if point_key(r.values, apart) == key]
         alts.append(_draw(axis, here, others, series, look, metric, named, where, sweep.maximize))
-        axis.set_title(where)
+        axis.set_title(literal(where))
         plain(axis)
     sizes = sorted({int(row.parameters or 0) for row in ended})
     for place, axis in enumerate(axes):
         axis.set_visible(place < len(ranges))
         _size_axis(axis, sizes)
         if place % per_row == 0:
-            axis.set_ylabel(metric_title(metric))
+            axis.set_ylabel(literal(metric_title(metric)))
         if place + per_row >= len(ranges):
             axis.tick_params(labelbottom=True)
     figure.supxlabel("parameters of the student (log scale; dashed: best up to its size)", fontsize=9, color=INK)
@@ -84,7 +84,7 @@ def _draw(
         colour, marker = look[key] if named else (GREY, ".")
         axis.plot(
             [size for size, _ in line], [value for _, value in line], color=colour, marker=marker, markersize=5,
-            linewidth=1.1 if named else 0, alpha=1 if named else 0.7, label=name, zorder=3,
+            linewidth=1.1 if named else 0, alpha=1 if named else 0.7, label=literal(name), zorder=3,
         )  # fmt: skip
     front = pareto_front([size for _, size, _ in points], [value for *_, value in points], higher)
     best = [points[i] for i in front]
@@ -96,7 +96,13 @@ def _draw(
         for name, size, value in best:
             axis.plot([size], [value], color=INK, marker="o", markersize=4.5, zorder=4)
             axis.annotate(
-                name, (size, value), textcoords="offset points", xytext=(5, 4), fontsize=7.5, color=INK, zorder=5
+                literal(name),
+                (size, value),
+                textcoords="offset points",
+                xytext=(5, 4),
+                fontsize=7.5,
+                color=INK,
+                zorder=5,
             )
     texts = [
         f"{name or 'the run'} at {size:,.0f} ({metric_text(metric, value / metric_factor(metric))})"

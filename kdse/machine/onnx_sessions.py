@@ -1,0 +1,66 @@
+"""Running ONNX graphs by onnxruntime on the CPU: one line for what goes wrong, and bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdse.errors import UserError
+from kdse.machine.packages import required
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+#: What all graphs of a process may take together, weights in their files apart: a small graph can ask for terabytes.
+#: Our choice: half the memory of a common laptop, and 20 times what a whole signal of a minute takes.
+LARGEST_GRAPH_BYTES = 2**32
+
+
+def open_session(model: str | bytes, threads: int, source: str) -> InferenceSession:
+    """A session on so many threads (0: onnxruntime chooses).
+
+    Args:
+        model: a file, or its content: then one that keeps weights in a second file cannot be opened.
+        source: what names it in messages.
+
+    Raises:
+        UserError: if onnxruntime cannot run it, or needs more than `LARGEST_GRAPH_BYTES` to open it.
+    """
+    onnxruntime = required("onnxruntime")
+    _share_bounded_memory()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # (what fails is raised as well)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
+        raise UserError(f"{source} cannot be run by onnxruntime ({_reason(error)})") from None
+
+
+def run_session(session: InferenceSession, outputs: Sequence[str] | None, feeds: Mapping[str, Any], source: str) -> Any:
+    """The named outputs of a graph (None: all); a `UserError` if it fails or needs more than `LARGEST_GRAPH_BYTES`."""
+    try:
+        return session.run(outputs, feeds)
+    except Exception as error:  # (see `open_session`)
+        raise UserError(f"{source} fails in onnxruntime ({_reason(error)})") from None
+
+
+@functools.cache
+def _share_bounded_memory() -> None:
+    """Makes the memory that all sessions of this process share, of `LARGEST_GRAPH_BYTES` at most."""
+    import onnxruntime as ort
+
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    with contextlib.suppress(Exception):  # (there is one: of other code in this process, which then says how much)
+        ort.create_and_register_allocator(place, ort.OrtArenaCfg(LARGEST_GRAPH_BYTES, -1, -1, -1))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "vailable memory of" in text or "allocate memory" in text or "bad_alloc" in text:
+        return f"it asks for more than {LARGEST_GRAPH_BYTES >> 30} GiB of memory"
+    return text[:160]
