@@ -20,10 +20,12 @@ from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
 from kdse.errors import ParserError, UserError, mistake_in, one_line
+from kdse.internals.jsonargparse import options
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
+from kdse.run.config_mistakes import Config
 from kdse.run.folder import CHECKPOINTS, CONFIG, result
 from kdse.run.identity import identity
 from kdse.run.resume import check_same_run, hold, last_good
@@ -35,6 +37,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
+from kdse.training.setting_checks import check_settings, with_flag
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -127,6 +130,17 @@ class KdseCLI(FlagsWinCLI):
         defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line; what is wrong with it is said by `Config`, which names the flag or the file."""
+        command, *words = args
+        given = Config(options(self._parser(command)))
+        given.read_arguments(words)
+        try:
+            super().parse_arguments(parser, args)
+        except (ParserError, AttributeError, TypeError) as error:
+            raise UserError(given.mistake(str(error))) from error
+        check_settings(self._plain_settings())
+
     def before_instantiate_classes(self) -> None:
         if self.subcommand != "fit":
             self._refuse_fit_flags()
@@ -166,7 +180,8 @@ class KdseCLI(FlagsWinCLI):
             mistake = mistake_in(error)
             if mistake is None or mistake is error:
                 raise
-            raise UserError(str(mistake)) from error  # (raised itself, it would be its own cause: a circle)
+            # (raised itself, it would be its own cause: a circle)
+            raise UserError(with_flag(mistake, self._plain_settings())) from error
 
     def _refuse_fit_flags(self) -> None:
         """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
@@ -191,8 +206,9 @@ class KdseCLI(FlagsWinCLI):
             )
 
     def _plain_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
-        return settings
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        found: dict[str, Any] = settings[self.config.subcommand]
+        return found
 
     def _given(self, key: str) -> Any:
         """A setting's value, or the object made from it."""
@@ -228,7 +244,7 @@ class KdseCLI(FlagsWinCLI):
         kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
             raise UserError(f"--trainer: {one_line(error)}") from error
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
@@ -239,6 +255,9 @@ class KdseCLI(FlagsWinCLI):
             if isinstance(callback, EarlyStopping):
                 stop_early_after_validations(callback)
         if self.subcommand == "fit":
+            for name, objective in objectives.items():
+                if type(objective) is Objective:
+                    raise UserError(f"--objectives.{name}: names no class; give --objectives.{name} kdse.objectives.CLASS")
             named = [objective.named(name) for name, objective in objectives.items()]
             callbacks += [*named, *([schedule] if schedule is not None else [])]
             every = self._given("example_every_n_validations")
