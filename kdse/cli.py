@@ -8,14 +8,12 @@ import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import kdse
 from kdse.commands.parser import underscored
 from kdse.errors import UserError, one_line
-from kdse.machine.packages import PackageError
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
-        print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
+        print(f"kdse {command}: {one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,17 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_lightning(arguments: list[str]) -> int:
     """Runs `kdse fit | validate | test | predict`."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for text in (
-        "does not have many workers",
-        "LightningCLI's args parameter",
-        "when logging on epoch level in distributed setting",  # (every process logs the same)
-        "`LeafSpec` is deprecated",
-        "isinstance.treespec, LeafSpec",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{text}.*")
     _talk_plainly()
-    from kdse.training.cli import AlreadyFinished, KdseCLI
+    from kdse.internals.lightning import quiet
+    from kdse.training.cli import FLAGS, AlreadyFinished, KdseCLI
 
+    if {"-h", "--help"} & set(arguments):
+        from kdse.training import help
+
+        print(help.text(arguments[0], LIGHTNING[arguments[0]], FLAGS))
+        return 0
+    arguments = ["--help" if word == "--help_all" else word for word in arguments]
+    quiet()
     try:
         with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
             KdseCLI(arguments, cleanup)
@@ -96,7 +94,7 @@ def run_lightning(arguments: list[str]) -> int:
 
 
 def _talk_plainly() -> None:
-    """kdse's own messages on stderr, Lightning's without its advertisements."""
+    """kdse's own messages on stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.set_name("kdse.cli")
@@ -109,19 +107,6 @@ def _talk_plainly() -> None:
 
     logger.setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logger.propagate = False
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    """What to show of an error: of a package that cannot be imported, even if a later error replaced that."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PackageError):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
-    return one_line(error)
 
 
 def _overview() -> str:

@@ -252,7 +252,7 @@ class TwoStep(Schedule):
         lengths = {"distil_fraction": distil_fraction, "distil_steps": distil_steps, "distil_epochs": distil_epochs}
         given = [name for name, length in lengths.items() if length is not None]
         if len(given) > 1:
-            raise UserError(f"schedule: give {' or '.join(given)}, not both")
+            raise UserError(f"schedule: {' and '.join(given)} are given, not both can hold; set one of them to null")
         first = Phase(
             weights={EVERY_OBJECTIVE: 1.0},
             steps=distil_steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdse.internals.library import Library
 
@@ -16,14 +16,20 @@ def yaml_loader() -> Any:
     return JSONARGPARSE.load("jsonargparse._loaders_dumpers", "get_yaml_default_loader")()
 
 
-def parameters(made: Any) -> dict[str, tuple[Any, bool]]:
-    """What a class or function takes, by name: its type, and whether it must be given.
+class Parameter(NamedTuple):
+    """What a class or function takes under one name: its type, whether it must be given, what its docstring says."""
 
-    Unlike `inspect.signature`, it follows ``**kwargs`` to where they go.
-    """
+    kind: Any
+    required: bool
+    about: str
+
+
+def parameters(made: Any) -> dict[str, Parameter]:
+    """What a class or function takes, by name; unlike `inspect.signature`, ``**kwargs`` are followed to where they go."""
     found = JSONARGPARSE.load("jsonargparse._parameter_resolvers", "get_signature_parameters")(made)
     empty = inspect.Parameter.empty
-    return {p.name: (Any if p.annotation is empty else p.annotation, p.default is empty) for p in found}
+    kinds = {p.name: Any if p.annotation is empty else p.annotation for p in found}
+    return {p.name: Parameter(kinds[p.name], p.default is empty, p.doc or "") for p in found}
 
 
 def options(parser: Any) -> Mapping[str, Any]:

@@ -111,6 +111,8 @@ class Config:
         return node[-1], (*place, len(node) - 1)
 
     def _merged(self, old: Any, new: Any, place: Place, file: str) -> Any:
+        if not isinstance(new, dict):  # (what stood below is gone)
+            self.files = {p: where for p, where in self.files.items() if p[: len(place)] != place}
         self.files[place] = file
         if isinstance(new, list):
             return [self._merged(None, item, (*place, i), file) for i, item in enumerate(new)]
@@ -200,11 +202,11 @@ class Config:
         for key, item in value.items():
             here = (*at, key)
             if key in known:
-                yield from self._of_value(known[key][0], item, here, need)
+                yield from self._of_value(known[key].kind, item, here, need)
             elif key not in ("class_path", "dict_kwargs"):
                 taken = [*known, *(name for name in CLASS_KEYS if name.startswith(str(key)[:5]))]
                 yield f"{self._name(here)}: {name} has no {key}{hint(str(key), taken, 'it has', self._before(here))}"
-        absent = [key for key, (_, required) in known.items() if required and key not in value]
+        absent = [key for key, parameter in known.items() if parameter.required and key not in value]
         if need and absent:
             flag = (*at, absent[0])
             yield f"{self._name(at)}: {name} needs {' and '.join(absent)}; give {self._before(flag)}{absent[0]}"

@@ -178,9 +178,8 @@ class KdseCLI(FlagsWinCLI):
             super().instantiate_classes()
         except ValueError as error:
             mistake = mistake_in(error)
-            if mistake is None or mistake is error:
+            if mistake is None:
                 raise
-            # (raised itself, it would be its own cause: a circle)
             raise UserError(with_flag(mistake, self._plain_settings())) from error
 
     def _refuse_fit_flags(self) -> None:

@@ -60,7 +60,7 @@ def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
     passed: the innermost whose class the config names, and, of several of one class, the one with these arguments.
     """
     text, found = str(mistake), None
-    if re.match(r"--|schedule\b|objectives\.", text):
+    if re.match(r"--|schedule\b|objectives\b|.*--(model|data|schedule|trainer)\b", text):
         return text
     places = list(_classes(settings, ""))
     step = mistake.__traceback__
