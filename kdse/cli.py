@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kdse
 from kdse.commands.parser import underscored
-from kdse.errors import UserError, one_line
+from kdse.errors import UserError, did_you_mean, one_line
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(kdse.__version__)
         return 0
     if command not in TOOLS and command not in LIGHTNING:
-        print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
+        near = did_you_mean(command, [*TOOLS, *LIGHTNING]) or "; `kdse --help` lists them"
+        print(f"kdse: unknown command {command!r}{near}", file=sys.stderr)
         return 2
     try:
         if command in TOOLS:

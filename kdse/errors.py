@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -14,7 +15,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        if "\nTraceback (most recent call last):\n" in message:  # (of another process, which PyTorch puts before it)
+        if "Traceback (most recent call last):\n" in message:  # (of another process, which PyTorch puts before it)
             message = message.rsplit(f"{type(self).__name__}: ", 1)[-1]
         super().__init__(message.rstrip())
 
@@ -45,6 +46,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; of the `UserError` that a library wrapped in its own, if there is one."""
     return " ".join(str(mistake_in(error) or error).split()) or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word, with the known one that is most like it; empty if none is."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def require_one_of(name: str, value: object, *known: object) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdse.errors import UserError, mistake_in
+from kdse.machine.yaml_file import read_yaml
+from kdse.run.config_mistakes import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,14 +125,10 @@ def mixtures(
 
 def from_config(path: Path) -> HeldOut:
     """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``."""
-    import yaml
     from jsonargparse import ArgumentParser
     from lightning import LightningDataModule
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--data-config {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    content = read_yaml(path)
     content = content.get("data", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or "class_path" not in content:
         raise UserError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
@@ -139,7 +137,9 @@ def from_config(path: Path) -> HeldOut:
     try:
         config = parser.parse_object({"data": content})
     except Exception as error:  # jsonargparse has several error types for a wrong config
-        raise UserError(f"--data-config {path}: {' '.join(str(error).split())[:400]}") from error
+        given = Config({"data": LightningDataModule})
+        given.put(["data"], content, f"--data-config {path}")
+        raise UserError(given.mistake(str(error))) from error
     try:
         module = parser.instantiate_classes(config).data
         return from_module(module, {"data_config": str(path), "data": content})

@@ -25,7 +25,7 @@ class Parameter(NamedTuple):
 
 
 def parameters(made: Any) -> dict[str, Parameter]:
-    """What a class or function takes, by name; unlike `inspect.signature`, ``**kwargs`` are followed to where they go."""
+    """What a class or function takes, by name. Unlike `inspect.signature`, it follows ``**kwargs`` to their use."""
     found = JSONARGPARSE.load("jsonargparse._parameter_resolvers", "get_signature_parameters")(made)
     empty = inspect.Parameter.empty
     kinds = {p.name: Any if p.annotation is empty else p.annotation for p in found}

@@ -23,7 +23,7 @@ def read_yaml(path: str | Path, loader: Any = None) -> Any:
 
     base = loader or yaml.SafeLoader
 
-    class Loader(base):  # type: ignore[misc]
+    class Loader(base):  # type: ignore[misc, valid-type]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys: set[Hashable] = set()
             for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():

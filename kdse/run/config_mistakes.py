@@ -188,13 +188,13 @@ class Config:
             made, problem = resolve(path, bases)
             if problem:
                 yield f"{self._name(at)} {shown(path)}: {problem}"
-        elif record is None:  # (the default is of a class that is not written; the first that takes it all stands for it)
+        elif record is None:  # (of the default's class, which stands nowhere: the first that takes all will do)
             able = (resolve(known, bases)[0] for known in choices(bases))
             made = next((one for one in able if set(value) <= set(parameters(one))), None)
             if made is None:
                 wrong = next(iter(value), "")
-                known = [f"class_path: {one}" for one in choices(bases)]
-                yield f"{self._name((*at, wrong))}: no class is named that has it{hint('', known, 'give')}"
+                there = hint("", choices(bases), "give its class_path, one of")
+                yield f"{self._name((*at, wrong))}: no class is named that has it{there}"
         if made is None:
             return
         known = dict(list(parameters(made).items())[0 if record else given :])

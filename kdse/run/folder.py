@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdse.errors import UserError
+from kdse.machine.yaml_file import read_yaml
 from kdse.pretrained import CHECKPOINTS, LAST, located
 
 CONFIG = "config.yaml"
@@ -31,12 +32,7 @@ def last_checkpoint(run: Path) -> Path:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A config file; a ValueError that names the file if it cannot be read or is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not readable (empty, or no config with keys such as model and data)")
     return content

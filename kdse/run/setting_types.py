@@ -99,7 +99,8 @@ def choices(bases: tuple[type, ...]) -> list[str]:
 def resolve(path: Any, bases: tuple[type, ...]) -> tuple[Any, str]:
     """The class or function of a class path, and what is wrong with it ("" if nothing is)."""
     home, _, name = str(path).rpartition(".")
-    found = None if home else next((kind for base in bases for kind in _below(base) if kind.__name__ == name), None)
+    below: list[Any] = [] if home else [kind for base in bases for kind in _below(base) if kind.__name__ == name]
+    found = below[0] if below else None
     try:
         found = found or getattr(importlib.import_module(home), name, None)
     except Exception as error:  # whatever a module of the user's does when it is imported

@@ -241,9 +241,9 @@ class KdseCLI(FlagsWinCLI):
         kwargs["plugins"] = [*plugins, *launched_by(plugins), SafeCheckpointIO()]
         given = list(config.get("callbacks") or [])
         kwargs["callbacks"] = [*given, *self._callbacks(run_dir, given)]
-        try:
+        try:  # (all objects are made; what remains are settings)
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(f"--trainer: {one_line(error)}") from error
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
@@ -256,7 +256,9 @@ class KdseCLI(FlagsWinCLI):
         if self.subcommand == "fit":
             for name, objective in objectives.items():
                 if type(objective) is Objective:
-                    raise UserError(f"--objectives.{name}: names no class; give --objectives.{name} kdse.objectives.CLASS")
+                    raise UserError(
+                        f"--objectives.{name}: names no class; give --objectives.{name} kdse.objectives.CLASS"
+                    )
             named = [objective.named(name) for name, objective in objectives.items()]
             callbacks += [*named, *([schedule] if schedule is not None else [])]
             every = self._given("example_every_n_validations")

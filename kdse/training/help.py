@@ -59,11 +59,12 @@ def text(command: str, about: str, flags: Iterable[tuple[str, Any, Any, str]]) -
         ]
     lines += ["", "settings of the model:"]
     taken = {name: p.about for name, p in parameters(Distiller).items()}
-    chosen = [n for n in taken if fitting or n in ("teacher_checkpoint", "metrics", "metric_workers", "trust_code")]
-    lines += [_setting(f"--model.{n}", taken[n]) for n in chosen if n not in ("student", "teacher", "loss", "optimizer", "lr_scheduler")]
+    classes = ("student", "teacher", "loss", "optimizer", "lr_scheduler")
+    chosen = [n for n in taken if n not in classes] if fitting else ["teacher_checkpoint", "metrics", "metric_workers"]
+    lines += [_setting(f"--model.{n}", taken[n]) for n in chosen]
     lines += ["", "settings of the run:"]
     lines += [_setting("--seed_everything N", "Seed of all random numbers; 0 if nothing is said.")]
-    lines += [_setting("--ckpt_path FILE", "Checkpoint to go on from." if fitting else "Checkpoint to take weights from.")]
+    lines += [_setting("--ckpt_path FILE", f"Checkpoint to {'go on' if fitting else 'take weights'} from.")]
     lines += [_setting(f"--{name}", what) for name, _, _, what in used if name not in ("objectives", "schedule")]
     lines += ["", "settings of Lightning's Trainer:"]
     trainer = parameters(L.Trainer)

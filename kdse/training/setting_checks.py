@@ -35,7 +35,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed_everything {seed}: give a number from 0 to {LARGEST_SEED}")
     for key, kind, value in _values(settings, "", "kdse."):
-        if isinstance(value, float) and (math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))):
+        if isinstance(value, float) and (
+            math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))
+        ):
             raise UserError(f"--{key} {value}: must be a finite number")
 
 
