@@ -38,7 +38,7 @@ def read_yaml(path: str | Path, loader: Any = None) -> Any:
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{path}: not readable ({error.strerror or error})") from None
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise

@@ -40,7 +40,7 @@ def text(command: str, about: str, flags: Iterable[tuple[str, Any, Any, str]]) -
     fitting = command == "fit"
     used = [flag for flag in flags if fitting or flag[0] in ("run_dir", "wandb", "wandb_project")]
     lines = [
-        f"usage: kdse {command} [--config FILE]... [--NAME=VALUE]...      {about}",
+        f"usage: kdse {command} [--config FILE]... [--NAME=VALUE]...   {about}",
         "",
         "A setting is a key of a YAML file or a dotted flag; later ones win, flags over files before them.",
         "",
