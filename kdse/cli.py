@@ -8,14 +8,12 @@ import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import kdse
 from kdse.commands.parser import underscored
-from kdse.errors import Diverged, UserError, one_line, printable
-from kdse.machine.packages import PackageError
+from kdse.errors import Diverged, UserError, did_you_mean, one_line, printable
 from kdse.machine.processes import DIVERGED, INTERRUPTED, safe_path, working_folder_last
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
@@ -51,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(kdse.__version__)
         return 0
     if command not in TOOLS and command not in LIGHTNING:
-        print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
+        near = did_you_mean(command, [*TOOLS, *LIGHTNING]) or "; `kdse --help` lists them"
+        print(f"kdse: unknown command {command!r}{near}", file=sys.stderr)
         return 2
     trusting = command in LIGHTNING or "--trust-code" in [word.replace("_", "-") for word in arguments]
     try:
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
-        print(f"kdse {command}: {_one_line(error)}", file=sys.stderr)
+        print(f"kdse {command}: {one_line(error)}", file=sys.stderr)
         return 2
     except Diverged as error:
         from kdse.internals.lightning import process_rank
@@ -87,22 +86,18 @@ def _run(command: str, arguments: list[str]) -> int:
 def run_lightning(arguments: list[str]) -> int:
     """Runs `kdse fit | validate | test | predict`."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for text in (
-        "does not have many workers",
-        "LightningCLI's args parameter",
-        "when logging on epoch level in distributed setting",  # (every process logs the same)
-        "`LeafSpec` is deprecated",
-        "isinstance.treespec, LeafSpec",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{text}.*")
-    from kdse.internals.lightning import process_rank
+    from kdse.internals.lightning import process_rank, quiet
 
     _talk_plainly(logging.INFO if process_rank() == 0 else logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(text in record.getMessage() for text in ("Tip:", "Detected KeyboardInterrupt"))
-    )
-    from kdse.training.cli import AlreadyFinished, KdseCLI
+    from kdse.training.cli import FLAGS, AlreadyFinished, KdseCLI
 
+    if {"-h", "--help"} & set(arguments):
+        from kdse.training import help
+
+        print(help.text(arguments[0], LIGHTNING[arguments[0]], FLAGS))
+        return 0
+    arguments = ["--help" if word == "--help_all" else word for word in arguments]
+    quiet()
     try:
         with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
             KdseCLI(arguments, cleanup)
@@ -132,16 +127,6 @@ def _talk_plainly(level: int) -> None:
         logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
-
-
-def _one_line(error: BaseException) -> str:
-    """What to show of an error: of a package that cannot be imported, even if a later error replaced that."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PackageError):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
-    return one_line(error)
 
 
 def _overview() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdse.data.batch import Batch, by_length
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least
 from kdse.gradients import window_factor
 from kdse.internals.lightning import batches_started
 from kdse.losses import PhaseSensitive, WeightedSum
@@ -67,6 +67,7 @@ class Enhancer(L.LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        require_at_least(0, metric_workers=metric_workers)
         self.model = build(model, "student")
         self.loss = PhaseSensitive() if loss is None else loss
         self._make_optimizer = optimizer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable, Iterator
 
 #: What would act on a terminal or a log instead of being shown: control characters (C0, DEL, C1), marks that turn the
 #: direction of text, separators of lines, and the surrogates of a name that is not UTF-8.
@@ -18,9 +20,13 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        if message.startswith("Caught "):  # torch puts a data process's traceback before what it raises again
+        if "Traceback (most recent call last):\n" in message:  # (of another process, which PyTorch puts before it)
             message = message.rsplit(f"{type(self).__name__}: ", 1)[-1]
         super().__init__(message.rstrip())
+
+
+class PackageError(UserError):
+    """A package that cannot be used, which is the mistake however many others say what it led to."""
 
 
 class ParserError(UserError):
@@ -32,13 +38,18 @@ class Diverged(Exception):
 
 
 def mistake_in(error: BaseException) -> UserError | None:
-    """The first `UserError` of kdse in what an error was raised from; None if there is none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError) and not isinstance(seen, ParserError):
-            return seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return None
+    """The first `UserError` of kdse in what an error was raised from, a `PackageError` before others; None if none."""
+    ours = [seen for seen in _chain(error) if isinstance(seen, UserError) and not isinstance(seen, ParserError)]
+    return next((seen for seen in ours if isinstance(seen, PackageError)), ours[0] if ours else None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on; each once, as code of somebody else may have made a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def one_line(error: BaseException) -> str:
@@ -59,6 +70,12 @@ def first_line(error: BaseException) -> str:
     return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:160]
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word, with the known one that is most like it; empty if none is."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def require_one_of(name: str, value: object, *known: object) -> None:
     """Raises a `UserError` that names the argument unless its value is one of those known."""
     if value not in known:
@@ -67,14 +84,18 @@ def require_one_of(name: str, value: object, *known: object) -> None:
 
 
 def require_at_least(least: float, **values: float) -> None:
-    """Raises a `UserError` that names the first argument below ``least``, or that is not finite."""
+    """Raises a `UserError` that names the first argument below ``least``, or not finite."""
     for name, value in values.items():
         if not least <= value < math.inf:
-            raise UserError(f"{name}={value}: must be {'finite' if value == math.inf else f'{least} or more'}")
+            raise UserError(f"{name}={value}: must be {least} or more{_and_finite(value)}")
 
 
 def require_positive(**values: float) -> None:
     """Raises a `UserError` that names the first argument that is not above zero, or not finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
-            raise UserError(f"{name}={value}: must be {'finite' if value == math.inf else 'above zero'}")
+            raise UserError(f"{name}={value}: must be above zero{_and_finite(value)}")
+
+
+def _and_finite(value: float) -> str:
+    return "" if math.isfinite(value) else " and finite"

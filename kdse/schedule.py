@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SUPERVISED = "supervised"
 EVERY_OBJECTIVE = "*"
+#: Share of a `TwoStep` run that is distillation alone, if nothing is said: 100 of 400 epochs in the paper.
+DISTIL_FRACTION = 0.25
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Phase:
             raise UserError(
                 f"schedule: a phase of fraction={self.fraction} is longer than the run; give 0 to 1 (distil_fraction)"
             )
+        if self.ramp_steps is not None and self.ramp_steps < 0:
+            raise UserError(f"schedule: ramp_steps={self.ramp_steps} is impossible; give zero or more")
         require_one_of("schedule: ramp", self.ramp, "none", "linear", "cosine")
         if any(not (w >= 0 and math.isfinite(w)) for w in self.weights.values()):
             raise UserError(f"schedule: weights must be finite and zero or more, got {self.weights}")
@@ -221,9 +225,10 @@ class TwoStep(Schedule):
     """Distil first, then train with clean speech (Two-Step KD, arXiv 2309.08144, section 1.3 there: gamma = 1, then 0).
 
     Args:
-        distil_fraction: share of the run spent on distillation alone. The paper uses 100 of 400 epochs, 0.25.
-        distil_steps: the same in optimizer steps; overrides the fraction.
-        distil_epochs: the same in epochs; overrides the fraction.
+        distil_fraction: share of the run spent on distillation alone. None is 0.25 (the paper: 100 of 400 epochs)
+            unless one of the next two is given.
+        distil_steps: the same in optimizer steps, instead of the fraction.
+        distil_epochs: the same in epochs, instead of the fraction.
         gamma: weight of every objective in the second step, 1 - gamma going to the supervised loss: 0 is the
             paper's best, 0.5 its other variant.
         reset_optimizer: forget Adam's moments at the switch. The paper is silent; off is our choice.
@@ -234,7 +239,7 @@ class TwoStep(Schedule):
 
     def __init__(
         self,
-        distil_fraction: float = 0.25,
+        distil_fraction: float | None = None,
         distil_steps: int | None = None,
         distil_epochs: float | None = None,
         gamma: float = 0.0,
@@ -244,14 +249,15 @@ class TwoStep(Schedule):
         accept_new_switch: bool = False,
     ) -> None:
         _check_gamma(gamma)
-        if distil_steps is not None and distil_epochs is not None:
-            raise UserError("schedule: give distil_steps or distil_epochs, not both")
-        explicit = distil_steps is not None or distil_epochs is not None
+        lengths = {"distil_fraction": distil_fraction, "distil_steps": distil_steps, "distil_epochs": distil_epochs}
+        given = [name for name, length in lengths.items() if length is not None]
+        if len(given) > 1:
+            raise UserError(f"schedule: {' and '.join(given)} are given, not both can hold; set one of them to null")
         first = Phase(
             weights={EVERY_OBJECTIVE: 1.0},
             steps=distil_steps,
             epochs=distil_epochs,
-            fraction=None if explicit else distil_fraction,
+            fraction=distil_fraction if given else DISTIL_FRACTION,
             learning_rate=distil_learning_rate,
         )
         second = Phase(

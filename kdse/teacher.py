@@ -28,7 +28,7 @@ class Teacher:
     def __init__(
         self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None, compiled: bool = False
     ) -> None:
-        require_one_of("model.teacher_autocast", autocast, None, "bfloat16", "float16")
+        require_one_of("teacher_autocast", autocast, None, "bfloat16", "float16")
         self.network = network.requires_grad_(False).eval()
         self.taps = dict(taps)
         self.has_activations = not isinstance(network, Recorded)

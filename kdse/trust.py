@@ -8,8 +8,7 @@ it is imported. What they ask of memory is bounded by the constants here, before
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kdse.errors import UserError, mistake_in
@@ -48,8 +47,6 @@ MOST_VALUES = 2**28
 MOST_EXTRA_TENSORS = 10_000
 #: Bytes that the states of an exported file may take (`kdse.machine.onnx_sessions` bounds its graph).
 LARGEST_STATE_BYTES = 2**26
-#: Bytes of a YAML file, and values in it once its anchors are written out.
-LARGEST_YAML_BYTES, MOST_YAML_VALUES = 2**23, 200_000
 
 
 def harmless(class_path: str) -> str | None:
@@ -122,12 +119,15 @@ def _shown(value: Any) -> str:
     return f"{value!r:.80}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def build(section: Any, base: type, source: str, trust_code: bool, hint: str = "") -> Any:
+def build(
+    section: Any, base: type, source: str, trust_code: bool, hint: str = "", explain: Callable[[str], str] | None = None
+) -> Any:
     """The object that a section of a file describes: a subclass of ``base``.
 
     Args:
         section, source: as `checked`; with ``trust_code`` whatever the parser of configs takes.
         hint: ends the message of a mistake.
+        explain: makes a line of the parser's message; None shortens it.
 
     Raises:
         UserError: for a class that is not trusted, or arguments that do not fit. What the class's own code raises
@@ -147,42 +147,6 @@ def build(section: Any, base: type, source: str, trust_code: bool, hint: str = "
         mistake = mistake_in(error)
         if mistake is None and trust_code and not isinstance(error, ArgumentError):
             raise  # (of a class of the user's)
+        if mistake is None and explain is not None:
+            raise UserError(explain(str(error))) from error
         raise UserError(f"{source}: {' '.join(str(mistake or error).split())[:400]}{hint}") from error
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file of bounded size, its anchors written out.
-
-    Raises:
-        UserError: naming the file, if it cannot be read, is no YAML, or is larger than `LARGEST_YAML_BYTES` or
-            `MOST_YAML_VALUES`.
-    """
-    import yaml
-
-    class Bounded(yaml.SafeLoader):
-        """Counts the values that nodes stand for, each anchor as often as it is used, before any is made."""
-
-        values = 0
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            is_alias, before = self.check_event(yaml.AliasEvent), self.values
-            node = super().compose_node(parent, index)
-            # (an anchor within itself stands for values without end)
-            self.values = before + getattr(node, "values", MOST_YAML_VALUES) if is_alias else self.values + 1
-            if self.values > MOST_YAML_VALUES:
-                raise UserError(f"{path}: holds more than {MOST_YAML_VALUES} values, so it is not read")
-            if not is_alias:
-                node.values = self.values - before
-            return node
-
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_YAML_BYTES + 1)
-        if len(content) > LARGEST_YAML_BYTES:
-            raise UserError(f"{path}: is larger than {LARGEST_YAML_BYTES >> 20} MiB, so it is not read as YAML")
-        return yaml.load(content.decode(), Bounded)  # noqa: S506 (a SafeLoader)
-    except UserError:
-        raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
-        raise UserError(f"{path}: not readable as YAML ({why})") from None

@@ -20,12 +20,13 @@ import kdse.models
 from kdse.cli import main
 from kdse.errors import UserError
 from kdse.evaluation.options import held_out_of
+from kdse.machine.yaml_file import LARGEST_BYTES
 from kdse.models import SpeechModel
 from kdse.models.checkpoint import describe, load_model, read_checkpoint
 from kdse.pretrained import find
 from kdse.report.rebuilt_run import NOT_NEEDED, rebuild
 from kdse.run.folder import read_config
-from kdse.trust import HARMLESS, LARGEST_YAML_BYTES, NETWORKS, harmless
+from kdse.trust import HARMLESS, NETWORKS, harmless
 from tests.toys import make_student
 
 CANARY = """
@@ -322,7 +323,7 @@ BOMBS = {
     "deep": "[" * 10**5,
     "a long number": f"a: {'9' * 10**4}",
     "no date": "a: 2024-13-45",
-    "large": "#" * (LARGEST_YAML_BYTES + 1),
+    "large": "#" * (LARGEST_BYTES + 1),
 }
 
 

@@ -20,7 +20,7 @@ from rich.panel import Panel
 from kdse.commands.model import add_model, checked_device, checkpoint_file, labelled, run_of
 from kdse.commands.parser import Parser
 from kdse.data.known_sets import compare_noisy, recognise, undecided
-from kdse.errors import UserError, printable
+from kdse.errors import UserError, printable, require_at_least
 from kdse.evaluation.journal import Journal
 from kdse.evaluation.options import add_item_options, add_scoring_options, held_out_of, item_record, model_files
 from kdse.evaluation.scoring import per_file_csv, score_system
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     started = time.monotonic()
+    require_at_least(0, **{"--workers": arguments.workers})
     metrics, files = tuple(arguments.metrics), model_files(arguments)
     check_metrics(metrics, arguments.sample_rate_hz, files)
     if not 0 <= arguments.max_failed_share <= 1:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,13 +25,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=formatter)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (--[\w-]+): (\S+): must", r"\1 \2: must", message)
-        raise UserError(f"{message}; `{self.prog} --help` explains")
+        message = re.sub(r"^argument (--[\w-]+): (\S+): (?=must|write)", r"\1 \2: ", message)
+        for kind, words in (("int", "a whole number"), ("float", "a number"), ("positive", "a number above zero")):
+            message = re.sub(rf"^argument (\S+): invalid {kind} value: '(.*)'$", rf"\1 \2: give {words}", message)
+        choice = re.fullmatch(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice is not None:
+            name, given, known = choice.groups()
+            known = known.replace("'", "")
+            message = f"{name} {given}: use one of {known}{did_you_mean(given, known.split(', ')).rstrip('?')}"
+        raise UserError(f"{message.removeprefix('argument ')}; `{self.prog} --help` explains")
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         found, unknown = self._parse(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            near = did_you_mean(_hyphenated(unknown[0]).partition("=")[0], re.findall(r"--[\w-]+", self.format_help()))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near.rstrip('?')}")
         return found
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError
+from kdse.errors import UserError, one_line
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import LARGEST
 
@@ -159,7 +159,7 @@ def run(
         )
     except (package.PortAudioError, ValueError) as error:
         raise UserError(
-            f"--live: no microphone and loudspeaker at {model.sample_rate_hz} Hz ({_one_line(error)}); "
+            f"--live: no microphone and loudspeaker at {model.sample_rate_hz} Hz ({one_line(error)}); "
             "--list-devices lists them, --input-device and --output-device choose"
         ) from None
     with stream:
@@ -186,7 +186,7 @@ def sounddevice() -> Any:
         import sounddevice as package
     except (ImportError, OSError) as error:  # OSError: the PortAudio library itself is missing
         raise UserError(
-            f"--live: needs the package sounddevice ({_one_line(error)}): pip install 'kdse[live]'; on Linux also the "
+            f"--live: needs the package sounddevice ({one_line(error)}): pip install 'kdse[live]'; on Linux also the "
             "system's libportaudio2"
         ) from None
     return package
@@ -194,7 +194,3 @@ def sounddevice() -> Any:
 
 def _device(name: str | None) -> int | str | None:
     return int(name) if name is not None and name.isdigit() else name
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdse.errors import UserError
-from kdse.trust import build, read_yaml
+from kdse.machine.yaml_file import read_yaml
+from kdse.run.config_mistakes import Config
+from kdse.trust import build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,15 +133,14 @@ def from_config(path: Path, trust_code: bool = False) -> HeldOut:
     """
     from lightning import LightningDataModule
 
-    try:
-        content = read_yaml(path)
-    except UserError as error:
-        raise UserError(f"--data-config {error}") from None
+    content = read_yaml(path)
     content = content.get("data", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or "class_path" not in content:
         raise UserError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
+    given = Config({"data": LightningDataModule})
+    given.put(["data"], content, f"--data-config {path}")
     hint = " (its paths are relative to the current folder)"
-    module = build(content, LightningDataModule, f"--data-config {path}: data", trust_code, hint)
+    module = build(content, LightningDataModule, f"--data-config {path}: data", trust_code, hint, given.mistake)
     return from_module(module, {"data_config": str(path), "data": content})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from typing import Any
 
@@ -18,6 +20,16 @@ LIGHTNING = Library("lightning", "2.6", "lightning>=2.6,<2.7")
 #: Beginnings of warnings that do not hold for kdse's data. Were they reworded they would be shown, and do no harm.
 CUSTOM_SAMPLER = "You are using a custom batch sampler `SharedBatches` for prediction"
 MID_EPOCH = "You're resuming from a checkpoint that ended before the epoch ended"
+#: Parts of warnings that tell a user of kdse nothing: what they advise is settled, or was not written by them.
+NOT_FOR_USERS = (
+    "does not have many workers",
+    "LightningCLI's args parameter",
+    "when logging on epoch level in distributed setting",  # (every process logs the same)
+    "`LeafSpec` is deprecated",  # (PyTorch's, of Lightning)
+    "isinstance(treespec, LeafSpec)",
+)
+#: Parts of messages that are advertisements, or said by kdse in its own words.
+NOT_LOGGED = ("Tip:", "Detected KeyboardInterrupt")
 
 
 # --- counters of the training loop ---
@@ -104,6 +116,17 @@ def own_batch_sampler(loader: Any) -> Any:
     keeper = LIGHTNING.load("lightning.pytorch.overrides.distributed", "_IndexBatchSamplerWrapper")
     sampler = loader.batch_sampler
     return LIGHTNING.get(sampler, "_batch_sampler") if isinstance(sampler, keeper) else sampler
+
+
+def quiet() -> None:
+    """Hides `NOT_FOR_USERS` and `NOT_LOGGED` in this process."""
+    for text in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=f".*{re.escape(text)}")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_for_users)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in NOT_LOGGED)
 
 
 def hide_warning(beginning: str) -> None:

@@ -10,15 +10,11 @@ import importlib
 from importlib import metadata
 from typing import Any
 
-from kdse.errors import UserError
+from kdse.errors import PackageError
 
 #: Releases of torch and torchaudio that work together, newest first. torchaudio's own metadata allows any later torch,
 #: but 2.11.1 does not load beside torch 2.11.0, which lacks torch_exception_get_what_without_backtrace.
 TORCH_PAIRS = (("2.14.1", "2.11.1"), ("2.11.0", "2.11.0"))
-
-
-class PackageError(UserError):
-    """A package that cannot be used."""
 
 
 def required(module: str, attribute: str | None = None) -> Any:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdse.errors import UserError
+from kdse.errors import require_at_least
 from kdse.machine.processes import SAFE_PATH
 from kdse.metrics.registry import METRICS, Score, Scores, Signal, check_metrics, score_each
 
@@ -70,8 +70,7 @@ class ScorePool:
         timeout_s: float = 300.0,
         files: Mapping[str, str] | None = None,
     ) -> None:
-        if workers < 0:
-            raise UserError(f"--workers {workers}: give 0 (score in this process) or a number of processes")
+        require_at_least(0, workers=workers)
         check_metrics(metrics, sample_rate_hz, files)
         self.metrics, self.sample_rate_hz, self.files = tuple(metrics), sample_rate_hz, dict(files or {})
         self.workers, self.timeout_s = workers, timeout_s

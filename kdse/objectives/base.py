@@ -102,7 +102,9 @@ class Objective(L.Callback):
         Raises:
             ValueError: if no term of a run can have this name.
         """
-        if name == SUPERVISED or "." in name or hasattr(nn.ModuleDict, name):
+        if not re.fullmatch(r"[\w-]+", str(name)):  # (it is part of flags and of the columns of logs)
+            raise UserError(f"objectives: {str(name)!r} is no name for one; use letters, digits, _ and -")
+        if name == SUPERVISED or str(name).isdigit() or hasattr(nn.ModuleDict, name):
             raise UserError(f"objectives.{name}: an objective cannot have this name; give it another")
         self.name = name
         return self

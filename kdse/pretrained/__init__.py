@@ -6,12 +6,11 @@ The tool commands, `--model.teacher_checkpoint`, `--model.weights` and `kdse.loa
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from kdse.errors import UserError
+from kdse.errors import UserError, did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -66,10 +65,9 @@ def resolve(model: str | Path) -> Named:
     *package, name = text.split(".")
     if all(map(str.isidentifier, [*package, name])) and (package or name[0].isupper()):  # (`kdse taps Cruse` works too)
         return Named(name, class_path=text if package else f"kdse.models.{name}")
-    near = difflib.get_close_matches(text, names(), 1)
     raise UserError(
         f"{text or 'MODEL is empty'}: neither a checkpoint file nor a model in the box ({', '.join(names())}), a run "
-        f"folder, an .onnx file or a class path (kdse.models.Cruse){f'; did you mean {near[0]}?' if near else ''}"
+        f"folder, an .onnx file or a class path (kdse.models.Cruse){did_you_mean(text, names())}"
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdse.errors import UserError
+from kdse.machine.yaml_file import read_yaml
 from kdse.pretrained import CHECKPOINTS, LAST, located
-from kdse.trust import read_yaml
 
 CONFIG = "config.yaml"
 LOCK = "run.lock"

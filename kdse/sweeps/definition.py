@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kdse.errors import UserError
+from kdse.machine.yaml_file import read_yaml
 from kdse.sweeps.hyperband import Hyperband, read_early_terminate
 from kdse.sweeps.parameters import Parameter, read_parameters
 
@@ -76,12 +75,9 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         ValueError: in one line, naming the file and the key.
     """
+    content = read_yaml(path)
     try:
-        return _sweep(path, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML ({' '.join(str(error).split())[:150]})") from None
+        return _sweep(path, content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,12 +21,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
-from kdse.errors import ParserError, UserError, mistake_in, one_line, require_at_least
+from kdse.errors import ParserError, UserError, mistake_in, one_line
+from kdse.internals.jsonargparse import options
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.models.checkpoint import LAST, read_checkpoint
 from kdse.objectives.base import Objective
+from kdse.run.config_mistakes import Config
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
-from kdse.run.identity import identity, short
+from kdse.run.identity import identity
 from kdse.run.resume import check_free, check_same_run, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
@@ -40,6 +40,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
+from kdse.training.setting_checks import check_settings, with_flag
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -126,6 +127,17 @@ class KdseCLI(FlagsWinCLI):
         defaults = {"log_every_n_steps": 10, "gradient_clip_val": 5.0, "use_distributed_sampler": False}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line; what is wrong with it is said by `Config`, which names the flag or the file."""
+        command, *words = args
+        given = Config(options(self._parser(command)))
+        given.read_arguments(words)
+        try:
+            super().parse_arguments(parser, args)
+        except (ParserError, AttributeError, TypeError) as error:
+            raise UserError(given.mistake(str(error))) from error
+        check_settings(self._plain_settings())
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
@@ -137,7 +149,6 @@ class KdseCLI(FlagsWinCLI):
             self._refuse_fit_flags()
             return
         settings = self._plain_settings()
-        _check_numbers(settings)
         self.identity = identity(settings)
         if config.run_root is not None:
             if config.seed_everything is False:
@@ -192,9 +203,9 @@ class KdseCLI(FlagsWinCLI):
             super().instantiate_classes()
         except ValueError as error:
             mistake = mistake_in(error)
-            if mistake is None or mistake is error:
+            if mistake is None:
                 raise
-            raise UserError(str(mistake)) from error  # (raised itself, it would be its own cause: a circle)
+            raise UserError(with_flag(mistake, self._plain_settings())) from error
 
     def _refuse_fit_flags(self) -> None:
         """Refuses the flags that find a checkpoint by themselves where Lightning would go on without one."""
@@ -220,8 +231,9 @@ class KdseCLI(FlagsWinCLI):
             )
 
     def _plain_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
-        return settings
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        found: dict[str, Any] = settings[self.config.subcommand]
+        return found
 
     def _given(self, key: str) -> Any:
         """A setting's value, or the object made from it."""
@@ -253,9 +265,9 @@ class KdseCLI(FlagsWinCLI):
         given = list(config.get("callbacks") or [])
         first = [] if self.first_write is None else [self.first_write]
         kwargs["callbacks"] = [*first, *given, *self._callbacks(run_dir, given)]
-        try:
+        try:  # (all objects are made; what remains are settings)
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:  # (all objects are made; what remains are settings)
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(f"--trainer: {one_line(error)}") from error
 
     def _callbacks(self, run_dir: Path, given: list[Callback]) -> list[Callback]:
@@ -266,6 +278,11 @@ class KdseCLI(FlagsWinCLI):
             if isinstance(callback, EarlyStopping):
                 stop_early_after_validations(callback)
         if self.subcommand == "fit":
+            for name, objective in objectives.items():
+                if type(objective) is Objective:
+                    raise UserError(
+                        f"--objectives.{name}: names no class; give --objectives.{name} kdse.objectives.CLASS"
+                    )
             named = [objective.named(name) for name, objective in objectives.items()]
             callbacks += [*named, *([schedule] if schedule is not None else [])]
             every = self._given("example_every_n_validations")
@@ -331,25 +348,6 @@ def _check_checkpoint(path: str, for_fit: bool) -> None:
         raise UserError(
             f"--ckpt_path {path}: holds a model without the state of its training; give it as --model.weights={path}"
         )
-
-
-def _check_numbers(settings: Mapping[str, Any]) -> None:
-    """Refuses counts that mean nothing, and weights, rates and alike that are not finite."""
-    for name, least in (("save_every_n_steps", 1), ("example_every_n_validations", 0), ("max_nonfinite_steps", 0)):
-        if settings[name] is not None:
-            require_at_least(least, **{f"--{name}": settings[name]})
-    for part in ("model", "objectives", "schedule"):
-        for name, value in _numbers(settings.get(part), part):
-            if not math.isfinite(value):
-                raise UserError(f"--{short(name)}={value}: must be a finite number")
-
-
-def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, float):
-        yield name, value
-    elif isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _numbers(inner, f"{name}.{key}")
 
 
 def _without(args: list[str], *flags: str) -> list[str]:

@@ -180,7 +180,7 @@ def test_a_copy_of_a_pool_has_its_settings_but_no_processes() -> None:
 
 
 def test_settings_are_checked_before_anything_starts() -> None:
-    with pytest.raises(ValueError, match="--workers -1"):
+    with pytest.raises(ValueError, match="workers=-1"):
         ScorePool(["si_sdr"], workers=-1)
     with pytest.raises(ValueError, match="there is no 'nope'"):
         ScorePool(["nope"], workers=2)

@@ -72,10 +72,10 @@ def test_a_mistake_is_one_line_with_file_and_key(tmp_path, changes, message):
 
 
 def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere.yaml: cannot be read"):
+    with pytest.raises(ValueError, match="nowhere.yaml: not readable"):
         read_sweep(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("method: [grid")
-    with pytest.raises(ValueError, match="broken.yaml: is no YAML"):
+    with pytest.raises(ValueError, match="broken.yaml: not readable as YAML"):
         read_sweep(tmp_path / "broken.yaml")
 
 

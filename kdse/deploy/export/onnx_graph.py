@@ -12,7 +12,7 @@ from kdse.deploy.export.graphs import Graph
 from kdse.errors import UserError, first_line
 from kdse.internals.library import MissingInternal
 from kdse.internals.onnxscript import exact_rewrites
-from kdse.machine.packages import PackageError, required
+from kdse.machine.packages import required
 from kdse.models.onnx_student import KEY
 
 #: Versions of the operator set that files can be written in. PyTorch's exporter writes 18 and converts upwards;
@@ -30,10 +30,7 @@ def build(graph: Graph, opset: int = DEFAULT_OPSET) -> bytes:
     if opset not in OPSETS:
         raise UserError(f"--opset {opset}: this exporter writes {OPSETS[0]} to {OPSETS[-1]}")
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            required(name)
-        except PackageError as error:
-            raise PackageError(f"--format onnx: {error}") from error
+        required(name)
     program: Any
     try:
         with quiet(), exact_rewrites(), recurrent_layers_kept(), torch.no_grad():

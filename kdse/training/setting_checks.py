@@ -1,0 +1,97 @@
+"""Checks of the whole config that no constructor can make, and the flag of what a constructor refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdse.errors import UserError, require_at_least
+from kdse.internals.jsonargparse import parameters
+
+#: Least values of counts, smaller ones of which Lightning answers with nothing or a crash.
+LEAST = {
+    "trainer.accumulate_grad_batches": 1, "trainer.check_val_every_n_epoch": 1, "trainer.gradient_clip_val": 0,
+    "trainer.log_every_n_steps": 0, "trainer.num_sanity_val_steps": -1, "save_every_n_steps": 1,
+    "example_every_n_validations": 0, "max_nonfinite_steps": 0,
+}  # fmt: skip
+#: Largest seed that NumPy takes.
+LARGEST_SEED = 2**32 - 1
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses counts below their least, seeds that no generator takes, and numbers that are not finite.
+
+    Infinity is left to classes of Lightning's and of the user's, in some of which it means "never".
+
+    Raises:
+        UserError: that names the flag.
+    """
+    for name, least in LEAST.items():
+        part, _, inner = name.rpartition(".")
+        value = ((settings.get(part) or {}) if part else settings).get(inner)
+        if value is not None:
+            require_at_least(least, **{f"--{name}": value})
+    seed = settings.get("seed_everything")
+    if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed_everything {seed}: give a number from 0 to {LARGEST_SEED}")
+    for key, kind, value in _values(settings, "", "kdse."):
+        if isinstance(value, float) and (
+            math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))
+        ):
+            raise UserError(f"--{key} {value}: must be a finite number")
+
+
+def _values(value: Any, key: str, kind: str) -> Iterator[tuple[str, str, Any]]:
+    """The values of plain settings: dotted key, class whose setting it is, value."""
+    if isinstance(value, Mapping):
+        kind = str(value.get("class_path", kind))
+        for name, inner in value.items():
+            flag = key if name == "init_args" else f"{key}.{name}" if key else str(name)
+            yield from _values(inner, flag, kind)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _values(inner, key, kind)
+    else:
+        yield key, kind, value
+
+
+def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
+    """A constructor's message with the flag of the class that it is about: ``--objectives.gram.weight=-1.0: ...``.
+
+    Constructors name their arguments and know nothing of flags. The class is found among the frames that the error
+    passed: the innermost whose class the config names, and, of several of one class, the one with these arguments.
+    """
+    text, found = str(mistake), None
+    if re.match(r"--|schedule\b|objectives\b|.*--(model|data|schedule|trainer)\b", text):
+        return text
+    places = list(_classes(settings, ""))
+    step = mistake.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        made = type(frame.f_locals.get("self"))
+        if frame.f_code.co_name == "__init__":
+            able = [place for place in places if place[1].rpartition(".")[2] == made.__name__]
+            exact = [place for place in able if all(frame.f_locals.get(k, v) == v for k, v in place[2].items())]
+            found = (made, (exact or able)[0][0]) if able else found
+        step = step.tb_next
+    if found is None:
+        return text
+    made, key = found
+    own = re.match(r"\w+(?=[=: ])", text)
+    return f"--{key}.{text}" if own and own[0] in parameters(made) else f"--{key}: {text}"
+
+
+def _classes(value: Any, key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Where plain settings name classes: dotted key, class path, arguments that are no classes themselves."""
+    if isinstance(value, Mapping):
+        given = value.get("init_args") or {}
+        if "class_path" in value:
+            plain = {name: item for name, item in given.items() if not isinstance(item, (Mapping, list))}
+            yield key, str(value["class_path"]), plain
+        for name, inner in value.items():
+            yield from _classes(inner, key if name == "init_args" else f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _classes(inner, key)
