@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 
 from kdse.cluster.request import Request
-from kdse.cluster.task import KDSE
 from kdse.errors import UserError
-from kdse.machine.processes import STOPPED, listening, start_apart
+from kdse.machine.processes import KDSE, STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

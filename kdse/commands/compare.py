@@ -27,7 +27,7 @@ from kdse.report.tables.writers import to_markdown
 from kdse.run.folder import CONFIG, last_checkpoint, read_config
 from kdse.sweeps.command import check_fit_flag
 from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
-from kdse.sweeps.sequential_runs import Run, check_settings, kdse, train
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
@@ -88,11 +88,11 @@ def main(argv: list[str]) -> int:
         if unknown:
             raise UserError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
     for name in chosen:  # before hours of training, not in the middle
-        check_settings(runs[name])
+        runs[name].check_settings()
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
-    codes = {name: train(runs[name], quiet=arguments.json) for name in chosen}
+    codes = train((runs[name] for name in chosen), quiet=arguments.json)
     states = {name: "failed" if codes.get(name) else run.state for name, run in runs.items()}
     rows = [describe_run(name, runs[name].folder, SHOWN_STATES.get(state, state)) for name, state in states.items()]
     finished = [name for name, state in states.items() if state == "finished"]

@@ -18,6 +18,9 @@ STOPPED = 75
 #: Seconds that a program has after Ctrl-C to end by itself, and then after SIGTERM.
 PATIENCE_S = 30.0
 
+#: The command line of kdse, with the Python that runs this.
+KDSE = (sys.executable, "-m", "kdse.cli")
+
 PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 
 
