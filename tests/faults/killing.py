@@ -46,7 +46,7 @@ class Moment:
 
 
 def moments(undisturbed: Ended, count: int, seed: int) -> Iterator[Moment]:
-    """So many moments of a command's life: every other one by the clock, the rest at a file operation, half of them near
+    """So many moments of a command's life: half of them by the clock, half at file operations, of which half lie near
     the end, where results get their names."""
     draw = random.Random(seed)
     for number in range(count):
