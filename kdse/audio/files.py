@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kdse.audio.listing import EXTENSIONS, NOT_UTF8, printable, reason
 from kdse.errors import UserError
+from kdse.machine.files import write_bytes
 from kdse.machine.packages import required
 
 __all__ = ["EXTENSIONS", "AudioError", "AudioInfo", "info", "read", "write"]
@@ -75,11 +77,11 @@ def read(
 
 
 def write(path: str | Path, wave: Tensor, sample_rate_hz: int, subtype: str | None = None) -> None:
-    """Writes ``[N]`` or ``[C, N]``; the extension chooses the format."""
-    soundfile = required("soundfile")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    data = wave.detach().cpu().numpy()
-    soundfile.write(str(path), data.T if data.ndim == 2 else data, sample_rate_hz, subtype=subtype)
+    """Writes ``[N]`` or ``[C, N]``, as `write_bytes` does; the extension chooses the format."""
+    data, encoded = wave.detach().cpu().numpy(), io.BytesIO()
+    settings = {"subtype": subtype, "format": Path(path).suffix[1:]}
+    required("soundfile").write(encoded, data.T if data.ndim == 2 else data, sample_rate_hz, **settings)
+    write_bytes(path, encoded.getvalue())
 
 
 def _span(rate: int, sample_rate_hz: int, start: int, stop: int | None) -> tuple[int, int | None, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from kdse.machine.files import write_bytes, write_text
-from kdse.metrics import table
 from kdse.report.tables.table import Cell, Column, Table
 from kdse.report.tables.writers import to_markdown
 from kdse.sweeps.definition import Sweep
@@ -85,15 +86,14 @@ def to_csv(found: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in found for name in row.values))
     metrics = list(dict.fromkeys(name for row in found for name in row.metrics))
     about = ["state", "step", "seconds", "parameters", "macs_per_second", "run", "attempts", "error"]
-    return table.to_csv(
-        [
-            {"point": row.number}
-            | {name: _plain(row.values.get(name)) for name in names}
-            | {name: getattr(row, name) for name in about}
-            | {metric: row.metrics.get(metric) for metric in metrics}
-            for row in found
-        ]
-    )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["point", *names, *about, *metrics])
+    for row in found:
+        values = [_plain(row.values.get(name)) for name in names]
+        told = [getattr(row, name) for name in about]
+        writer.writerow([row.number, *values, *told, *(row.metrics.get(metric) for metric in metrics)])
+    return text.getvalue()
 
 
 def _value(value: Any) -> Cell:

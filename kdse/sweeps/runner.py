@@ -13,16 +13,16 @@ from types import FrameType
 from typing import Any
 
 from kdse.errors import UserError
+from kdse.machine.engine import Plan, carry_out
 from kdse.machine.locks import held
 from kdse.machine.processes import KDSE, STOPPED, available_cores, listening
 from kdse.run.folder import LOCK, result
 from kdse.run.log import history
 from kdse.sweeps.child import Child
-from kdse.sweeps.command import fit_flags
+from kdse.sweeps.command import fit_arguments, fit_flags
 from kdse.sweeps.definition import Sweep
-from kdse.sweeps.engine import carry_out, fit_arguments
 from kdse.sweeps.progress import Progress
-from kdse.sweeps.store import RUNS, Claim, Store
+from kdse.sweeps.store import RUNS, Store
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
@@ -49,7 +49,7 @@ class Settings:
     gpus: tuple[str, ...] = ()
 
 
-class Runner:
+class Runner(Plan[Child]):
     """The `Plan` that trains points until none is left. ``interrupted`` has the numbers of those that can go on.
 
     Args:
@@ -83,7 +83,16 @@ class Runner:
         if claim is None:
             self._ask_at, self._others = time.monotonic() + ASK_SECONDS, None
             return None
-        return self._start(claim, place)
+        command = fit_command(self.sweep, self.settings, claim.values)
+        log = self.settings.out / "logs" / f"point-{claim.number + 1:04d}.log"
+        try:
+            child = Child(claim, command, log, self._environment(place))
+        except OSError as error:
+            self.store.release(claim)
+            raise UserError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
+        self._begun += 1
+        self.progress.started(child)
+        return child
 
     def waits(self) -> bool:
         """Whether others train points that we could take over if they are killed."""
@@ -167,18 +176,6 @@ class Runner:
             return "ended with exit code 0, but left no result"
         known = ", ".join(sorted(found.get("metrics", {}))) or "none"
         return f"logged no {self.sweep.metric}, the sweep's metric; it has {known}"
-
-    def _start(self, claim: Claim, place: int) -> Child:
-        command = fit_command(self.sweep, self.settings, claim.values)
-        log = self.settings.out / "logs" / f"point-{claim.number + 1:04d}.log"
-        try:
-            child = Child(claim, command, log, self._environment(place))
-        except OSError as error:
-            self.store.release(claim)
-            raise UserError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
-        self._begun += 1
-        self.progress.started(child)
-        return child
 
     def _environment(self, place: int) -> dict[str, str]:
         environment = dict(os.environ)

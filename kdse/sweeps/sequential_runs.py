@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
+from kdse.machine.engine import Plan, carry_out
 from kdse.machine.files import write_text
 from kdse.machine.processes import KDSE, call
-from kdse.models.checkpoint import LAST, PREVIOUS
-from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, SWITCH, last_checkpoint, state
+from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, last_checkpoint, state
 from kdse.run.identity import differences
+from kdse.sweeps.command import fit_arguments
 from kdse.sweeps.conditions import identifying
-from kdse.sweeps.engine import carry_out, fit_arguments
 
 MARKER = "run.json"
 
@@ -63,9 +63,9 @@ class Run(NamedTuple):
 
     def clear(self) -> None:
         """Removes the run that the folder holds, so that a new one can begin in it."""
-        checkpoints = (f"{CHECKPOINTS}/{name}" for name in (LAST, PREVIOUS, "best.ckpt", SWITCH))
-        for name in (RESULT, CONFIG, MARKER, *checkpoints):
-            (self.folder / name).unlink(missing_ok=True)
+        for pattern in (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/*.ckpt"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
 
 def train(runs: Iterable[Run], replace: Collection[str] = (), quiet: bool = False) -> dict[str, int]:
@@ -106,7 +106,7 @@ class _InView(NamedTuple):
         """Nothing: an interrupted `call` has ended it."""
 
 
-class _OneByOne:
+class _OneByOne(Plan[_InView]):
     """The plan of `train`."""
 
     def __init__(self, runs: Iterable[Run], replace: Collection[str], quiet: bool) -> None:
@@ -126,12 +126,6 @@ class _OneByOne:
             write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
             return _InView(run, command, self.quiet)
         return None
-
-    def waits(self) -> bool:
-        return False
-
-    def look(self, running: Collection[_InView]) -> None:
-        pass
 
     def end(self, process: _InView, code: int) -> None:
         self.codes[process.run.name] = code
