@@ -77,7 +77,8 @@ def fit(folder: Path, steps: int, workers: int, extra: list[str]) -> None:
     """Trains one system, goes on from its last checkpoint, or does nothing if it is finished."""
     configs = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / f"{folder.name}.yaml")]
     flags = [*configs, f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", *extra]
-    stop_if_failed("fit", train(Run(folder.name, folder, flags, {"steps": steps}), replace=True))
+    run = Run(folder.name, folder, flags, {"steps": steps})
+    stop_if_failed("fit", train([run], replace=("other",))[run.name])
 
 
 def run(arguments: list[str]) -> None:

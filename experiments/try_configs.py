@@ -91,7 +91,7 @@ def main() -> int:
 
     from kdse.run.log import training_log
     from kdse.run.timing import step_cost
-    from kdse.sweeps.sequential_runs import kdse
+    from kdse.sweeps.sequential_runs import Run, train
 
     failed, rows = [], []
     for path in configs():
@@ -115,8 +115,8 @@ def main() -> int:
         if taught_by is not None:
             checkpoint = arguments.out / taught_by.removeprefix("runs/") / "checkpoints" / "last.ckpt"
             flags.append(f"--model.teacher_checkpoint={checkpoint}")
-        code = kdse(["fit", *flags, f"--run_dir={run_dir}", "--overwrite=true"])  # (an earlier trial's)
-        if code:
+        run = Run(name, run_dir, flags, {"flags": flags})
+        if train([run], replace=("other", "unfinished", "finished"))[name]:  # (each is to train with today's kdse)
             failed.append(name)
             continue
         losses, cost = _losses(training_log(run_dir)), step_cost(run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kdse.audio.opening import AudioError, blocks, open_audio
 from kdse.audio.resampling import HALF_WIDTH, ResampleStream
+from kdse.machine.files import write_bytes
 from kdse.machine.packages import required
 
 __all__ = ["AudioError", "AudioInfo", "info", "read", "write"]
@@ -69,11 +71,11 @@ def read(
 
 
 def write(path: str | Path, wave: Tensor, sample_rate_hz: int, subtype: str | None = None) -> None:
-    """Writes ``[N]`` or ``[C, N]``; the extension chooses the format."""
-    soundfile = required("soundfile")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    data = wave.detach().cpu().numpy()
-    soundfile.write(str(path), data.T if data.ndim == 2 else data, sample_rate_hz, subtype=subtype)
+    """Writes ``[N]`` or ``[C, N]``, as `write_bytes` does; the extension chooses the format."""
+    data, encoded = wave.detach().cpu().numpy(), io.BytesIO()
+    settings = {"subtype": subtype, "format": Path(path).suffix[1:]}
+    required("soundfile").write(encoded, data.T if data.ndim == 2 else data, sample_rate_hz, **settings)
+    write_bytes(path, encoded.getvalue())
 
 
 def _few_phases(rate: int, sample_rate_hz: int) -> bool:

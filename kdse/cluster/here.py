@@ -7,16 +7,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from kdse.cluster.request import Request
-from kdse.cluster.task import KDSE
 from kdse.errors import UserError
-from kdse.machine.processes import STOPPED, listening, start_apart
+from kdse.machine.engine import Plan, carry_out
+from kdse.machine.processes import KDSE, STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-LOOK_SECONDS = 0.1
 
 
 def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] = KDSE) -> int:
@@ -32,84 +32,79 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
     Raises:
         ValueError: if a log cannot be written.
     """
-    here = [_Place(request, i, [*program, *arguments]) for i in range(request.workers or 1)]
-    for place in here:
-        print(f"log: {place.log}", flush=True)
-    heard: list[int] = []
-    with listening(_PASSED_ON, lambda number, _: heard.append(number)):
-        try:
-            while any([place.runs() for place in here]):  # noqa: C419 (every one is looked after)
-                while heard:
-                    number = heard.pop(0)
-                    for place in here:
-                        place.stop(number)
-                time.sleep(LOOK_SECONDS)
-        finally:
-            for place in here:  # (only if something went wrong here)
-                place.stop(signal.SIGTERM)
-    return max(place.code for place in here)
+    plan = _Commands(request, [*program, *arguments])
+    for log in plan.logs:
+        print(f"log: {log}", flush=True)
+    with listening(_PASSED_ON, lambda number, _: plan.heard.append(number)):
+        carry_out(plan, len(plan.logs))
+    return max(plan.codes.values())
 
 
-class _Place:
-    """One command, with its restarts."""
+class _Started:
+    """A command since its last start."""
 
-    def __init__(self, request: Request, index: int, command: Sequence[str]) -> None:
+    def __init__(self, place: int, process: subprocess.Popen[bytes]) -> None:
+        self.place, self.process, self.poll = place, process, process.poll
+        self.began, self.told = time.monotonic(), False
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def keep_time(self, request: Request) -> None:
+        """Tells it to stop shortly before the time limit, and kills it there."""
+        assert request.minutes is not None
+        left = self.began + 60 * request.minutes - time.monotonic()
+        if left < 0:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        elif left < request.signal_delay_s and not self.told:
+            self.told = True
+            self.stop(signal.SIGUSR1)
+
+
+class _Commands(Plan[_Started]):
+    """The plan of one command at each place, with its restarts. ``codes`` has those that have ended for good."""
+
+    def __init__(self, request: Request, command: Sequence[str]) -> None:
         self.request, self.command = request, list(command)
         if request.setup:
             self.command = ["bash", "-c", "\n".join([*request.setup, 'exec "$@"']), "bash", *command]
-        self.log = request.log_dir.absolute() / f"here_{os.getpid()}_{index}_log.out"
-        self.code = 0
+        names = [f"here_{os.getpid()}_{place}_log.out" for place in range(request.workers or 1)]
+        self.logs = [request.log_dir.absolute() / name for name in names]
+        self.heard: list[int] = []
+        self.codes: dict[int, int] = {}
         self.stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._starts, self._began, self._told = 0, 0.0, False
+        self._starts: Counter[int] = Counter()
 
-    def runs(self) -> bool:
-        """Looks after the process, starting it where that is due; False once it has ended for good."""
-        if self._process is None:
-            if self.stopping:
-                self.code = STOPPED
-                return False
-            self._start()
-            return True
-        code = self._process.poll()
-        if code is None:
-            self._keep_time()
-            return True
-        # (killed by a signal before it listened: nothing is lost by then)
-        stopped = code == -signal.SIGUSR1 or (self.stopping and -code in _PASSED_ON)
-        self.code = STOPPED if stopped else code if code >= 0 else 128 - code
-        if self.code != STOPPED or self.stopping or self._starts > MAX_RESTARTS:
-            return False
-        self._process = None
-        return True
-
-    def stop(self, number: int) -> None:
-        """Sends the process a signal, if there is one; it is not started again."""
-        self.stopping = True
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    def _start(self) -> None:
+    def begin(self, place: int) -> _Started | None:
+        if place in self.codes:
+            return None
+        if self.stopping:
+            self.codes[place] = STOPPED
+            return None
         try:
-            file = open(self.log, "ab")  # noqa: SIM115
+            file = open(self.logs[place], "ab")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"--log-dir {self.request.log_dir}: cannot be written to ({error.strerror})") from None
+        self._starts[place] += 1
         with file:
             file.write(f"{shlex.join(self.command)}\n".encode())
             file.flush()
-            self._process = start_apart(self.command, file, _environment(self.request))
-        self._starts, self._began, self._told = self._starts + 1, time.monotonic(), False
+            return _Started(place, start_apart(self.command, file, _environment(self.request)))
 
-    def _keep_time(self) -> None:
-        assert self._process is not None
-        if self.request.minutes is None:
-            return
-        left = self._began + 60 * self.request.minutes - time.monotonic()
-        if left < 0:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        elif left < self.request.signal_delay_s and not self._told:
-            self._told = True
-            self._process.send_signal(signal.SIGUSR1)
+    def look(self, running: Collection[_Started]) -> None:
+        while self.heard:
+            number, self.stopping = self.heard.pop(0), True
+            for started in running:
+                started.stop(number)
+        for started in running if self.request.minutes is not None else ():
+            started.keep_time(self.request)
+
+    def end(self, process: _Started, code: int) -> None:
+        # (killed by a signal before it listened: nothing is lost by then)
+        stopped = code == -signal.SIGUSR1 or (self.stopping and -code in _PASSED_ON)
+        code = STOPPED if stopped else code if code >= 0 else 128 - code
+        if code != STOPPED or self.stopping or self._starts[process.place] > MAX_RESTARTS:
+            self.codes[process.place] = code
 
 
 def _environment(request: Request) -> dict[str, str]:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from kdse.machine.processes import STOPPED
+from kdse.machine.processes import KDSE, STOPPED
 
-KDSE = (sys.executable, "-m", "kdse.cli")
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last: submitit's own, from within
 
 

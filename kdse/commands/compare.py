@@ -28,7 +28,7 @@ from kdse.report.tables.writers import to_markdown
 from kdse.run.folder import CONFIG, last_checkpoint, read_config
 from kdse.sweeps.command import check_fit_flag
 from kdse.sweeps.conditions import TEACHER, digest, in_configs, in_flags
-from kdse.sweeps.sequential_runs import Run, check_settings, kdse, train
+from kdse.sweeps.sequential_runs import Run, kdse, train
 
 SCORES = "scores"
 SOURCES = ("paired", "corpus", "synthetic", "data_config")
@@ -89,36 +89,28 @@ def main(argv: list[str]) -> int:
         if unknown:
             raise UserError(f"{flag} {unknown[0]}: no delta is called so; there are {', '.join(runs)}")
     for name in chosen:  # before hours of training, not in the middle
-        check_settings(runs[name])
+        runs[name].check_settings()
     if arguments.dry_run:
         return _show(runs, chosen, reference, arguments)
 
-    codes = {name: train(runs[name], quiet=arguments.json) for name in chosen}
+    codes = train((runs[name] for name in chosen), quiet=arguments.json)
     states = {name: "failed" if codes.get(name) else run.state for name, run in runs.items()}
     rows = [describe_run(name, runs[name].folder, SHOWN_STATES.get(state, state)) for name, state in states.items()]
     finished = [name for name, state in states.items() if state == "finished"]
+    code = kdse(_evaluation(runs, finished, reference, arguments), quiet=arguments.json) if finished else None
+    _report(rows, reference, arguments, code)
+    return 1 if any(codes.values()) or code else 0
+
+
+def _report(rows: list[dict[str, Any]], reference: str, arguments: argparse.Namespace, code: int | None) -> None:
+    """Writes and prints the table; ``code`` is the exit code of `kdse evaluate`, None if nothing was to be scored."""
+    out: Path = arguments.out
     report: dict[str, Any] | None = None
     scored: list[Row] = []
-    problem = ""
-    if finished:
-        code = kdse(_evaluation(runs, finished, reference, arguments), quiet=arguments.json)
-        problem = f"kdse evaluate ended with exit code {code}" if code else ""
-        if not code:
-            report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
-            scored = read_rows(out / SCORES / "per_file.csv")
-    _report(rows, report, scored, reference, arguments, problem)
-    return 1 if any(codes.values()) or problem else 0
-
-
-def _report(
-    rows: list[dict[str, Any]],
-    report: dict[str, Any] | None,
-    scored: list[Row],
-    reference: str,
-    arguments: argparse.Namespace,
-    problem: str,
-) -> None:
-    out: Path = arguments.out
+    problem = f"kdse evaluate ended with exit code {code}" if code else None
+    if code == 0:
+        report = json.loads((out / SCORES / "summary.json").read_text(encoding="utf-8"))
+        scored = read_rows(out / SCORES / "per_file.csv")
     add_costs(rows, reference)
     rows = [noisy_row(), *rows]
     add_scores(rows, report, arguments.metrics)
@@ -128,7 +120,7 @@ def _report(
         "runs": rows,
         "held_out": None if report is None else report["settings"],
         "versions": None if report is None else report["versions"],
-        "problem": problem or None,
+        "problem": problem,
     }
     tables = comparison_tables(rows, scored, arguments.metrics, reference)
     text = "\n".join(map(to_markdown, tables))

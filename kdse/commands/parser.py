@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Iterable
@@ -88,12 +89,11 @@ def at_least(least: float, kind: type[int] | type[float] = int) -> Any:
     """An argument's type: a finite number from ``least`` up."""
 
     def read(text: str) -> float:
-        value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text}: must be {least} or more")
-        return value
+        with contextlib.suppress(ValueError):
+            if least <= (value := kind(text)) < float("inf"):
+                return value
+        raise argparse.ArgumentTypeError(f"{text}: must be a {'whole ' * (kind is int)}number from {least} up")
 
-    read.__name__ = kind.__name__  # (argparse says "invalid int value")
     return read
 
 

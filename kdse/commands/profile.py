@@ -49,12 +49,11 @@ def main(argv: list[str]) -> int:
 def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: bool = True) -> dict[str, Any]:
     """Everything the command reports, as plain data (the keys carry the units)."""
     from kdse.deploy.cost import count_macs, time_streaming, time_whole
-    from kdse.models.base import UNBOUNDED
     from kdse.models.budget import count_parameters
 
     macs = count_macs(model, seconds)
     rate = model.sample_rate_hz
-    bounded = model.causal or 0 < model.lookahead_samples < UNBOUNDED
+    lookahead = None if model.latency_ms is None else model.lookahead_samples
     result: dict[str, Any] = {
         "model": type(model).__name__,
         "init_args": model.init_args,
@@ -69,9 +68,9 @@ def profile(model: SpeechModel, seconds: float = 2.0, runs: int = 7, timing: boo
         "macs_counted": {name: round(value) for name, value in macs.counted.items()},
         "operators_not_counted": macs.uncounted,
         "causal": model.causal,
-        "latency_ms": 1000 * model.latency_samples / rate if bounded else None,
-        "lookahead_samples": model.lookahead_samples if bounded else None,
-        "lookahead_ms": 1000 * model.lookahead_samples / rate if bounded else None,
+        "latency_ms": model.latency_ms,
+        "lookahead_samples": lookahead,
+        "lookahead_ms": None if lookahead is None else 1000 * lookahead / rate,
     }
     if timing:
         whole, streaming = time_whole(model, seconds, runs), time_streaming(model)

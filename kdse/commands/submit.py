@@ -9,7 +9,7 @@ from kdse.cluster.here import run_here
 from kdse.cluster.launcher import script, submit
 from kdse.cluster.request import Request, command_for
 from kdse.cluster.task import Task
-from kdse.commands.parser import Parser, underscored
+from kdse.commands.parser import Parser, at_least, underscored
 from kdse.errors import UserError
 
 DESCRIPTION = """\
@@ -83,15 +83,15 @@ def _setting(text: str) -> tuple[str, str | bool]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kdse submit", description=DESCRIPTION, epilog=EPILOG)
     parser.allow_abbrev = False
-    add = parser.add_argument
-    add("--nodes", type=_count, metavar="N", help="nodes (default: 1)")
-    add("--gpus-per-node", type=_none_or_more, metavar="G", help="GPUs of each node (default: none)")
-    add("--tasks-per-node", type=_count, metavar="T", help="processes on each node (default: one for each GPU, or one)")
-    add("--cpus-per-task", type=_count, metavar="C", help="cores of a process: for itself and its data workers")
+    add, count = parser.add_argument, at_least(1)
+    add("--nodes", type=count, metavar="N", help="nodes (default: 1)")
+    add("--gpus-per-node", type=at_least(0), metavar="G", help="GPUs of each node (default: none)")
+    add("--tasks-per-node", type=count, metavar="T", help="processes on each node (default: one for each GPU, or one)")
+    add("--cpus-per-task", type=count, metavar="C", help="cores of a process: for itself and its data workers")
     add("--mem-gb", type=float, metavar="GB", help="memory of each node")
     add(
         "--time",
-        type=_count,
+        type=count,
         dest="minutes",
         metavar="MINUTES",
         help="time limit of each start (default: 60, with --local none)",
@@ -99,26 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--partition", metavar="NAME", help="partition of the cluster")
     add("--name", metavar="NAME", help="of the job (default: kdse)")
     add("--log-dir", type=Path, metavar="DIR", help="for scripts and logs (default: runs/submitted)")
-    add("--signal-delay", type=_count, dest="signal_delay_s", metavar="SECONDS",
+    add("--signal-delay", type=count, dest="signal_delay_s", metavar="SECONDS",
         help="stop this long before the time limit: a step and a checkpoint must fit in (default: 120)")  # fmt: skip
-    add("--workers", type=_count, metavar="N", help="of a sweep: an array of so many jobs")
-    add("--array-parallelism", type=_count, metavar="K", help="how many of them run at a time (default: all)")
+    add("--workers", type=count, metavar="N", help="of a sweep: an array of so many jobs")
+    add("--array-parallelism", type=count, metavar="K", help="how many of them run at a time (default: all)")
     add("--setup", action="append", default=[], metavar="LINE", help="shell line before the command; can be repeated")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="another flag of sbatch; can be repeated")
-    add("--max-restarts", type=_none_or_more, metavar="N", help="how often a job is queued again (default: 100)")
+    add("--max-restarts", type=at_least(0), metavar="N", help="how often a job is queued again (default: 100)")
     add("--no-requeue", action="store_false", dest="requeue", default=None, help="leave a stopped job stopped")
     add("--local", action="store_true", help="run it here, without SLURM, and wait; a signal to this is one to it")
     add("--dry-run", action="store_true", help="print the batch script and the command; submit nothing")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 1 up")
-    return int(text)
-
-
-def _none_or_more(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 0 up")
-    return int(text)

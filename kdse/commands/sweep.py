@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from kdse.commands.parser import Parser
 from kdse.errors import UserError
-from kdse.machine.processes import STOPPED
-from kdse.sweeps.command import check_extra, fit_flags, value_of
-from kdse.sweeps.conditions import conditions, file_part
+from kdse.machine.processes import KDSE, STOPPED
+from kdse.sweeps.command import check_extra, fit_flags
+from kdse.sweeps.conditions import conditions, file_part, in_flags
 from kdse.sweeps.definition import Sweep, read_sweep
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def main(argv: list[str]) -> int:
     arguments, extra = _parser().parse_known_args(argv)
     sweep = read_sweep(arguments.file)
     check_extra(extra, [parameter.name for parameter in sweep.parameters])
-    out = arguments.out or Path(value_of(sweep.command, "--run_root") or f"runs/sweeps/{sweep.path.stem}")
-    program = tuple(shlex.split(arguments.program)) if arguments.program else (sys.executable, "-m", "kdse.cli")
+    roots = [f"runs/sweeps/{sweep.path.stem}", *filter(None, in_flags(sweep.command, "run_root"))]
+    out = arguments.out or Path(roots[-1])
+    program = tuple(shlex.split(arguments.program)) if arguments.program else KDSE
     try:
         some = {p.name: p.settings.get("value", p.settings.get("values", [0])[0]) for p in sweep.parameters}
         flags = fit_flags(sweep.command, sweep.arguments(some))

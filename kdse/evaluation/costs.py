@@ -21,23 +21,29 @@ def running_cost(model: SpeechModel) -> dict[str, Any]:
     Unknown is None: the latency of a model that hears the whole clip, the insides of an ONNX file. The real-time
     factor is measured now: it is as good as the machine is idle.
     """
-    from kdse.deploy.cost import count_macs, time_streaming, time_whole
-    from kdse.models.base import UNBOUNDED
+    from kdse.deploy.cost import time_streaming, time_whole
+
+    size = size_and_macs(model)
+    streaming = time_streaming(model, threads=THREADS)
+    tensors = model.state_dict().values()
+    return {
+        **size,
+        "real_time_factor": time_whole(model, CLIP_SECONDS, threads=THREADS).real_time_factor,
+        "streaming_real_time_factor": None if streaming is None else streaming.real_time_factor,
+        "threads": THREADS,
+        "latency_ms": model.latency_ms,
+        "model_bytes": sum(t.numel() * t.element_size() for t in tensors) if size["parameters"] else None,
+    }
+
+
+def size_and_macs(model: SpeechModel) -> dict[str, int | None]:
+    """Parameters, and MACs a second of audio; None for what is in a file and not in the module."""
+    from kdse.deploy.cost import count_macs
     from kdse.models.budget import count_parameters
 
     parameters = count_parameters(model)
     macs = count_macs(model, CLIP_SECONDS) if parameters else None
-    streaming = time_streaming(model, threads=THREADS)
-    bounded = model.causal or 0 < model.lookahead_samples < UNBOUNDED
-    return {
-        "parameters": parameters or None,
-        "macs_per_second": round(macs.per_second) if macs else None,
-        "real_time_factor": time_whole(model, CLIP_SECONDS, threads=THREADS).real_time_factor,
-        "streaming_real_time_factor": None if streaming is None else streaming.real_time_factor,
-        "threads": THREADS,
-        "latency_ms": 1000 * model.latency_samples / model.sample_rate_hz if bounded else None,
-        "model_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()) if parameters else None,
-    }
+    return {"parameters": parameters or None, "macs_per_second": round(macs.per_second) if macs else None}
 
 
 def training_cost(run: Path, damaged: list[str] | None = None) -> dict[str, Any]:

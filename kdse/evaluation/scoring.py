@@ -110,5 +110,5 @@ def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_r
         file_name = f"{stem}_{name}.wav".replace("/", "_")
         try:
             write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
-        except (OSError, RuntimeError) as error:  # (soundfile's own error is a RuntimeError)
+        except (OSError, RuntimeError, UserError) as error:  # (soundfile's own error is a RuntimeError)
             raise UserError(f"--save-audio: {folder / file_name} could not be written ({error})") from None

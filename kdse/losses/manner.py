@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdse.losses.multi_resolution import check_resolutions, stft_magnitude
+from kdse.losses.multi_resolution import (
+    check_resolutions,
+    log_magnitude_distance,
+    spectral_convergence,
+    stft_magnitude,
+)
 from kdse.models.base import Estimate
 from kdse.precision import exact
 
@@ -40,22 +45,16 @@ def manner_loss(
     noise, removed = noisy - clean, noisy - estimate
     energy_s, energy_n = clean.square().sum(-1), noise.square().sum(-1)
     alpha = energy_s / (energy_s + energy_n + eps)
-    of_speech, of_noise = (a.sub(b).abs().mean(-1) for a, b in ((clean, estimate), (noise, removed)))
-    for n_fft, hop, length in resolutions:
-        window = torch.hann_window(length, dtype=noisy.dtype, device=noisy.device)
-        spectra = [stft_magnitude(wave, n_fft, hop, window) for wave in (clean, estimate, noise, removed)]
-        weights = convergence_weight / len(resolutions), magnitude_weight / len(resolutions)
-        of_speech = of_speech + _spectral(spectra[0], spectra[1], *weights)
-        of_noise = of_noise + _spectral(spectra[2], spectra[3], *weights)
-    return (alpha * of_speech + (1 - alpha) * of_noise).mean()
-
-
-def _spectral(target: Tensor, estimate: Tensor, convergence_weight: float, magnitude_weight: float) -> Tensor:
-    """Weighted SC plus LM of magnitudes ``[B, F, T]``, one value an item ``[B]``."""
-    gap = torch.linalg.vector_norm(target - estimate, dim=(1, 2))
-    convergence = gap / torch.linalg.vector_norm(target, dim=(1, 2))
-    distance = (target.log() - estimate.log()).abs().mean((1, 2))
-    return convergence_weight * convergence + magnitude_weight * distance
+    total = noisy.new_zeros(())
+    for share, target, heard in ((alpha, clean, estimate), (1 - alpha, noise, removed)):
+        value = (target - heard).abs().mean(-1)
+        for n_fft, hop, length in resolutions:
+            window = torch.hann_window(length, dtype=noisy.dtype, device=noisy.device)
+            a, b = (stft_magnitude(wave, n_fft, hop, window) for wave in (target, heard))
+            value = value + convergence_weight / len(resolutions) * spectral_convergence(b, a)
+            value = value + magnitude_weight / len(resolutions) * log_magnitude_distance(b, a)
+        total = total + share * value
+    return total.mean()
 
 
 class MannerLoss(nn.Module):

@@ -21,14 +21,14 @@ def stft_magnitude(wave: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor
 
 
 def spectral_convergence(estimate: Tensor, clean: Tensor) -> Tensor:
-    """``|| |S| - |S^| ||_F / || |S| ||_F`` of magnitudes ``[B, F, T]``, per item, averaged over the batch."""
+    """``|| |S| - |S^| ||_F / || |S| ||_F`` of magnitudes ``[B, F, T]``, one value an item ``[B]``."""
     gap = torch.linalg.vector_norm(clean - estimate, dim=(1, 2))
-    return (gap / torch.linalg.vector_norm(clean, dim=(1, 2))).mean()
+    return gap / torch.linalg.vector_norm(clean, dim=(1, 2))
 
 
 def log_magnitude_distance(estimate: Tensor, clean: Tensor) -> Tensor:
-    """Mean absolute difference of log magnitudes (natural logarithm)."""
-    return (clean.log() - estimate.log()).abs().mean()
+    """Mean absolute difference of log magnitudes (natural logarithm), one value an item ``[B]``."""
+    return (clean.log() - estimate.log()).abs().mean((1, 2))
 
 
 def check_resolutions(n_ffts: list[int], hops: list[int], windows: list[int]) -> None:
@@ -72,6 +72,6 @@ class MultiResolutionStft(nn.Module):
                 window = getattr(self, f"window{index}")
                 ours = stft_magnitude(exact(estimate.waveform), n_fft, hop, window)
                 target = stft_magnitude(exact(clean), n_fft, hop, window)
-                total = total + self.convergence_weight * spectral_convergence(ours, target)
-                total = total + self.magnitude_weight * log_magnitude_distance(ours, target)
+                total = total + self.convergence_weight * spectral_convergence(ours, target).mean()
+                total = total + self.magnitude_weight * log_magnitude_distance(ours, target).mean()
             return total / len(self.n_ffts)

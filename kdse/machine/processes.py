@@ -25,6 +25,8 @@ PATIENCE_S = 30.0
 #: In a child's environment: Python looks for modules in no working folder, where a file called torch.py would be taken
 #: for torch. (Any value means that; this one tells that kdse set it.)
 SAFE_PATH = {"PYTHONSAFEPATH": "kdse"}
+#: The command line of kdse, with the Python that runs this.
+KDSE = (sys.executable, "-m", "kdse.cli")
 
 PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 

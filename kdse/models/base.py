@@ -149,6 +149,12 @@ class SpeechModel(nn.Module):
         return 2
 
     @property
+    def latency_ms(self) -> float | None:
+        """Algorithmic latency with hop buffering, in milliseconds; None if it is unknown or the whole clip."""
+        bounded = self.causal or 0 < self.lookahead_samples < UNBOUNDED
+        return 1000 * self.latency_samples / self.sample_rate_hz if bounded else None
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters live (CPU for a model without any)."""
         parameter = next(self.parameters(), None)

@@ -15,9 +15,7 @@ ModelOrFactory = Callable[[], SpeechModel] | SpeechModel
 
 def build(model: ModelOrFactory, name: str) -> SpeechModel:
     """The model itself, built on the random stream ``name`` of this run's seed if it is not built yet."""
-    if not isinstance(model, SpeechModel):
-        if not callable(model):
-            raise UserError(f"model.{name}: {type(model).__name__} is not a model; use kdse.models.Wrapped to adapt it")
+    if callable(model) and not isinstance(model, SpeechModel):
         with seeded(name):
             model = model()
     if not isinstance(model, SpeechModel):

@@ -123,11 +123,8 @@ class Cruse(SpectralModel):
 
     def mel_mask(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
         """Features ``[B, 1, T, 80]`` to the mel mask ``[B, 1, T, 80]``."""
-        x, outputs = features, []
-        for i, block in enumerate(self.encoder):
-            x = run(f"encoder{i}", block, x)
-            outputs.append(x)
-        x = run("bottleneck", self.bottleneck, x)
+        outputs = self.encode(features, run)
+        x = run("bottleneck", self.bottleneck, outputs[-1])
         for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
             x = run(f"decoder{i}", block, x + skip(outputs[-1 - i]))
         return x

@@ -5,7 +5,7 @@ Architecture and numbers follow the authors' published code where paper and code
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_at_least, require_one_of
 from kdse.models.base import Estimate, Tap
 from kdse.models.complex_layers import ComplexBatchNorm, ComplexConv, ComplexLstm, RealLstm, concatenate
-from kdse.models.layers import CausalConv, OneFrame, State
+from kdse.models.layers import CausalConv, OneFrame, State, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -176,15 +176,16 @@ class Dccrn(SpectralModel):
         """Complex spectrum ``[B, F, T]`` to its real and imaginary part without bin 0, ``[B, 2, T, F - 1]``."""
         return torch.stack([spectrum.real, spectrum.imag], dim=1)[:, :, 1:].transpose(2, 3)
 
-    def predict(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
         """Features ``[B, 2, T, F - 1]`` to the decoder's output ``[B, 2, T, F - 1]``."""
-        x, outputs = features, []
-        for block in self.encoder:
-            x = block(x)
-            outputs.append(x)
-        x = self.bottleneck(x)
-        for block, encoded in zip(self.decoder, reversed(outputs), strict=True):
-            x = block(concatenate(x, encoded))
+        outputs = self.encode(features, run)
+        x = run("bottleneck", self.bottleneck, outputs[-1])
+        late = isinstance(run, OneFrame) and not self.causal
+        for i, (block, encoded) in enumerate(zip(self.decoder, reversed(outputs), strict=True)):
+            if i and late:
+                encoded = run(f"decoder{i}", self._delays[i], encoded)
+            x = concatenate(x, encoded)
+            x = run(f"decoder{i}", block, x * self._is_inside(i, run.state) if late else x)
         return x
 
     def gain(self, predicted: Tensor) -> Tensor:
@@ -257,16 +258,7 @@ class Dccrn(SpectralModel):
         With look-ahead the enhanced frame is that of as many steps ago as there are blocks.
         """
         run = OneFrame(state)
-        x, outputs = self.features(spectrum), []
-        for i, block in enumerate(self.encoder):
-            x = run(f"encoder{i}", block, x)
-            outputs.append(x)
-        x = run("bottleneck", self.bottleneck, x)
-        for i, (block, encoded) in enumerate(zip(self.decoder, reversed(outputs), strict=True)):
-            if i and not self.causal:
-                encoded = run(f"decoder{i}", self._delays[i], encoded)
-            x = concatenate(x, encoded)
-            x = run(f"decoder{i}", block, x if self.causal else x * self._is_inside(i, state))
+        x = self.predict(self.features(spectrum), run)
         if not self.causal:
             line = torch.cat([state["spectrum"], torch.stack([spectrum.real, spectrum.imag], dim=1)], dim=3)
             run.new["spectrum"] = line[..., 1:]

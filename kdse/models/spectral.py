@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdse.models.base import SpeechModel, Tap
 from kdse.models.layers import State, named
@@ -19,6 +19,15 @@ class SpectralModel(SpeechModel):
     """
 
     stft: Stft
+    encoder: nn.ModuleList
+
+    def encode(self, x: Tensor, run: Callable[[str, Any, Tensor], Tensor]) -> list[Tensor]:
+        """The outputs of all encoder blocks, by `kdse.models.layers.whole` or one frame of them by `OneFrame`."""
+        outputs = []
+        for i, block in enumerate(self.encoder):
+            x = run(f"encoder{i}", block, x)
+            outputs.append(x)
+        return outputs
 
     def parts(self) -> Iterable[tuple[str, Any, int]]:
         """The layers with state (see `kdse.models.layers`): name, layer, frequencies of its input."""

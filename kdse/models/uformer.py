@@ -14,7 +14,8 @@ from kdse.models.base import UNBOUNDED, Estimate, SpeechModel, Tap
 from kdse.models.complex_layers import halves
 from kdse.models.spectral import block_taps
 from kdse.models.stft import Stft
-from kdse.models.uformer_layers import FLOOR, BranchView, ConformerBlock, Dual, band_layer, modulus, wide
+from kdse.models.uformer_layers import FLOOR, BranchView, ConformerBlock, Dual, band_layer, modulus
+from kdse.precision import exact
 
 
 class Uformer(SpeechModel):
@@ -165,7 +166,7 @@ class Uformer(SpeechModel):
 
         The branches' mean acts on compressed magnitudes; its power 1 / compression on plain ones.
         """
-        stacked, magnitude = wide(stacked), wide(magnitude)
+        stacked, magnitude = exact(stacked), exact(magnitude)
         size = modulus(stacked)
         gain = (0.5 * (size.tanh() + magnitude.sigmoid())).pow(1 / self.compression)
         both = (stacked * torch.cat([gain / size] * 2)).squeeze(1).transpose(1, 2)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kdse.models.complex_layers import combine, halves
 from kdse.models.layers import BandConv
+from kdse.precision import exact
 
 # Power below which a modulus counts as zero for gradients: the authors' constant, the float32 resolution.
 FLOOR = torch.finfo(torch.float32).eps
@@ -25,13 +26,8 @@ FLOOR = torch.finfo(torch.float32).eps
 
 def modulus(stacked: Tensor) -> Tensor:
     """``[2B, ...]`` to its modulus ``[B, ...]``, at least sqrt(FLOOR); computed in float32 at least."""
-    real, imag = halves(wide(stacked))
+    real, imag = halves(exact(stacked))  # (squares overflow in float16)
     return (real.square() + imag.square()).clamp_min(FLOOR).sqrt()
-
-
-def wide(x: Tensor) -> Tensor:
-    """float32 for half-precision tensors (squares overflow in float16), others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def fuse(stacked: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,12 +134,8 @@ class UNet(SpectralModel):
 
     def mask_logits(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
         """Features ``[B, 1, T, F - 1]`` to the mask before its sigmoid, of the same shape."""
-        x, outputs = features, []
-        for i, block in enumerate(self.encoder):
-            x = run(f"encoder{i}", block, x)
-            outputs.append(x)
-        if self.recurrent is not None:
-            x = run("recurrent", self.recurrent, x)
+        outputs = self.encode(features, run)
+        x = outputs[-1] if self.recurrent is None else run("recurrent", self.recurrent, outputs[-1])
         for i, block in enumerate(self.decoder):
             if self.skips is not None and i > 0:
                 x = x + self.skips[i - 1](outputs[-1 - i])

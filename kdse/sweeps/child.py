@@ -43,6 +43,10 @@ class Child:
             self._begin = file.tell()
             self.process = start_apart(command, file, environment, (claim.lock,))
 
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self.process.poll()
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Sends the process a signal, once; SIGKILL goes to all that it started, and always."""
         if self.process.poll() is not None:

@@ -71,6 +71,18 @@ def fit_flags(command: Sequence[str], arguments: Mapping[str, Any]) -> list[str]
     return [word for word in words[2:] if word.partition("=")[0] not in REPLACED]
 
 
+def fit_arguments(flags: Sequence[str], where: str, go_on: bool, more: Sequence[str] = ()) -> list[str]:
+    """Arguments of `kdse` that train a run: all that kdse starts have them from here.
+
+    Args:
+        flags: what is trained.
+        where: ``--run_dir=FOLDER`` or ``--run_root=FOLDER``.
+        go_on: go on with the run that is there, if there is one. A folder that has one is never taken without.
+        more: flags that come last.
+    """
+    return ["fit", *flags, where, *(["--resume=true"] if go_on else []), *more]
+
+
 def check_extra(flags: Sequence[str], parameters: Sequence[str] = ()) -> None:
     """Raises a ValueError that names an extra flag which would be lost, or would undo a value of these parameters."""
     for flag in flags:
@@ -93,12 +105,6 @@ def check_fit_flag(flag: str, ours: Sequence[str], who: str) -> None:
         raise UserError(f"{name}: {who}; leave it out")
     if not name.startswith("--") or not equals:
         raise UserError(f"{flag}: unknown; a flag for kdse fit is written as --name=VALUE")
-
-
-def value_of(command: Sequence[str], flag: str) -> str | None:
-    """The value that a flag has in a command, the last one."""
-    values = [word.partition("=")[2] for word in command if word.startswith(f"{flag}=")]
-    return values[-1] if values else None
 
 
 def _undoes(flag: str, parameter: str) -> bool:

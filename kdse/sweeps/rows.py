@@ -83,15 +83,11 @@ def rows(sweep: Sweep, points: Sequence[Point], out: Path) -> list[Row]:
 
 
 def _cost(checkpoint: Path) -> dict[str, int | None]:
-    from kdse.deploy.cost import count_macs
-    from kdse.evaluation.costs import CLIP_SECONDS
-    from kdse.models.budget import count_parameters
+    from kdse.evaluation.costs import size_and_macs
     from kdse.models.checkpoint import load_model
 
     try:
         model = load_model(checkpoint)
     except UserError:  # (a class that kdse does not ship: nothing here may import it)
         return {}
-    parameters = count_parameters(model)
-    macs = count_macs(model, CLIP_SECONDS) if parameters else None
-    return {"parameters": parameters or None, "macs_per_second": round(macs.per_second) if macs else None}
+    return size_and_macs(model)

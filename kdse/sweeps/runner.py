@@ -1,34 +1,34 @@
-"""The local runner of a sweep: trains its points in parallel processes until none is left or a signal comes."""
+"""The local runner of a sweep: the plan of its points, trained in parallel until none is left or a signal comes."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from kdse.errors import UserError
+from kdse.machine.engine import Plan, carry_out
 from kdse.machine.locks import held
-from kdse.machine.processes import SAFE_PATH, STOPPED, available_cores, listening
+from kdse.machine.processes import KDSE, SAFE_PATH, STOPPED, available_cores, listening
 from kdse.run.folder import LOCK, result
 from kdse.run.log import history
 from kdse.sweeps.child import Child
-from kdse.sweeps.command import fit_flags
+from kdse.sweeps.command import fit_arguments, fit_flags
 from kdse.sweeps.definition import Sweep
 from kdse.sweeps.progress import Progress
-from kdse.sweeps.store import RUNS, Claim, Store
+from kdse.sweeps.store import RUNS, Store
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Exit code of `kdse fit` for a mistake in settings or machine, and so many of it first that no more points are begun.
 MISTAKE, ENOUGH_MISTAKES = 2, 3
-#: Seconds between two looks at the children, and between two looks at what others leave to do.
-LOOK_SECONDS, ASK_SECONDS = 0.1, 2.0
+#: Seconds between two looks at what others leave to do.
+ASK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Settings:
     """
 
     out: Path
-    program: tuple[str, ...] = (sys.executable, "-m", "kdse.cli")
+    program: tuple[str, ...] = KDSE
     extra: tuple[str, ...] = ()
     workers: int = 1
     max_points: int | None = None
@@ -49,8 +49,8 @@ class Settings:
     gpus: tuple[str, ...] = ()
 
 
-class Runner:
-    """Trains points until none is left. ``interrupted`` has the numbers of those that can go on.
+class Runner(Plan[Child]):
+    """The `Plan` that trains points until none is left. ``interrupted`` has the numbers of those that can go on.
 
     Args:
         sweep: what is swept.
@@ -64,67 +64,74 @@ class Runner:
         self.interrupted: list[int] = []
         self.stopping = self.killing = False
         self._signals: list[str] = []
-        self._children: dict[int, Child] = {}
         self._begun = 0
         self._compared: dict[int, int] = {}
         self._exit_codes: list[int] = []
-        self._waiting: list[int] = []
+        self._ask_at = 0.0
+        self._others: list[int] | None = None
+        self._told: list[int] = []
 
     def run(self) -> None:
         """Works until there is nothing left to do, or a signal stops it."""
         with listening(STOPPING, self._signalled):
-            try:
-                self._work()
-            finally:
-                for child in self._children.values():  # (only if something went wrong here)
-                    child.stop()
+            carry_out(self, self.settings.workers)
 
-    def _work(self) -> None:
-        asked = 0.0
-        while True:
-            if self._has_room() and time.monotonic() - asked >= ASK_SECONDS:
-                while self._has_room() and (claim := self.store.claim(self.interrupted)) is not None:
-                    self._start(claim)
-                asked = time.monotonic()
-                if not self._children and not self._worth_waiting():
-                    return
-            if self._look():
-                asked = 0.0
-            if not self._children and (self.stopping or self._enough()):
-                return
-            self.progress.show(self._children.values())
-            time.sleep(LOOK_SECONDS)
+    def begin(self, place: int) -> Child | None:
+        if self.stopping or self._enough() or time.monotonic() < self._ask_at:
+            return None
+        claim = self.store.claim(self.interrupted)
+        if claim is None:
+            self._ask_at, self._others = time.monotonic() + ASK_SECONDS, None
+            return None
+        command = fit_command(self.sweep, self.settings, claim.values)
+        log = self.settings.out / "logs" / f"point-{claim.number + 1:04d}.log"
+        try:
+            child = Child(claim, command, log, self._environment(place))
+        except OSError as error:
+            self.store.release(claim)
+            raise UserError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
+        self._begun += 1
+        self.progress.started(child)
+        return child
 
-    def _has_room(self) -> bool:
-        return len(self._children) < self.settings.workers and not self.stopping and not self._enough()
+    def waits(self) -> bool:
+        """Whether others train points that we could take over if they are killed."""
+        if self.stopping or self._enough() or not self.settings.wait:
+            return False
+        if self._others is None:  # (once for each time that nothing was left to begin)
+            self._others = [point.number + 1 for point in self.store.points() if point.state == "running"]
+            if self._others and self._others != self._told:
+                names = ", ".join(map(str, self._others))
+                self.progress.say(
+                    f"nothing left to begin; waiting for point {names}, which others train (Ctrl-C leaves them to it)"
+                )
+                self._told = self._others
+        return bool(self._others)
 
-    def _look(self) -> bool:
-        """Looks after every child; whether one has ended."""
-        ended = False
+    def look(self, running: Collection[Child]) -> None:
         while self._signals:
-            name, count = self._signals.pop(0), len(self._children)
+            name = self._signals.pop(0)
             if self.killing:
-                self.progress.say(f"{name} again: killing {count} run(s)")
+                self.progress.say(f"{name} again: killing {len(running)} run(s)")
             else:
-                self.progress.say(f"{name}: stopping {count} run(s), which keep their last checkpoint")
-        for place, child in list(self._children.items()):
-            code = child.process.poll()
-            identity = child.find_identity()
-            if identity is not None:
-                self.store.note_identity(child.claim, identity)
-            if code is not None:
-                del self._children[place]
-                self._settle(child, code)
-                ended = True
-            elif self.stopping:
+                self.progress.say(f"{name}: stopping {len(running)} run(s), which keep their last checkpoint")
+        for child in running:
+            self._note_identity(child)
+            if self.stopping:
                 child.stop(signal.SIGKILL if self.killing else signal.SIGTERM)
-            elif self._falls_behind(child):
+            elif child.poll() is None and self._falls_behind(child):
                 child.stopped_early = True
                 child.stop()
-        return ended
+        self.progress.show(running)
 
-    def _settle(self, child: Child, code: int) -> None:
-        """Keeps how a child ended."""
+    def _note_identity(self, child: Child) -> None:
+        identity = child.find_identity()
+        if identity is not None:
+            self.store.note_identity(child.claim, identity)
+
+    def end(self, child: Child, code: int) -> None:
+        self._note_identity(child)
+        self._ask_at = 0.0
         claim, metric = child.claim, self.sweep.metric
         folder = self._folder(child.identity)
         # (a signal before `kdse fit` listens to it kills: nothing is lost by then)
@@ -170,19 +177,6 @@ class Runner:
         known = ", ".join(sorted(found.get("metrics", {}))) or "none"
         return f"logged no {self.sweep.metric}, the sweep's metric; it has {known}"
 
-    def _start(self, claim: Claim) -> None:
-        place = next(i for i in range(self.settings.workers) if i not in self._children)
-        command = fit_command(self.sweep, self.settings, claim.values)
-        log = self.settings.out / "logs" / f"point-{claim.number + 1:04d}.log"
-        try:
-            child = Child(claim, command, log, self._environment(place))
-        except OSError as error:
-            self.store.release(claim)
-            raise UserError(f"--program: {command[0]} cannot be started ({error.strerror or error})") from None
-        self._children[place] = child
-        self._begun += 1
-        self.progress.started(child)
-
     def _environment(self, place: int) -> dict[str, str]:
         environment = dict(os.environ)
         if self.settings.program != Settings.program:  # (a program of the user's finds its modules where it always did)
@@ -218,33 +212,20 @@ class Runner:
         """Whether the first points that ended here were all refused, as all others would be (no corpus here, say)."""
         return self._exit_codes[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
 
-    def _worth_waiting(self) -> bool:
-        """Whether others train points that we could take over if they are killed."""
-        if not self.settings.wait or self.stopping:
-            return False
-        others = [point.number + 1 for point in self.store.points() if point.state == "running"]
-        if others and others != self._waiting:
-            names = ", ".join(map(str, others))
-            self.progress.say(
-                f"nothing left to begin; waiting for point {names}, which others train (Ctrl-C leaves them to it)"
-            )
-        self._waiting = others
-        return bool(others)
-
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
         again = self.stopping
         self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
         if not again or self.killing:
-            self._signals.append(signal.Signals(number).name)  # (`_look` says it: this might interrupt a print)
+            self._signals.append(signal.Signals(number).name)  # (`look` says it: this might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:
     """The command line that trains a point."""
     flags = fit_flags(sweep.command, sweep.arguments(values))
-    ours = [f"--run_root={settings.out / RUNS}", "--resume=true", "--wandb=off"]
-    return [*settings.program, "fit", *flags, *ours, *settings.extra]
+    root = f"--run_root={settings.out / RUNS}"
+    return [*settings.program, *fit_arguments(flags, root, go_on=True, more=["--wandb=off", *settings.extra])]
 
 
 def _name(number: int) -> str:

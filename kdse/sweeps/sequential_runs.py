@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
+from kdse.machine.engine import Plan, carry_out
 from kdse.machine.files import write_text
-from kdse.machine.processes import call
+from kdse.machine.processes import KDSE, call
 from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, clear, last_checkpoint, state
 from kdse.run.identity import differences
+from kdse.sweeps.command import fit_arguments
 from kdse.sweeps.conditions import identifying
 
 MARKER = "run.json"
@@ -48,41 +51,82 @@ class Run(NamedTuple):
 
     def command(self) -> list[str]:
         """Arguments of `kdse` that train it, or go on where it was interrupted."""
-        resume = ["--resume=true"] if self.state == "unfinished" else []
-        return ["fit", *self.flags, f"--run_dir={self.folder}", *resume]
+        return fit_arguments(self.flags, f"--run_dir={self.folder}", go_on=self.state == "unfinished")
+
+    def check_settings(self) -> None:
+        """Raises a ValueError if the folder holds a run of other settings."""
+        if self.state == "other":
+            raise UserError(
+                f"{self.folder}: holds a run of other settings; delete it, or give another --out, or what it was made "
+                "with"
+            )
+
+    def clear(self) -> None:
+        """Removes the run that the folder holds, so that a new one can begin in it."""
+        clear(self.folder, (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/*.ckpt"))
 
 
-def train(run: Run, replace: bool = False, quiet: bool = False) -> int:
-    """Trains a run, goes on where it was interrupted, or does nothing if it is finished; the exit code of `kdse fit`.
+def train(runs: Iterable[Run], replace: Collection[str] = (), quiet: bool = False) -> dict[str, int]:
+    """Trains runs, goes on where one was interrupted, and keeps what is finished.
 
     Args:
-        replace: train again where the folder holds a run of other settings, which otherwise is a ValueError.
+        runs: in the order of training.
+        replace: states of `Run.state` whose run is trained anew. Another run in the folder ("other") that is not to be
+            replaced is a ValueError.
         quiet: keep everything off stdout.
+
+    Returns:
+        by name, the exit code of `kdse fit`; 0 for what was finished.
     """
-    if run.state == "finished":
-        _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", quiet)
-        return 0
-    if not replace:
-        check_settings(run)
-    if run.state == "other":
-        clear(run.folder, (RESULT, CONFIG, MARKER, f"{CHECKPOINTS}/*.ckpt"))
-    command = run.command()
-    write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
-    return kdse(command, quiet)
-
-
-def check_settings(run: Run) -> None:
-    """Raises a ValueError if the run's folder holds a run of other settings."""
-    if run.state == "other":
-        raise UserError(
-            f"{run.folder}: holds a run of other settings; delete it, or give another --out, or what it was made with"
-        )
+    plan = _OneByOne(runs, replace, quiet)
+    carry_out(plan)
+    return plan.codes
 
 
 def kdse(arguments: list[str], quiet: bool = False) -> int:
     """Runs one kdse command in a process of its own, showing it first; its exit code. ``quiet``: all to stderr."""
     _say(f"\n$ kdse {shlex.join(arguments)}", quiet)
-    return call([sys.executable, "-m", "kdse.cli", *arguments], stdout=2 if quiet else None)
+    return call([*KDSE, *arguments], stdout=2 if quiet else None)
+
+
+class _InView(NamedTuple):
+    """A run that has the terminal to itself."""
+
+    run: Run
+    command: list[str]
+    quiet: bool
+
+    def poll(self) -> int:
+        """Trains it to its end."""
+        return kdse(self.command, self.quiet)
+
+    def stop(self) -> None:
+        """Nothing: an interrupted `call` has ended it."""
+
+
+class _OneByOne(Plan[_InView]):
+    """The plan of `train`."""
+
+    def __init__(self, runs: Iterable[Run], replace: Collection[str], quiet: bool) -> None:
+        self.left, self.replace, self.quiet = iter(runs), replace, quiet
+        self.codes: dict[str, int] = {}
+
+    def begin(self, place: int) -> _InView | None:
+        for run in self.left:
+            if run.state in self.replace:
+                run.clear()
+            if run.state == "finished":
+                _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", self.quiet)
+                self.codes[run.name] = 0
+                continue
+            run.check_settings()
+            command = run.command()
+            write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
+            return _InView(run, command, self.quiet)
+        return None
+
+    def end(self, process: _InView, code: int) -> None:
+        self.codes[process.run.name] = code
 
 
 def _differ(key: str, stored: Any, now: Any) -> bool:

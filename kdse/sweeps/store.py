@@ -141,7 +141,8 @@ class Store:
                     if claim is not None:
                         return claim
             waiting = any(trial.state.name == "WAITING" for trial in trials)
-            if not waiting and not self._may_draw(len(set(numbers.values()))):
+            cap = 0 if self.sweep.method == "grid" else self.sweep.run_cap
+            if not waiting and cap is not None and len(set(numbers.values())) >= cap:
                 return None
             self.study.sampler = sampler(self.sweep.method, self.seed, len(trials))
             asked = self.study.ask()
@@ -240,9 +241,6 @@ class Store:
 
     def _lock_of(self, trial: int) -> Path:
         return self.out / "locks" / f"{trial:05d}.lock"
-
-    def _may_draw(self, points: int) -> bool:
-        return self.sweep.method != "grid" and (self.sweep.run_cap is None or points < self.sweep.run_cap)
 
     def _open(self, storage: str | None) -> Study:
         import optuna

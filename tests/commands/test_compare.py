@@ -258,7 +258,7 @@ def test_the_demos_runs_are_replaced_when_their_settings_change(tmp_path, monkey
     monkeypatch.setattr(sequential_runs, "call", call)
     for steps in (4, 4, 8):
         run = Run("a", tmp_path / "a", ["--x=1"], {"steps": steps})
-        assert train(run, replace=True) == 0
+        assert train([run], replace=("other",)) == {"a": 0}
     assert made == [["fit", "--x=1", f"--run_dir={tmp_path / 'a'}"]] * 2
     assert "a: finished before, kept (delete" in capsys.readouterr().out
 

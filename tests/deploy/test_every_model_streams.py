@@ -9,6 +9,7 @@ from torch import Tensor
 from kdse.deploy.files import choose_stage
 from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet, Wrapped
 from kdse.models.streaming import Streamer, can_stream
+from tests.deploy.export.tiny import networks
 
 CRUSE = {"channels": [2, 4, 6, 8]}
 UNET = {"channels": [2, 4, 4], "n_fft": 512}
@@ -108,6 +109,10 @@ def test_a_model_that_cannot_stream_is_refused_with_its_name(name):
     assert not can_stream(model)
     with pytest.raises(ValueError, match=f"{type(model).__name__} does not stream"):
         Streamer(model)
+
+
+def test_every_network_of_kdse_streams_or_refuses_here():
+    assert networks() <= {cls for cls, _ in MODELS.values()} | {type(build()) for build in REFUSING.values()}
 
 
 def test_a_step_does_not_make_a_model_of_unbounded_look_ahead_stream():

@@ -84,7 +84,7 @@ def test_a_class_path_in_a_checkpoint_reaches_only_models_that_kdse_ships(studen
         load_model(tmp_path / "evil.ckpt")
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "garbage", "missing", "folder", "list"])
+@pytest.mark.parametrize("damage", ["empty", "half", "garbage", "text", "missing", "folder", "list"])
 def test_a_damaged_checkpoint_is_one_line_that_names_the_file(student_checkpoint, tmp_path, damage):
     path, _, _ = student_checkpoint
     bad = tmp_path / "bad.ckpt"
@@ -94,6 +94,8 @@ def test_a_damaged_checkpoint_is_one_line_that_names_the_file(student_checkpoint
         bad.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif damage == "garbage":
         bad.write_bytes(bytes(range(256)) * 50)
+    elif damage == "text":
+        bad.write_text("trainer: {}\n")
     elif damage == "folder":
         bad.mkdir()
     elif damage == "list":

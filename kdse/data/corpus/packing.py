@@ -27,7 +27,8 @@ from kdse.machine.files import write_text
 KINDS, SPLITS = ("speech", "noise", "rir"), ("train", "valid", "test")
 #: LitData counts the bytes of a chunk in 32 bits.
 MOST_BYTES = (1 << 32) - 1
-PLAN, LOCK = "plan.json", ".lock"
+#: The plan stays in the packed folder: without it, what a kill leaves right before the end could not be told.
+PLAN, LOCK = ".plan.json", ".lock"
 
 
 class Shard(NamedTuple):
@@ -122,7 +123,6 @@ def _becoming(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
         with FileLock(partial / LOCK, timeout=0):
             yield partial
-            (partial / PLAN).unlink()
             (partial / LOCK).unlink()
             if out.exists():
                 out.rmdir()

@@ -10,6 +10,7 @@ from kdse.deploy.export import parity, write
 from kdse.deploy.export.format import ExportFormat
 from kdse.deploy.export.graphs import graph_of
 from tests.deploy.export.students import student
+from tests.deploy.export.tiny import MODELS, networks
 
 
 class Pickled(ExportFormat):
@@ -70,3 +71,7 @@ def test_what_a_new_format_does_not_carry_is_refused_by_flag(
 def test_every_format_has_its_name_and_endings_of_its_own():
     endings = [suffix for kind in write.FORMATS.values() for suffix in kind.suffixes]
     assert len(endings) == len(set(endings)) and all(name == kind.name for name, kind in write.FORMATS.items())
+
+
+def test_every_network_of_kdse_is_exported_here():
+    assert networks() == {cls for cls, _ in MODELS.values()}
