@@ -44,13 +44,13 @@ class OneFrame:
         return y
 
 
-def _trains(x: Tensor) -> bool:
-    """Whether the forms of `kdse.models.fused` may run: gradients are wanted, in full precision, on a CPU.
+def _fused(x: Tensor) -> bool:
+    """Whether the forms of `kdse.models.fused` may run: in full precision, on a CPU, and not for an export.
 
     (On a GPU the kernels of cuDNN are the faster recurrence.)
     """
     device = x.device.type
-    return torch.is_grad_enabled() and device == "cpu" and not torch.is_autocast_enabled(device)
+    return device == "cpu" and not torch.is_autocast_enabled(device) and not torch.compiler.is_compiling()
 
 
 class CumulativeLayerNorm(nn.Module):
@@ -72,7 +72,7 @@ class CumulativeLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``[B, C, T, F]``; frame t uses frames 0..t."""
-        if _trains(x):
+        if _fused(x):
             return cumulative_norm(x, self.gain, self.bias, self.eps, self.over_time)
         sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double()
         values = x.shape[1] * x.shape[3]
@@ -207,14 +207,14 @@ class GroupedGru(nn.Module):
         self.grus = nn.ModuleList(nn.GRU(size // groups, size // groups, batch_first=True) for _ in range(groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _trains(x) or any(has_forward_hooks(gru) for gru in self.grus):
+        if not _fused(x) or any(has_forward_hooks(gru) for gru in self.grus):
             return self._run(x, None)[0]
         batch, channels, frames, frequencies = x.shape
         groups = len(self.grus)
         # group g takes its channels' values of all frequencies; the size of a group need not be whole channels
         flat = x.permute(2, 0, 1, 3).reshape(frames, batch, groups, -1).permute(2, 0, 1, 3)
         y = grouped_gru(self.grus, flat).permute(2, 1, 0, 3).reshape(batch, frames, channels, frequencies)
-        return self.activation(y.permute(0, 2, 1, 3).contiguous())
+        return self.activation(y.permute(0, 2, 1, 3).contiguous(memory_format=torch.channels_last))
 
     def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         batch, channels, frames, frequencies = x.shape

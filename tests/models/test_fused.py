@@ -23,7 +23,9 @@ def _gradients(layer: nn.Module, x: Tensor, run: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("channels", "frequencies", "groups"), [(8, 5, 4), (6, 2, 4), (3, 5, 1)])
-def test_grouped_gru_has_the_values_and_gradients_of_separate_grus(channels: int, frequencies: int, groups: int) -> None:
+def test_grouped_gru_has_the_values_and_gradients_of_separate_grus(
+    channels: int, frequencies: int, groups: int
+) -> None:
     torch.manual_seed(0)
     layer = GroupedGru(channels, frequencies, groups).double()
     x = torch.randn(3, channels, 7, frequencies, dtype=torch.float64)
