@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def grouped_gru(grus: nn.ModuleList, x: Tensor) -> Tensor:
-    """Runs one-layer GRUs side by side from zero states: ``[G, T, B, I]`` in, ``[G, T, B, H]`` out, group g by GRU g."""
+    """Runs one-layer GRUs side by side from zero states: ``[G, T, B, I]`` in, ``[G, T, B, H]`` out."""
     groups, frames, batch, size = x.shape
     ih, hh, bias_ih, bias_hh = (
         torch.stack([getattr(gru, f"{name}_l0") for gru in grus])

@@ -137,7 +137,7 @@ class _GramGap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, a: Tensor, b: Tensor, sa: float, sb: float) -> Tensor:
-        gap = _products(a).mul_(sa).sub_(_products(b), alpha=sb)
+        gap = _products(a).mul_(sa).sub_(_products(b).mul_(sb))
         ctx.save_for_backward(gap, b)
         ctx.scale = sb  # type: ignore[attr-defined]  # (a context takes any)
         return gap.square().sum()
