@@ -15,6 +15,7 @@ from pathlib import Path
 import kdse
 from kdse.commands.parser import underscored
 from kdse.errors import UserError, one_line
+from kdse.machine import threads
 from kdse.machine.packages import PackageError
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
@@ -52,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in TOOLS and command not in LIGHTNING:
         print(f"kdse: unknown command {command!r}; `kdse --help` lists them", file=sys.stderr)
         return 2
+    about_threads = threads.choose()
     try:
         if command in TOOLS:
             module = importlib.import_module(TOOLS[command][0])
             return int(module.main(arguments) or 0)
-        return run_lightning([command, *map(underscored, arguments)])
+        return run_lightning([command, *map(underscored, arguments)], about_threads)
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
@@ -71,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_lightning(arguments: list[str]) -> int:
-    """Runs `kdse fit | validate | test | predict`."""
+def run_lightning(arguments: list[str], about_threads: str = "") -> int:
+    """Runs `kdse fit | validate | test | predict`; a fit says how many threads it has."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for text in (
         "does not have many workers",
@@ -83,6 +85,8 @@ def run_lightning(arguments: list[str]) -> int:
     ):
         warnings.filterwarnings("ignore", message=f".*{text}.*")
     _talk_plainly()
+    if about_threads and arguments[0] == "fit":
+        logging.getLogger("kdse.cli").info(about_threads)
     from kdse.training.cli import AlreadyFinished, KdseCLI
 
     try:
