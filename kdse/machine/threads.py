@@ -1,8 +1,9 @@
 """The number of threads a kdse process computes with, chosen before PyTorch is loaded.
 
 OpenMP's threads wait for each other by spinning. Where one of them shares its core with another process, every
-operation waits for that one: two threads on two cores, one of them busy, took 3 to 30 times as long a step as one thread alone.
-So half of the cores stay free by default (our choice; on two idle cores it costs a large step up to 1.4 times).
+operation waits for that one: two threads on two cores, one of them busy, took 3 to 30 times as long a step as one
+thread alone. So half of the cores stay free by default (our choice; on two idle cores it costs a large step up to 1.4
+times).
 """
 
 from __future__ import annotations
