@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False) -> Tensor:
@@ -50,7 +50,7 @@ class PhaseSensitive(nn.Module):
         self.stft = Stft(n_fft, hop)
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
             scale = torch.ones_like(noisy[:, 0])
             if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
