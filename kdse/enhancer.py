@@ -191,11 +191,6 @@ class Enhancer(L.LightningModule):
             )
         scheduler.step(self.trainer.callback_metrics[watched])
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a batch, but for ``labelled``: the host decides by it, and would wait for the device to read it."""
-        kept = {"labelled": batch["labelled"].cpu()} if "labelled" in batch else {}
-        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **kept}
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_batch(batches_started(self.trainer), self.trainer.global_rank)
 
