@@ -14,6 +14,7 @@ from pathlib import Path
 import kdse
 from kdse.commands.parser import underscored
 from kdse.errors import Diverged, UserError, did_you_mean, one_line, printable
+from kdse.machine import threads
 from kdse.machine.processes import DIVERGED, INTERRUPTED, safe_path, working_folder_last
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
@@ -53,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kdse: unknown command {command!r}{near}", file=sys.stderr)
         return 2
     trusting = command in LIGHTNING or "--trust-code" in [word.replace("_", "-") for word in arguments]
+    about_threads = threads.choose()
     try:
         with safe_path(), working_folder_last() if trusting else contextlib.nullcontext():
-            return _run(command, arguments)
+            return _run(command, arguments, about_threads)
     except UserError as error:
         if os.environ.get("KDSE_TRACEBACK"):
             raise
@@ -76,15 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(command: str, arguments: list[str]) -> int:
+def _run(command: str, arguments: list[str], about_threads: str) -> int:
     if command in TOOLS:
         _talk_plainly(logging.WARNING)
         return int(importlib.import_module(TOOLS[command][0]).main(arguments) or 0)
-    return run_lightning([command, *map(underscored, arguments)])
+    return run_lightning([command, *map(underscored, arguments)], about_threads)
 
 
-def run_lightning(arguments: list[str]) -> int:
-    """Runs `kdse fit | validate | test | predict`."""
+def run_lightning(arguments: list[str], about_threads: str = "") -> int:
+    """Runs `kdse fit | validate | test | predict`; a fit says how many threads it has."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from kdse.internals.lightning import process_rank, quiet
 
@@ -98,6 +100,8 @@ def run_lightning(arguments: list[str]) -> int:
         return 0
     arguments = ["--help" if word == "--help_all" else word for word in arguments]
     quiet()
+    if about_threads and arguments[0] == "fit" and "--help" not in arguments:
+        logging.getLogger("kdse.cli").info(about_threads)
     try:
         with contextlib.ExitStack() as cleanup, contextlib.suppress(AlreadyFinished):
             KdseCLI(arguments, cleanup)

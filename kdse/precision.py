@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,13 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 def exact(x: Tensor) -> Tensor:
     """Float32, or float64 if it is already: what comparisons are computed in."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Runs the body without autocast, on devices that have it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def check_precision(precision: str) -> None:

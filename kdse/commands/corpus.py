@@ -15,8 +15,8 @@ from typing import Any
 
 from kdse.commands.parser import Parser
 from kdse.errors import UserError, printable
-from kdse.machine.processes import available_cores
 from kdse.machine.progress import Lines
+from kdse.machine.threads import available_cores
 
 BUILD = """\
 Generates the embedded corpus once: espeak-ng speech, procedural noises and simulated rooms, all made on this machine.

@@ -26,8 +26,8 @@ from kdse.evaluation.options import add_item_options, add_scoring_options, held_
 from kdse.evaluation.scoring import per_file_csv, score_system
 from kdse.evaluation.systems import System, enhanced_folders, folder_system, model_system, unprocessed
 from kdse.machine.files import write_text
-from kdse.machine.processes import available_cores
 from kdse.machine.progress import counting
+from kdse.machine.threads import available_cores
 from kdse.metrics.pool import ScorePool
 from kdse.metrics.registry import METRICS, check_metrics
 from kdse.metrics.squim import cached_weights

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
@@ -81,6 +82,11 @@ class ResumableData(L.LightningDataModule):
                 "--trainer.use_distributed_sampler=true: this data shares its items among the processes itself; leave "
                 "the flag at false"
             )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, but for ``labelled``: the host decides by it, and would wait for the device to read it."""
+        kept = {"labelled": batch["labelled"].cpu()} if "labelled" in batch else {}
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **kept}
 
     def rank_and_world(self) -> tuple[int, int]:
         """This process among how many."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError
-from kdse.machine.processes import available_cores
+from kdse.machine.threads import available_cores
 from kdse.metrics.registry import METRICS
 from kdse.trust import LARGEST_NUMBER
 

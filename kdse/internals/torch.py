@@ -37,6 +37,11 @@ def without_forward_hooks(model: nn.Module) -> Iterator[None]:
             hooks.update(kept)
 
 
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether somebody asked to see this module's own output."""
+    return bool(TORCH.get(module, "_forward_hooks"))
+
+
 class FollowedModule(nn.Module):
     """A module that another one follows from device to device and type to type without being a part of it.
 

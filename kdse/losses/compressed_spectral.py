@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 FLOOR = 1e-12
 
@@ -61,7 +61,7 @@ class CompressedSpectral(nn.Module):
         self.stft = Stft(n_fft, hop)
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             wave, clean = exact(estimate.waveform), exact(clean)
             if self.normalise:
                 level = clean.square().mean(-1, keepdim=True).sqrt()

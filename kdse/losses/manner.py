@@ -14,7 +14,7 @@ from kdse.losses.multi_resolution import (
     stft_magnitude,
 )
 from kdse.models.base import Estimate
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
@@ -82,6 +82,6 @@ class MannerLoss(nn.Module):
         self.convergence_weight, self.magnitude_weight = convergence_weight, magnitude_weight
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             waves = (exact(estimate.waveform), exact(clean), exact(noisy))
             return manner_loss(*waves, self.resolutions, self.convergence_weight, self.magnitude_weight)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.models.base import Estimate
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 FLOOR = 1e-7
 
@@ -66,7 +66,7 @@ class MultiResolutionStft(nn.Module):
             self.register_buffer(f"window{index}", torch.hann_window(length), persistent=False)
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             total = exact(noisy.new_zeros(()))
             for index, (n_fft, hop) in enumerate(zip(self.n_ffts, self.hops, strict=True)):
                 window = getattr(self, f"window{index}")

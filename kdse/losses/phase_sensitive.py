@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False) -> Tensor:
@@ -50,18 +50,19 @@ class PhaseSensitive(nn.Module):
         self.stft = Stft(n_fft, hop)
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
-            noisy_bft = self.stft(noisy)
+            scale = torch.ones_like(noisy[:, 0])
+            if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
+                power = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
+                scale = power.rsqrt()
+            noisy_bft = self.stft(noisy * scale[:, None])
             if spectrum.shape != noisy_bft.shape:
                 raise UserError(
                     f"model.loss: PhaseSensitive's STFT gives {[*noisy_bft.shape[1:]]} bins and frames, the model's "
                     f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
                     "(kdse.losses.SiSdr, CompressedSpectral)"
                 )
-            level: Tensor | float = 1.0
-            if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
-                power = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
-                level = power.sqrt()[:, None, None]
             magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-20).sqrt()
-            return phase_sensitive_loss(magnitude / level, self.stft(clean) / level, noisy_bft / level, self.truncate)
+            clean_bft = self.stft(clean * scale[:, None])
+            return phase_sensitive_loss(magnitude * scale[:, None, None], clean_bft, noisy_bft, self.truncate)

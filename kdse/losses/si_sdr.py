@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.models.base import Estimate
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 def si_sdr(estimate: Tensor, clean: Tensor, eps: float = 1e-8) -> Tensor:
@@ -27,5 +27,5 @@ class SiSdr(nn.Module):
     """Negative SI-SDR in dB, averaged over the batch."""
 
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with full_precision(noisy.device):
             return -si_sdr(exact(estimate.waveform), exact(clean)).mean()

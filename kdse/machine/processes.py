@@ -130,8 +130,3 @@ def _stop_with_parent() -> Callable[[], None] | None:
             os._exit(STOPPED)
 
     return ask
-
-
-def available_cores() -> int:
-    """Cores that this process may use (a job's share of a machine, where the system says so), at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,6 +25,7 @@ from kdse.models.foreign import digest_tensor
 from kdse.models.probe_speech import speech_like, with_noise
 from kdse.models.probing import undisturbed
 from kdse.models.recorded import Recorded
+from kdse.precision import full_precision
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Aligned(SpeechModel):
         if self.delay_samples is not None and isinstance(self.gain, float):
             return Alignment(self.delay_samples, self.gain, math.nan)
         clean, noisy = self._probe_pair(device)
-        with _unobserved(self.inner, device), torch.autocast(device.type, enabled=False):
+        with _unobserved(self.inner, device), full_precision(device):
             answer = self.inner(noisy).waveform.float()
         try:
             found = measure_alignment(noisy, answer, self.maximum_delay_samples, clean, self.delay_samples)
@@ -173,7 +174,7 @@ class Aligned(SpeechModel):
         if theirs == ours:
             return wave
         resample = required("torchaudio.functional", "resample")
-        with torch.autocast(wave.device.type, enabled=False):
+        with full_precision(wave.device):
             rates = (ours, theirs) if to_teacher else (theirs, ours)
             wave = resample(wave.float(), *rates, lowpass_filter_width=FILTER_WIDTH)
         return fit_length(wave, math.ceil(samples * theirs / ours) if to_teacher else samples)

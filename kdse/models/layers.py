@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.errors import UserError
+from kdse.internals.torch import has_forward_hooks
+from kdse.models.fused import cumulative_norm, grouped_gru
 
 State = dict[str, Tensor]
 
@@ -42,6 +44,15 @@ class OneFrame:
         return y
 
 
+def _fused(x: Tensor) -> bool:
+    """Whether the forms of `kdse.models.fused` may run: in full precision, on a CPU, and not for an export.
+
+    (On a GPU the kernels of cuDNN are the faster recurrence.)
+    """
+    device = x.device.type
+    return device == "cpu" and not torch.is_autocast_enabled(device) and not torch.compiler.is_compiling()
+
+
 class CumulativeLayerNorm(nn.Module):
     """Layer norm over channels, frequency and all frames so far (Conv-TasNet's cLN), gain and bias per channel.
 
@@ -61,6 +72,8 @@ class CumulativeLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``[B, C, T, F]``; frame t uses frames 0..t."""
+        if _fused(x):
+            return cumulative_norm(x, self.gain, self.bias, self.eps, self.over_time)
         sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double()
         values = x.shape[1] * x.shape[3]
         if not self.over_time:
@@ -108,7 +121,9 @@ class CausalConv(nn.Module):
 
     def __init__(self, conv: nn.Module, channels_in: int, up: bool, frames: int = 2) -> None:
         super().__init__()
-        self.conv, self.channels_in, self.up, self.frames = conv, channels_in, up, frames
+        # channels side by side: convolutions take them so, and a norm over a frame reads one piece of memory
+        self.conv = conv.to(memory_format=torch.channels_last)
+        self.channels_in, self.up, self.frames = channels_in, up, frames
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, self.frames - 1, 0)))
@@ -192,7 +207,14 @@ class GroupedGru(nn.Module):
         self.grus = nn.ModuleList(nn.GRU(size // groups, size // groups, batch_first=True) for _ in range(groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._run(x, None)[0]
+        if not _fused(x) or any(has_forward_hooks(gru) for gru in self.grus):
+            return self._run(x, None)[0]
+        batch, channels, frames, frequencies = x.shape
+        groups = len(self.grus)
+        # group g takes its channels' values of all frequencies; the size of a group need not be whole channels
+        flat = x.permute(2, 0, 1, 3).reshape(frames, batch, groups, -1).permute(2, 0, 1, 3)
+        y = grouped_gru(self.grus, flat).permute(2, 1, 0, 3).reshape(batch, frames, channels, frequencies)
+        return self.activation(y.permute(0, 2, 1, 3).contiguous(memory_format=torch.channels_last))
 
     def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         batch, channels, frames, frequencies = x.shape

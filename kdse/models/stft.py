@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.errors import UserError, require_one_of
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 #: States of a streaming model that belong to its STFT, not to its network.
 HOST_STATES = ("input", "output")
@@ -93,7 +93,7 @@ class Stft(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """Wave ``[B, N]`` to complex spectrum ``[B, F, T]``."""
-        with torch.autocast(wave.device.type, enabled=False):
+        with full_precision(wave.device):
             wave = exact(wave)
             margin = self.window_samples - self.hop
             tail = self.frame_count(wave.shape[-1]) * self.hop - wave.shape[-1]
@@ -102,7 +102,7 @@ class Stft(nn.Module):
 
     def inverse(self, spectrum: Tensor, length: int) -> Tensor:
         """Complex spectrum ``[B, F, T]`` back to a wave ``[B, length]``."""
-        with torch.autocast(spectrum.device.type, enabled=False):
+        with full_precision(spectrum.device):
             frames = self.synthesise(spectrum.transpose(1, 2))
             batch, count, _ = frames.shape
             frames = F.pad(frames, (0, self.overlap * self.hop - self.window_samples))

@@ -20,7 +20,7 @@ from kdse.objectives.review_fusion import FusionBlock, ReviewFusion
 from kdse.objectives.semantic import FixedBatch
 from kdse.objectives.shapes import resample
 from kdse.objectives.vectors import frame_vectors, perceptron, soft_unit
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 # The authors have no floor, which is log 0 for opposite vectors; and they add 1e-6 to norms, which passes a gradient
 # of 1e6 through a silent frame (`soft_unit` does not).
@@ -154,7 +154,7 @@ class TimeFrequencyCalibrated(FixedBatch):
     def compare(self, teacher: list[list[Tensor]], student: list[list[Tensor]], heads: nn.ModuleDict) -> Tensor:
         """The bare equation on sets of layers ``[B, C, T, F]``, each set in the order in which it is fused."""
         self.require_batch([x for layers in [*teacher, *student] for x in layers])
-        with torch.autocast(student[0][0].device.type, enabled=False):
+        with full_precision(student[0][0].device):
             teacher = [[self._place(x.detach()) for x in layers] for layers in teacher]
             student = [[self._place(x) for x in layers] for layers in student]
             terms = [

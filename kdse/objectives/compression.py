@@ -18,7 +18,7 @@ from kdse.errors import UserError, require_at_least, require_one_of, require_pos
 from kdse.objectives.base import Activations, Exchange, Objective, Shapes
 from kdse.objectives.shapes import resample
 from kdse.objectives.vectors import FLOOR, frame_vectors, soft_unit
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 class ManyToMany(Objective):
@@ -117,7 +117,7 @@ class AttentionCompression(ManyToMany):
     def compare(self, teacher: list[Tensor], student: list[Tensor], heads: nn.ModuleDict) -> Tensor:
         attention = heads["attention"]
         assert isinstance(attention, LayerAttention)
-        with torch.autocast(student[0].device.type, enabled=False):
+        with full_precision(student[0].device):
             teacher, student = [exact(x.detach()) for x in teacher], [exact(x) for x in student]
             targets = attention.targets(teacher, student)
             estimates = attention.project(student)

@@ -18,7 +18,7 @@ from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise, project
 from kdse.objectives.shapes import require_equal, resample
 from kdse.objectives.vectors import frame_vectors
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 KEY = "pair"  # of a pair's head, before its number
 
@@ -93,7 +93,7 @@ class CosineAlignment(Layerwise):
 
     def loss(self, exchange: Exchange) -> Tensor:
         teacher, student = self.activations(exchange)
-        with torch.autocast(student[0].device.type, enabled=False):
+        with full_precision(student[0].device):
             pairs = zip(teacher, student, strict=True)
             teacher = [resample(exact(a), *self._size(a.shape, b.shape)) for a, b in pairs]
         return self.compare(teacher, project(exchange.heads, student, KEY))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_one_of
 from kdse.objectives.base import Exchange, Objective, Shapes
 from kdse.objectives.shapes import require_equal
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 class Layerwise(Objective):
@@ -45,7 +45,7 @@ class Layerwise(Objective):
             ValueError: if axes differ that must agree.
         """
         self.check(teacher, student)
-        with torch.autocast(student[0].device.type, enabled=False):
+        with full_precision(student[0].device):
             return self.reduce(self.terms([x.detach() for x in teacher], student))
 
     def terms(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
@@ -82,7 +82,7 @@ def project(heads: nn.ModuleDict, student: list[Tensor], prefix: str = "") -> li
     """Student activations through the head of their pair (key: prefix and number), outside autocast; as they are
     where a pair has no head."""
     keys = [f"{prefix}{i}" for i in range(len(student))]
-    with torch.autocast(student[0].device.type, enabled=False):
+    with full_precision(student[0].device):
         return [heads[key](exact(x)) if key in heads else exact(x) for key, x in zip(keys, student, strict=True)]
 
 

@@ -19,7 +19,7 @@ from kdse.errors import UserError, require_at_least, require_one_of, require_pos
 from kdse.objectives.base import Taps
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal, resample
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 NAMED_VIEW = re.compile(r".+_(channel|global|local)")
 LARGEST_CROP = 0.1  # padding differs by less; models whose hops differ, by more
@@ -128,7 +128,7 @@ class MultiViewAttention(Layerwise):
             if view not in self.view_weights:
                 raise UserError(f"objectives.{self.name}: unknown view {view!r}; the views are {[*self.view_weights]}")
             self.check_pair(pair, a.shape, b.shape)
-            with torch.autocast(b.device.type, enabled=False):
+            with full_precision(b.device):
                 layers.setdefault(view, []).append(self._distance(exact(a), exact(b)).mean())
         total = torch.stack([self.view_weights[view] * torch.stack(gaps).sum() for view, gaps in layers.items()])
         if self.reduction == "mean":

@@ -12,7 +12,7 @@ from kdse.losses.si_sdr import si_sdr
 from kdse.models.base import Estimate
 from kdse.models.stft import Stft
 from kdse.objectives.base import Exchange, OutputObjective
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 class OutputDistillation(OutputObjective):
@@ -98,5 +98,5 @@ class SiSdrDistillation(OutputObjective):
         """The bare equation on one waveform ``[B, N]`` of each network."""
         (a,), (b,) = teacher, student
         self.require_equal_shapes(a, b, "waveform", "both models must return as many samples as they are given")
-        with torch.autocast(a.device.type, enabled=False):
+        with full_precision(a.device):
             return -si_sdr(exact(b), exact(a.detach())).mean()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kdse.objectives.items import ItemRelations
@@ -46,6 +45,7 @@ class ProbabilisticTransfer(ItemRelations):
         similarity = (0.5 + 0.5 * (x @ x.transpose(1, 2))).clamp_min(0) + 1e-6
         if not self.include_self:
             count = x.shape[1]
-            others = ~torch.eye(count, dtype=torch.bool, device=x.device)
-            similarity = similarity[:, others].unflatten(1, (count, count - 1))
+            # without its first value the matrix, in rows of one more, ends each row with a value of the diagonal
+            rows = similarity.flatten(1)[:, 1:].unflatten(1, (count - 1, count + 1))
+            similarity = rows[:, :, :-1].reshape(-1, count, count - 1)
         return similarity.log() - similarity.sum(2, keepdim=True).log()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_one_of
 from kdse.objectives.base import Activations, Exchange, Shapes, Taps
 from kdse.objectives.layerwise import Layerwise
+from kdse.precision import full_precision
 
 MOST_CHANNELS = 512  # ReviewKD's cap on the width of the carried feature
 
@@ -146,7 +147,7 @@ class ReviewObjective(Layerwise):
         """Student features in the order of ``bound_pairs``, fused where their group has a chain."""
         features = [exchange.student_taps[s] for _, s in self.bound_pairs]
         for name, chain in self.chains.items():
-            with torch.autocast(features[chain[0]].device.type, enabled=False):
+            with full_precision(features[chain[0]].device):
                 fused = exchange.heads[name]([features[i] for i in chain], [teacher[i].shape[2:] for i in chain])
             for index, feature in zip(chain, fused, strict=True):
                 features[index] = feature

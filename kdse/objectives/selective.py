@@ -128,7 +128,8 @@ class SelectivePatches(OutputObjective):
             gap = objective.patch_errors(clean, student.detach(), **settings)
             gap = gap - objective.patch_errors(clean, teacher, **settings)
             kept = self.select(gap, into_patches(band.to(gap.dtype), size).sum(2) > 0)
-            total = total + objective.patch_errors(teacher, student, **settings)[kept].mean()
+            errors = objective.patch_errors(teacher, student, **settings)
+            total = total + torch.where(kept, errors, 0.0).sum() / kept.sum()
         return total
 
 

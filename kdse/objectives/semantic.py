@@ -20,7 +20,7 @@ from kdse.objectives.base import Gathering, Shapes
 from kdse.objectives.compression import ManyToMany, split_pairs
 from kdse.objectives.shapes import resample
 from kdse.objectives.vectors import perceptron
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 class FixedBatch(Gathering):
@@ -97,7 +97,7 @@ class SemanticCalibration(FixedBatch, ManyToMany):
         affinity, regressors = heads["affinity"], heads["regressors"]
         assert isinstance(affinity, BatchAffinity) and isinstance(regressors, nn.ModuleDict)
         self.require_batch([*teacher, *student])
-        with torch.autocast(student[0].device.type, enabled=False):
+        with full_precision(student[0].device):
             teacher, student = [exact(x.detach()) for x in teacher], [exact(x) for x in student]
             weights = affinity(
                 [_similarity(x, self.scale_similarity) for x in teacher],

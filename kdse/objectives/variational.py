@@ -16,7 +16,7 @@ from kdse.errors import UserError, require_at_least
 from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise
 from kdse.objectives.shapes import require_equal
-from kdse.precision import exact
+from kdse.precision import exact, full_precision
 
 
 class VariationalInformation(Layerwise):
@@ -63,7 +63,7 @@ class VariationalInformation(Layerwise):
 
     def loss(self, exchange: Exchange) -> Tensor:
         teacher, student = self.activations(exchange)
-        with torch.autocast(student[0].device.type, enabled=False):
+        with full_precision(student[0].device):
             predicted = [exchange.heads[str(i)](exact(x)) for i, x in enumerate(student)]
         return self.compare(teacher, [mean for mean, _ in predicted], [variance for _, variance in predicted])
 
@@ -74,7 +74,7 @@ class VariationalInformation(Layerwise):
         """
         self.check(teacher, student)
         spread = variance or [a.new_ones(a.shape[1]) for a in teacher]
-        with torch.autocast(teacher[0].device.type, enabled=False):
+        with full_precision(teacher[0].device):
             parts = zip(teacher, student, spread, strict=True)
             return self.reduce([self._likelihood(exact(a), exact(b), exact(v)) for a, b, v in parts])
 

@@ -15,7 +15,8 @@ from typing import Any
 from kdse.errors import UserError
 from kdse.machine.engine import Plan, carry_out
 from kdse.machine.locks import held
-from kdse.machine.processes import KDSE, SAFE_PATH, STOPPED, available_cores, listening
+from kdse.machine.processes import KDSE, SAFE_PATH, STOPPED, listening
+from kdse.machine.threads import share
 from kdse.run.folder import LOCK, result
 from kdse.run.log import history
 from kdse.sweeps.child import Child
@@ -181,7 +182,7 @@ class Runner(Plan[Child]):
         environment = dict(os.environ)
         if self.settings.program != Settings.program:  # (a program of the user's finds its modules where it always did)
             environment = {name: value for name, value in environment.items() if SAFE_PATH.get(name) != value}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // self.settings.workers)))
+        environment |= share(self.settings.workers)
         if self.settings.gpus and self.settings.workers > 1:
             environment["CUDA_VISIBLE_DEVICES"] = self.settings.gpus[place % len(self.settings.gpus)]
         return environment

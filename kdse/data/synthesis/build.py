@@ -30,8 +30,8 @@ from kdse.data.synthesis.worker import UNFINISHED, Worker, render
 from kdse.errors import UserError
 from kdse.machine.cache import cache_root
 from kdse.machine.packages import required
-from kdse.machine.processes import available_cores
 from kdse.machine.progress import counting, say
+from kdse.machine.threads import available_cores
 
 MANIFEST_COLUMNS = (
     "path", "kind", "split", "speaker", "type", "gender", "seconds", "language", "voice", "room", "t60_seconds", "text",
