@@ -106,7 +106,7 @@ FLAGS = {
     "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=a --trainer.callbacks.patience=b": "patience b: gi",
     "--trainer.logger=abc": "--trainer.logger abc: no such class; there are lightning.pytorch.loggers.CometLogger",
     # values that mean nothing
-    "--objectives.gram.weight=-1": "--objectives.gram.weight=-1.0: an objective's weight must be zero or more",
+    "--objectives.gram.weight=-1": "--objectives.gram.weight=-1.0: must be 0 or more",
     "--objectives.gram.over=[phase]": "--objectives.gram.over=['phase']: use any of",
     "--model.metrics=[abc]": "--model.metrics: there is no 'abc'",
     "--model.metric_workers=-1": "--model.metric_workers=-1: must be 0 or more",
