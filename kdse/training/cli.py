@@ -29,7 +29,7 @@ from kdse.models.checkpoint import LAST, read_checkpoint
 from kdse.objectives.base import Objective
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
 from kdse.run.identity import identity, short
-from kdse.run.resume import check_free, check_same_run, hold, last_good
+from kdse.run.resume import check_free, check_same_run, check_usable, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
 from kdse.training.divergence import MAX_STEPS, SkipNonFinite
@@ -177,6 +177,7 @@ class KdseCLI(FlagsWinCLI):
                 check()
 
         if is_first():
+            check_usable(folder)
             check()
             if holds_run(folder) or (folder / LOCK).exists():  # (a new folder is made, and locked, when it is needed)
                 hold(folder, self.cleanup)
