@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,12 +21,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from kdse.data.position import ResumableData
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
-from kdse.errors import ParserError, UserError, mistake_in, one_line, require_at_least
+from kdse.errors import ParserError, UserError, mistake_in, one_line
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
-from kdse.models.checkpoint import LAST, read_checkpoint
+from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
-from kdse.run.identity import identity, short
+from kdse.run.identity import identity
 from kdse.run.resume import check_free, check_same_run, check_usable, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
@@ -40,6 +38,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
+from kdse.training.settings import check_checkpoint, check_numbers, without
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -73,10 +72,6 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
 )  # fmt: skip
 
 
-#: Values of --ckpt_path that Lightning looks a file up for.
-KEYWORDS = ("best", "last", "hpc", "registry")
-
-
 class AlreadyFinished(Exception):
     """There is nothing left to train, which is no mistake."""
 
@@ -106,7 +101,7 @@ class KdseCLI(FlagsWinCLI):
         self.named_by_settings = False
         self.resume_from: Path | None = None
         self.first_write: FirstWrite | None = None  # of fit
-        self.go_on = shlex.join(["kdse", *_without(args, "--resume", "--overwrite", "--ckpt_path"), "--resume=true"])
+        self.go_on = shlex.join(["kdse", *without(args, "--resume", "--overwrite", "--ckpt_path"), "--resume=true"])
         super().__init__(
             model_class=Enhancer,
             subclass_mode_model=True,
@@ -131,13 +126,12 @@ class KdseCLI(FlagsWinCLI):
         for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
             if config[one] and config[other]:
                 raise UserError(f"--{one} and --{other}: give one of them")
-        if config.ckpt_path not in (None, *KEYWORDS):
-            _check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
+        check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
         if self.subcommand != "fit":
             self._refuse_fit_flags()
             return
         settings = self._plain_settings()
-        _check_numbers(settings)
+        check_numbers(settings)
         self.identity = identity(settings)
         if config.run_root is not None:
             if config.seed_everything is False:
@@ -320,47 +314,3 @@ class KdseCLI(FlagsWinCLI):
             if self.first_write is not None and isinstance(logger, Waiting):
                 logger.first_write = self.first_write
         return loggers
-
-
-def _check_checkpoint(path: str, for_fit: bool) -> None:
-    """Refuses what is no checkpoint of training, before anything is built for it."""
-    if not Path(path).is_file():
-        raise UserError(f"--ckpt_path {path}: no such file; a checkpoint of kdse fit is meant")
-    content = read_checkpoint(path)
-    needed = {"pytorch-lightning_version", *(("loops", "optimizer_states") if for_fit else ())}
-    if needed - content.keys():
-        raise UserError(
-            f"--ckpt_path {path}: holds a model without the state of its training; give it as --model.weights={path}"
-        )
-
-
-def _check_numbers(settings: Mapping[str, Any]) -> None:
-    """Refuses counts that mean nothing, and weights, rates and alike that are not finite."""
-    for name, least in (("save_every_n_steps", 1), ("example_every_n_validations", 0), ("max_nonfinite_steps", 0)):
-        if settings[name] is not None:
-            require_at_least(least, **{f"--{name}": settings[name]})
-    for part in ("model", "objectives", "schedule"):
-        for name, value in _numbers(settings.get(part), part):
-            if not math.isfinite(value):
-                raise UserError(f"--{short(name)}={value}: must be a finite number")
-
-
-def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, float):
-        yield name, value
-    elif isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _numbers(inner, f"{name}.{key}")
-
-
-def _without(args: list[str], *flags: str) -> list[str]:
-    """A command line without these flags and their values."""
-    kept: list[str] = []
-    words = iter(args)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name not in flags:
-            kept.append(word)
-        elif not equals:
-            next(words, None)
-    return kept

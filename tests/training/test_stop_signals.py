@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from kdse.machine.processes import INTERRUPTED, STOPPED
-from kdse.training.cli import _without
+from kdse.training.settings import without
 from kdse.training.stopping import StopSignals
 
 
@@ -46,4 +46,4 @@ def test_a_run_that_was_started_to_ignore_ctrl_c_ignores_it():
 
 def test_the_command_that_goes_on_has_no_flag_that_would_start_anew():
     words = ["fit", "--config", "a.yaml", "--overwrite", "true", "--ckpt_path=b.ckpt", "--resume=false", "--x=1"]
-    assert _without(words, "--resume", "--overwrite", "--ckpt_path") == ["fit", "--config", "a.yaml", "--x=1"]
+    assert without(words, "--resume", "--overwrite", "--ckpt_path") == ["fit", "--config", "a.yaml", "--x=1"]
