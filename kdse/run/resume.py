@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,6 +66,15 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
             f"--resume: {folder} holds a run of other settings ({', '.join(changed[:SHOWN])}{more}); give those it was "
             "made with, or another folder, or --ckpt_path to go on from its checkpoint with these"
         )
+
+
+def check_usable(folder: str | Path) -> None:
+    """Raises a UserError if a run folder could not be made or written to, without making it."""
+    path = Path(folder).absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "cannot be written to" if nearest.is_dir() else "is no folder"
+        raise UserError(f"--run_dir {folder}: cannot be used ({nearest} {why}); give another one")
 
 
 def check_free(folder: str | Path) -> None:

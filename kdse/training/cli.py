@@ -24,12 +24,12 @@ from kdse.enhancer import Enhancer
 from kdse.errors import ParserError, UserError, mistake_in, one_line
 from kdse.internals.jsonargparse import options
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
-from kdse.models.checkpoint import LAST, read_checkpoint
+from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
 from kdse.run.config_mistakes import Config
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
 from kdse.run.identity import identity
-from kdse.run.resume import check_free, check_same_run, hold, last_good
+from kdse.run.resume import check_free, check_same_run, check_usable, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
 from kdse.training.divergence import MAX_STEPS, SkipNonFinite
@@ -40,7 +40,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
-from kdse.training.setting_checks import check_settings, with_flag
+from kdse.training.setting_checks import check_checkpoint, check_settings, with_flag, without
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -74,10 +74,6 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
 )  # fmt: skip
 
 
-#: Values of --ckpt_path that Lightning looks a file up for.
-KEYWORDS = ("best", "last", "hpc", "registry")
-
-
 class AlreadyFinished(Exception):
     """There is nothing left to train, which is no mistake."""
 
@@ -107,7 +103,7 @@ class KdseCLI(FlagsWinCLI):
         self.named_by_settings = False
         self.resume_from: Path | None = None
         self.first_write: FirstWrite | None = None  # of fit
-        self.go_on = shlex.join(["kdse", *_without(args, "--resume", "--overwrite", "--ckpt_path"), "--resume=true"])
+        self.go_on = shlex.join(["kdse", *without(args, "--resume", "--overwrite", "--ckpt_path"), "--resume=true"])
         super().__init__(
             model_class=Enhancer,
             subclass_mode_model=True,
@@ -143,8 +139,7 @@ class KdseCLI(FlagsWinCLI):
         for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
             if config[one] and config[other]:
                 raise UserError(f"--{one} and --{other}: give one of them")
-        if config.ckpt_path not in (None, *KEYWORDS):
-            _check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
+        check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
         if self.subcommand != "fit":
             self._refuse_fit_flags()
             return
@@ -188,6 +183,7 @@ class KdseCLI(FlagsWinCLI):
                 check()
 
         if is_first():
+            check_usable(folder)
             check()
             if holds_run(folder) or (folder / LOCK).exists():  # (a new folder is made, and locked, when it is needed)
                 hold(folder, self.cleanup)
@@ -336,28 +332,3 @@ class KdseCLI(FlagsWinCLI):
             if self.first_write is not None and isinstance(logger, Waiting):
                 logger.first_write = self.first_write
         return loggers
-
-
-def _check_checkpoint(path: str, for_fit: bool) -> None:
-    """Refuses what is no checkpoint of training, before anything is built for it."""
-    if not Path(path).is_file():
-        raise UserError(f"--ckpt_path {path}: no such file; a checkpoint of kdse fit is meant")
-    content = read_checkpoint(path)
-    needed = {"pytorch-lightning_version", *(("loops", "optimizer_states") if for_fit else ())}
-    if needed - content.keys():
-        raise UserError(
-            f"--ckpt_path {path}: holds a model without the state of its training; give it as --model.weights={path}"
-        )
-
-
-def _without(args: list[str], *flags: str) -> list[str]:
-    """A command line without these flags and their values."""
-    kept: list[str] = []
-    words = iter(args)
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name not in flags:
-            kept.append(word)
-        elif not equals:
-            next(words, None)
-    return kept

@@ -1,14 +1,16 @@
-"""Checks of the whole config that no constructor can make, and the flag of what a constructor refuses."""
+"""Checks of the whole config that no constructor can make, the flag of what one refuses, and flags of a command line."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdse.errors import UserError, require_at_least
 from kdse.internals.jsonargparse import parameters
+from kdse.models.checkpoint import read_checkpoint
 
 #: Least values of counts, smaller ones of which Lightning answers with nothing or a crash.
 LEAST = {
@@ -16,6 +18,8 @@ LEAST = {
     "trainer.log_every_n_steps": 0, "trainer.num_sanity_val_steps": -1, "save_every_n_steps": 1,
     "example_every_n_validations": 0, "max_nonfinite_steps": 0,
 }  # fmt: skip
+#: Values of --ckpt_path that Lightning looks a file up for.
+KEYWORDS = ("best", "last", "hpc", "registry")
 #: Largest seed that NumPy takes.
 LARGEST_SEED = 2**32 - 1
 
@@ -95,3 +99,30 @@ def _classes(value: Any, key: str) -> Iterator[tuple[str, str, Mapping[str, Any]
     elif isinstance(value, list):
         for inner in value:
             yield from _classes(inner, key)
+
+
+def check_checkpoint(path: str | None, for_fit: bool) -> None:
+    """Refuses a --ckpt_path that is no checkpoint of training."""
+    if path is None or path in KEYWORDS:
+        return
+    if not Path(path).is_file():
+        raise UserError(f"--ckpt_path {path}: no such file; a checkpoint of kdse fit is meant")
+    content = read_checkpoint(path)
+    needed = {"pytorch-lightning_version", *(("loops", "optimizer_states") if for_fit else ())}
+    if needed - content.keys():
+        raise UserError(
+            f"--ckpt_path {path}: holds a model without the state of its training; give it as --model.weights={path}"
+        )
+
+
+def without(words: Sequence[str], *flags: str) -> list[str]:
+    """A command line without these flags and their values, written as ``--name=value`` or ``--name value``."""
+    kept: list[str] = []
+    left = iter(words)
+    for word in left:
+        name, equals, _ = word.partition("=")
+        if name not in flags:
+            kept.append(word)
+        elif not equals:
+            next(left, None)
+    return kept

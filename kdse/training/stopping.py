@@ -61,7 +61,7 @@ class StopSignals:
         self.received = number
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self.deferred:
-            raise SystemExit(self.exit_code)
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(self.exit_code)
 
     @property
     def exit_code(self) -> int:

@@ -33,14 +33,17 @@ pytestmark = pytest.mark.integration
 
 
 class Starts(NamedTuple):
-    """A run folder and the W&B files of its fit, resume, refused resume, test and validation."""
+    """A run folder and the W&B files of its fit, resume, test and validation, and those of a fit that broke.
+
+    (One that is refused, as a third start of the first run is, has none.)
+    """
 
     folder: Path
     fit: OfflineRun
     resume: OfflineRun
-    refused: OfflineRun
     test: OfflineRun
     validate: OfflineRun
+    broken: OfflineRun
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,11 @@ def run(tmp_path_factory, quiet_environment) -> Starts:
     assert main(["fit", *flags, "--schedule.distil_steps", "1", "--ckpt_path", last]) == 2
     assert main(["test", *flags, "--ckpt_path", last]) == 0
     assert main(["validate", *flags, "--ckpt_path", last]) == 0
-    return Starts(root / "run", *starts(root / "run"))
+    stopping = "lightning.pytorch.callbacks.EarlyStopping"
+    with pytest.raises(RuntimeError, match="val/nothing"):  # (found out at the first validation)
+        main(["fit", *flags, f"--run_dir={root / 'broken'}", f"--trainer.callbacks={stopping}",
+              "--trainer.callbacks.monitor=val/nothing"])  # fmt: skip
+    return Starts(root / "run", *starts(root / "run"), *starts(root / "broken"))
 
 
 def csv_log(run: Starts) -> pd.DataFrame:
@@ -136,7 +143,7 @@ def test_all_starts_of_a_run_folder_are_one_run_and_none_repeats_a_step(run):
 
 
 def test_a_run_ends_as_it_ended(run):
-    assert [start.exit_code for start in run[1:]] == [0, 0, 1, 0, 0]
+    assert [start.exit_code for start in run[1:]] == [0, 0, 0, 0, 1]
 
 
 def test_a_validation_of_the_last_checkpoint_repeats_the_last_validation_of_the_fit(run):
@@ -183,7 +190,7 @@ def test_plots_are_logged_when_training_ends(run):
 
 def test_the_config_and_all_files_of_tables_are_kept_with_the_run(run):
     stored = yaml.safe_load((run.folder / "config.yaml").read_text())
-    assert run.refused.config["model"] == stored["model"] and run.refused.config["schedule"] == stored["schedule"]
+    assert run.resume.config["model"] == stored["model"] and run.resume.config["schedule"] == stored["schedule"]
     assert run.resume.config["trainer"]["max_steps"] == 6
     for start in run[1:]:
         for files in start.artifacts:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import lightning as L
@@ -20,6 +22,7 @@ from kdse.models.checkpoint import read_checkpoint
 from kdse.run.folder import result, state
 from kdse.training.checkpoint_files import SafeCheckpointIO
 from kdse.training.divergence import SkipNonFinite
+from tests.ddp_launch import torchrun
 from tests.tiny_run import write_config
 from tests.toys import ToyData, make_student, make_trainer
 
@@ -85,7 +88,7 @@ def weights_of(states) -> dict:
                          ids=["nan", "inf", "gradient"])  # fmt: skip
 def test_the_step_changes_no_weight_and_no_moment_and_training_goes_on(loss, tmp_path, caplog):
     guard = train(tmp_path, loss)
-    changed = [not same(weights_of(a), weights_of(b)) for a, b in zip(guard.states, guard.states[1:], strict=False)]
+    changed = [not same(weights_of(a), weights_of(b)) for a, b in pairwise(guard.states)]
     assert changed == [True, True, False, True, True, True]
     assert (guard.skipped, guard.in_a_row) == (1, 0)
     assert {int(state["step"]) for state in guard.optimizer.state.values()} == {5}
@@ -132,7 +135,7 @@ def test_more_steps_in_a_row_than_allowed_end_training_and_a_finite_one_between_
 
 def test_one_broken_batch_of_several_costs_the_step_they_share(tmp_path):
     guard = train(tmp_path, Breaks([2]), accumulate_grad_batches=2)
-    unchanged = [same(weights_of(a), weights_of(b)) for a, b in zip(guard.states, guard.states[1:], strict=False)]
+    unchanged = [same(weights_of(a), weights_of(b)) for a, b in pairwise(guard.states)]
     assert unchanged[:8] == [True, False, True, True, True, False, True, False] and guard.skipped == 1
 
 
@@ -164,3 +167,11 @@ def test_a_run_that_diverges_ends_with_a_line_and_its_own_code_and_counts_as_unf
     assert result(run) is None and state(run) == "unfinished"
     for path in (run / "checkpoints").glob("*.ckpt"):
         assert all(bool(value.isfinite().all()) for value in read_checkpoint(path)["state_dict"].values())
+
+
+@pytest.mark.integration
+def test_all_processes_skip_and_stop_alike_though_the_loss_breaks_in_one(tmp_path):
+    torchrun(2, "tests/ddp_divergence_run.py", tmp_path)
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other and one["skipped"] == 3 and "in the last 2 of 5 optimizer steps" in one["message"]
+    assert [a == b for a, b in pairwise(one["sums"])] == [False, True, False, True]

@@ -15,7 +15,7 @@ from kdse.models.checkpoint import read_checkpoint
 from kdse.objectives.base import Objective
 from kdse.run.folder import result
 from kdse.run.log import training_log, validations
-from kdse.run.resume import check_free
+from kdse.run.resume import check_free, check_usable
 from tests.tiny_run import write_config
 
 pytestmark = pytest.mark.integration
@@ -83,6 +83,15 @@ def test_a_folder_that_holds_a_run_is_refused_and_both_flags_are_named(config, r
     assert main(["fit", "--config", str(config), "--overwrite=true", f"--ckpt_path={last}"]) == 2
     assert "which --ckpt_path names" in capsys.readouterr().err
     assert content(run) == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=rf"--run_dir {folder}: cannot be used \({tmp_path}/file is no folder\)"):
+            check_usable(folder)
+    check_usable(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "result.json", "checkpoints/best.ckpt"])
