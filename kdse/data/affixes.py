@@ -66,7 +66,8 @@ def common_affix(names: Sequence[str], files: Collection[str], where: str, other
         return Affix()
     for cut in (False, True):
         tried = Counter(affix for name in names[:TRIED] for affix in _affixes(name, known, cut))
-        fitting = [affix for affix, _ in tried.most_common(TRIED) if _covered(affix, names, known) > len(names) / 2]
+        likely = [affix for affix, _ in tried.most_common(TRIED)]
+        fitting = [affix for affix in likely if sum(affix.of(name) in known for name in names) > len(names) / 2]
         found = [affix for affix in fitting if not affix.words & {*other_words}] or fitting
         if len(found) > 1:
             called = " and ".join(map(str, found))
@@ -76,17 +77,11 @@ def common_affix(names: Sequence[str], files: Collection[str], where: str, other
     return None
 
 
-def _covered(affix: Affix, names: Sequence[str], known: Collection[str]) -> int:
-    return sum(affix.of(name) in known for name in names)
-
-
 def _affixes(name: str, known: Collection[str], cut: bool) -> set[Affix]:
     """The affixes that make a name one of those known."""
     folder, _, last = Affix(cut=cut).of(name).rpartition("/")
-    if cut and Affix(cut=True).of(name) == name:
-        return set()
     found = set()
-    for other in known:
+    for other in known if last else ():
         other_folder, _, other_last = other.rpartition("/")
         before, here, after = other_last.partition(last)
         apart = (not before or before[-1] in "_-. ") and (not after or after[0] in "_-. ")

@@ -33,7 +33,7 @@ FLAG = "--dnsmos"
 RATE_HZ = 16000
 SECONDS = 9.01
 SAMPLES = int(SECONDS * RATE_HZ)
-#: What is shorter says nothing, however often it is repeated. The script has no limit; this one is PESQ's (our choice).
+#: What is shorter says nothing, however often it is repeated. Neither network has a limit; this is PESQ's (our choice).
 SHORTEST_SECONDS = 0.25
 OUTPUTS = ("SIG", "BAK", "OVRL")
 #: Quadratic, linear and constant coefficient of each output (dnsmos_local.py).
@@ -54,9 +54,14 @@ def ratings(pair: Pair) -> dict[str, float]:
     Raises:
         UserError: for less than 0.25 s.
     """
+    return pair.once("dnsmos", lambda: _rate(heard(pair), session(pair.files)))
+
+
+def heard(pair: Pair) -> np.ndarray:
+    """The estimate at 16 kHz, for a network that listens to it alone; UserError if it is shorter than 0.25 s."""
     if pair.estimate.size < SHORTEST_SECONDS * pair.sample_rate_hz:
         raise UserError(f"shorter than {SHORTEST_SECONDS:g} s")
-    return pair.once("dnsmos", lambda: _rate(pair.at(RATE_HZ).estimate, session(pair.files)))
+    return pair.at(RATE_HZ).estimate
 
 
 def segments(estimate: np.ndarray) -> list[np.ndarray]:

@@ -9,8 +9,8 @@ thread). What cannot be computed is NaN with a reason, never dropped:
   estimate alone. Some of the formulas have a value there (STOI gives 0), but it says nothing; our choice is to treat
   a silent estimate alike in every metric;
 - too short: PESQ and the composite measures need 0.25 s and at least one utterance, STOI and eSTOI need 30 frames
-  (about 0.4 s) of active speech, segmental SNR 37.5 ms, LSD 32 ms, SDR the 512 samples of its filter, DNSMOS 0.25 s
-  (it repeats what is shorter than 9.01 s);
+  (about 0.4 s) of active speech, segmental SNR 37.5 ms, LSD 32 ms, SDR the 512 samples of its filter, DNSMOS and
+  SQUIM 0.25 s (DNSMOS repeats what is shorter than 9.01 s);
 - a perfect copy: SI-SDR and SDR would be infinite, and one such item would decide a mean.
 
 Audio longer than a metric takes (`Metric.longest`) is scored in equal pieces, as few as will do: the value is their

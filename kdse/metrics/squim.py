@@ -17,16 +17,15 @@ import numpy as np
 from kdse.errors import UserError
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair, one_thread
-from kdse.metrics.dnsmos import loaded, one_line
+from kdse.metrics.dnsmos import heard, loaded, one_line
 
 FLAG = "--squim"
-RATE_HZ = 16000
 WEIGHTS = "squim_objective_dns2020.pth"
 
 
 def estimates(pair: Pair) -> dict[str, float]:
-    """STOI (a fraction of 1), PESQ (wide band, MOS-LQO) and SI-SDR (dB), as SQUIM estimates them."""
-    return pair.once("squim", lambda: _estimate(pair.at(RATE_HZ).estimate, model(pair.files)))
+    """STOI (a fraction of 1), PESQ (wide band, MOS-LQO) and SI-SDR (dB), as SQUIM estimates them at 16 kHz."""
+    return pair.once("squim", lambda: _estimate(heard(pair), model(pair.files)))
 
 
 def _estimate(estimate: np.ndarray, network: Any) -> dict[str, float]:

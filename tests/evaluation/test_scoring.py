@@ -14,10 +14,12 @@ import torch
 
 from kdse.commands.model import labelled
 from kdse.evaluation.held_out import HeldOut, Item
-from kdse.evaluation.journal import Journal
-from kdse.evaluation.scoring import score_system
+from kdse.evaluation.journal import Journal, Key
+from kdse.evaluation.scoring import per_file_csv, score_system
 from kdse.evaluation.systems import System, folder_system, model_system
 from kdse.metrics.pool import ScorePool
+from kdse.metrics.registry import Scores
+from kdse.metrics.table import Row, read_rows, records, summarize
 from kdse.models import Cruse
 from tests.tiny_run import save_model
 
@@ -120,3 +122,34 @@ def test_the_reference_cannot_be_a_systems_name(tmp_path):
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(ValueError, match="cannot be called 'clean'"):
         labelled([f"clean={tmp_path / 'last.ckpt'}"], init=[])
+
+
+def test_enhanced_files_with_a_suffix_are_matched_and_a_folder_of_others_is_refused_with_what_it_holds(tmp_path):
+    held_out = test_set(["u1", "u10", "u2"])
+    for item in held_out:
+        (tmp_path / "fbd").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "fbd" / f"{item.name}_noisy.wav", item.noisy.numpy(), RATE)
+        soundfile.write(tmp_path / "fbd" / f"{item.name}_enhanced.wav", close_to(item).numpy(), RATE, subtype="FLOAT")
+    names = [item.name for item in held_out]
+    system = folder_system(tmp_path / "fbd", RATE, names)
+    rows = rows_of(tmp_path / "out", system, held_out)
+    assert system.about["files"] == "NAME_enhanced"
+    assert [row.values["si_sdr"] for row in rows] == pytest.approx([80] * 3, abs=0.5)
+    with pytest.raises(ValueError, match=r"no file is called after the items \(a, b\); it holds u1.*_(noisy|enhanced)"):
+        folder_system(tmp_path / "fbd", RATE, ["a", "b"])
+
+
+def test_values_over_pieces_are_marked_in_the_files_of_scores_and_counted_in_the_summary(tmp_path):
+    rows = [
+        Row("noisy", "long", {"pesq_wb": 2.0, "stoi": math.nan}, {"stoi": "why"}, pieces={"pesq_wb": 15}),
+        Row("noisy", "short", {"pesq_wb": 3.0, "stoi": 0.5}, {}),
+    ]
+    (tmp_path / "per_file.csv").write_text(per_file_csv(rows, ("pesq_wb", "stoi")))
+    assert [row.pieces for row in read_rows(tmp_path / "per_file.csv")] == [{"pesq_wb": 15}, {}]
+    assert "pieces" not in per_file_csv(rows[1:], ("pesq_wb", "stoi"))
+    (record,) = records(summarize(rows, ("pesq_wb", "stoi"), None))
+    assert record["pesq_wb_in_pieces"] == 1 and "stoi_in_pieces" not in record
+    with Journal(tmp_path / "journal", {}) as journal:
+        journal.put(Key("x", "", "long", 0), Scores({"pesq_wb": 2.0}, {}, {"pesq_wb": 15}))
+    with Journal(tmp_path / "journal", {}) as journal:
+        assert journal.get(Key("x", "", "long", 0)) == Scores({"pesq_wb": 2.0}, {}, {"pesq_wb": 15})

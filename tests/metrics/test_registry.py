@@ -217,6 +217,13 @@ def test_short_audio_fails_pesq_and_stoi_but_not_si_sdr(samples: int) -> None:
     assert math.isfinite(scores.values["si_sdr"])
 
 
+def test_of_a_few_samples_only_si_sdr_has_a_value(files: dict[str, str]) -> None:
+    clean = speech_like()[6000:6100]
+    scores = score(clean, noisy_version(clean, 5.0), RATE_HZ, ALL, files)
+    assert [name for name, value in scores.values.items() if not math.isnan(value)] == ["si_sdr"]
+    assert all(scores.failures[name] for name in set(ALL) - {"si_sdr"})
+
+
 def test_each_error_of_a_library_becomes_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     import pesq
 
