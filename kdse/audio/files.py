@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -73,7 +74,7 @@ def write(path: str | Path, wave: Tensor, sample_rate_hz: int, subtype: str | No
     soundfile = required("soundfile")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     data = wave.detach().cpu().numpy()
-    soundfile.write(str(path), data.T if data.ndim == 2 else data, sample_rate_hz, subtype=subtype)
+    soundfile.write(os.fsencode(path), data.T if data.ndim == 2 else data, sample_rate_hz, subtype=subtype)
 
 
 def _few_phases(rate: int, sample_rate_hz: int) -> bool:
