@@ -9,7 +9,7 @@ import torch
 
 import kdse.commands.taps
 from kdse.cli import main
-from kdse.errors import ParserError, UserError, one_line
+from kdse.errors import ParserError, UserError, one_line, printable
 from tests.data.small_corpus import make_corpus
 
 
@@ -80,3 +80,9 @@ def test_a_value_error_of_a_users_objective_keeps_its_traceback(tmp_path, monkey
         main(["fit", *model, *flags, "--objectives", '{"x": {"class_path": "theirs.Theirs"}}', "--trainer.max_steps=1"])
     assert not isinstance(caught.value, UserError)
     sys.modules.pop("theirs", None)
+
+
+def test_what_names_of_files_hold_is_shown_and_does_not_act():
+    name = "a\x1b[2J\x9b1m\nb\u202ec\u2028\x07\x7f\udce9 é 日本"
+    assert printable(name) == r"a\x1b[2J\x9b1m\nb\u202ec\u2028\x07\x7f\udce9 é 日本"
+    assert "\x1b" not in one_line(UserError(f"{name}: no such file"))

@@ -121,11 +121,11 @@ def list_audio(root: str | Path) -> Listing:
             name = folder + entry.name
             if entry.is_dir(follow_symlinks=False):
                 folders.append(f"{name}/")
-            elif os.path.isdir(entry):
+            elif entry.is_symlink() and os.path.isdir(entry):
                 links.append(f"{name}/")
             elif entry.name.startswith((".", "manifest.")):
                 continue
-            elif not os.path.isfile(entry):
+            elif not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry)):
                 found.dead_links.extend([name] if entry.is_symlink() else [])
             elif (ending := os.path.splitext(name)[1].lower()) in known:
                 found.files.append(name)
@@ -165,5 +165,5 @@ def measure(root: str, path: str, check: str) -> Measured:
             for _ in blocks(audio, file) if check == "decode" else ():
                 pass
     except AudioError as error:
-        fault = str(error).removeprefix(f"{file}: ")
+        fault = str(error).removeprefix(printable(f"{file}: "))
     return Measured(path, frames, rate, channels, status.st_size, status.st_mtime_ns, fault)

@@ -37,7 +37,11 @@ OGG_PAGE = 65307
 
 
 class AudioError(UserError):
-    """A file that cannot be used."""
+    """A file that cannot be used; its name appears `printable`."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.args = (printable(self.args[0]),)
 
 
 def open_audio(path: str | Path, content: BinaryIO | None = None, whole: bool = True) -> SoundFile:
@@ -171,7 +175,7 @@ def _ends_with_a_page(tail: bytes) -> bool:
     return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
 
 
-def _finished(source: BinaryIO) -> BinaryIO | None:
+def _finished(source: BinaryIO) -> io.RawIOBase | None:
     """A RIFF or RF64 file as if its header had been finished; None if there are no samples behind it either."""
     size = source.seek(0, os.SEEK_END)
     source.seek(0)

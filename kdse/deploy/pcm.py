@@ -19,7 +19,7 @@ from torch import Tensor
 from kdse.audio.opening import AudioError
 from kdse.audio.resampling import ResampleStream
 from kdse.deploy.files import enhance_file, enhance_pieces
-from kdse.errors import UserError
+from kdse.errors import UserError, printable
 from kdse.models.base import SpeechModel
 from kdse.models.streaming import Streamer, check_samples
 
@@ -161,7 +161,7 @@ def enhance_container(model: SpeechModel, found: HasHeader, source: int, sink: i
         try:
             done = enhance_file(model, heard, made, mix=mix)
         except AudioError as error:
-            raise UserError(str(error).replace(str(heard), name)) from None
+            raise UserError(str(error).replace(printable(heard), name)) from None
         try:
             with open(made, "rb") as file:
                 while raw := file.read(1 << 16):

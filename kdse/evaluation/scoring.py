@@ -13,6 +13,7 @@ from kdse.errors import UserError
 from kdse.evaluation.held_out import samples_of
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
+from kdse.machine.files import fitting
 from kdse.metrics.pool import Scored, ScorePool
 from kdse.metrics.registry import Scores, failed
 from kdse.metrics.table import FAILURES, NOISY, PIECES, Row, to_csv
@@ -107,7 +108,7 @@ def _save_audio(folder: Path, item: Item, label: str, estimate: Tensor, sample_r
     stem = "_".join(f"{item.group} {item.name}{snr}".replace("/", "_").split())
     signals = {label: estimate} | ({"clean": item.clean} if label == NOISY else {})
     for name, signal in signals.items():
-        file_name = f"{stem}_{name}.wav".replace("/", "_")
+        file_name = f"{fitting(stem)}_{name}.wav".replace("/", "_")
         try:
             write(folder / file_name, signal.clamp(-1, 1), sample_rate_hz)
         except (OSError, RuntimeError, UserError) as error:  # (soundfile's own error is a RuntimeError)

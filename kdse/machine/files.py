@@ -15,10 +15,19 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def fitting(name: str, most: int = 200) -> str:
+    """A name of at most ``most`` bytes: its beginning and a checksum, if it is longer."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= most else f"{raw[: most - 17].decode('utf-8', 'ignore')}-{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
 def beside(path: Path) -> Path:
     """Where a file is written before it gets its name: in the same folder, by a name that is never too long."""
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    return path.with_name(f".{digest}.{os.getpid()}.partial")
+    return path.with_name(f".{_digest(path.name)}.{os.getpid()}.partial")
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

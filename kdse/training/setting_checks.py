@@ -1,4 +1,4 @@
-"""Checks of the whole config that no constructor can make, the flag of what one refuses, and flags of a command line."""
+"""Checks of the whole config that no constructor can make, and the flag of what a constructor refuses."""
 
 from __future__ import annotations
 

@@ -37,7 +37,6 @@ def test_what_is_left_out_is_counted_by_ending_and_shown_in_one_line(tmp_path):
     there = list_audio(tmp_path)
     assert there.files == ["a.wav"]
     assert there.left_out() == r"4 left out: .m4a 2, .xyz 1, without ending 1; 1 dead links: \x1b[31m\nred"
-    assert list_audio(tmp_path / "..").left_out().startswith("4 left out")
     (tmp_path / "only").mkdir()
     assert list_audio(tmp_path / "only").left_out() == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from kdse.cli import main
@@ -105,6 +107,23 @@ def test_two_channels_at_another_rate_mix_and_say_what_resampling_costs(monkeypa
 def test_a_wav_file_given_as_raw_samples_is_explained(monkeypatch, tmp_path, capsys):
     code, out = through_main(monkeypatch, b"RIFF\x24\0\0\0WAVEfmt " + bytes(900), tmp_path)
     assert code == 2 and out == b"" and "WAV" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3"])
+def test_a_file_on_the_pipe_becomes_what_the_file_alone_does(monkeypatch, tmp_path, capsys, ending):
+    wave = 0.1 * np.random.default_rng(0).standard_normal((9000, 2))
+    soundfile.write(tmp_path / f"a.{ending}", wave, 48000)
+    raw = (tmp_path / f"a.{ending}").read_bytes()
+    raw = b"ID3\x04\0\0\0\0\0\0" + raw if ending == "mp3" else raw
+    (tmp_path / f"a.{ending}").write_bytes(raw)
+    code, out = through_main(monkeypatch, raw, tmp_path)
+    assert code == 0 and "read to its end first" in capsys.readouterr().err
+    assert main(["enhance", str(tmp_path / f"a.{ending}"), "--out", str(tmp_path / "out")]) == 0
+    found, wanted = (soundfile.read(file)[0] for file in (io.BytesIO(out), tmp_path / "out" / f"a.{ending}"))
+    np.testing.assert_array_equal(found, wanted)
+    assert found.shape == wave.shape
+    assert through_main(monkeypatch, raw, tmp_path, "--rate", "48000")[0] == 2
+    assert "--rate: the input is a" in capsys.readouterr().err
 
 
 def test_a_reader_that_went_away_is_exit_code_141_and_no_traceback(monkeypatch, tmp_path, capsys):

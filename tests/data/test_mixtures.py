@@ -163,6 +163,65 @@ def test_a_silent_corpus_gives_finite_items_with_unknown_snr(tmp_path):
     assert math.isnan(float(item["snr_db"]))
 
 
+def scored_items(root, **settings):
+    module = mixtures(root, **settings)
+    items = module.mixture_set("test", [0.0], 8000, 24, True)
+    return [items[i] for i in range(24)]
+
+
+@pytest.mark.parametrize("silent", ["noise", "rir", "most of every noise", "most of every speech"])
+def test_digital_silence_in_a_corpus_is_drawn_again_and_named_once(tmp_path, caplog, silent):
+    corpus = make_corpus(tmp_path, files=2)
+    kind = silent.split()[-1]
+    if silent == kind:
+        put(corpus / kind / "test" / "zeros.flac", np.zeros(16000))
+    else:
+        for path in (corpus / kind / "test").iterdir():
+            wave, _ = soundfile.read(str(path))
+            put(path, np.concatenate([np.zeros(15 * len(wave)), wave]))
+    settings = {"reverb_share": 1.0} if kind == "rir" else {}
+    items = scored_items(corpus, **settings)
+    assert all(item["clean"].any() and math.isfinite(item["snr_db"]) for item in items)
+    assert all((item["noisy"] - item["clean"]).any() for item in items)
+    assert all(same(a, b) for a, b in zip(items, scored_items(corpus, **settings), strict=True))
+    named = [record.getMessage().split(": ")[0] for record in caplog.records]
+    assert named and len(named) == len(set(named)) and all(f"/{kind}/test/" in name for name in named)
+    if silent == kind:
+        assert named == [str(corpus / kind / "test" / "zeros.flac")]
+
+
+def test_what_is_drawn_beside_silence_does_not_change(tmp_path):
+    corpus = make_corpus(tmp_path, files=3)
+    before = scored_items(corpus)
+    put(corpus / "noise" / "test" / "noise1.flac", np.zeros(len(hiss(2.0))))
+    after = scored_items(corpus)
+    kept = [same(a, b) for a, b in zip(before, after, strict=True)]
+    speech = [
+        torch.allclose(a["clean"] / a["clean"].abs().max(), b["clean"] / b["clean"].abs().max(), atol=1e-5)
+        for a, b in zip(before, after, strict=True)
+    ]
+    assert 0 < sum(kept) < 24 and all(speech)
+
+
+def test_a_training_item_may_fall_into_a_pause_of_its_noise_but_not_on_a_file_of_zeros(tmp_path):
+    corpus = make_corpus(tmp_path, files=1)
+    put(corpus / "noise/train/noise0.flac", np.concatenate([np.zeros(12 * 16000), hiss(2.0)]))
+    pauses = [not math.isfinite(item["snr_db"]) for item in training_items(corpus, 24)]
+    assert 6 < sum(pauses) < 24
+    put(corpus / "noise/train/zeros.flac", np.zeros(14 * 16000))
+    more = [math.isfinite(item["snr_db"]) for item in training_items(corpus, 24)]
+    assert any(more)
+
+
+@pytest.mark.parametrize("kind", ["noise", "rir"])
+def test_a_corpus_without_any_sound_is_named(tmp_path, kind):
+    corpus = make_corpus(tmp_path, files=1)
+    for path in (corpus / kind / "test").iterdir():
+        put(path, np.zeros(16000))
+    with pytest.raises(ValueError, match=f"^[^\\n]*/{kind}/test: .*draws in a row were silent"):
+        scored_items(corpus, reverb_share=1.0)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_file_is_named_in_one_line_from_a_data_process_too(tmp_path, workers):
     corpus = make_corpus(tmp_path, files=1)
