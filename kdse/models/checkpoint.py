@@ -107,6 +107,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and "kdse" in content:  # torch itself compares no checksums
+            with zipfile.ZipFile(path) as archive:  # (a flipped bit would be another weight)
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     except UserError:
         raise
     except Exception as error:  # (torch raises whatever a damaged file leads to)
@@ -114,11 +119,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
-    if "kdse" in content:  # torch itself compares no checksums: a flipped bit would be another weight
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     return content
 
 
