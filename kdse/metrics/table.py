@@ -189,6 +189,8 @@ def read_rows(path: str | Path) -> list[Row]:
                 if None in record or None in record.values():
                     raise UserError(f"line {reader.line_num} has not {len(fields)} values")
                 snr_db, *values = (float(record[name] or "nan") for name in ("snr_db", *metrics))
+                if any(map(math.isinf, values)):
+                    raise UserError(f"line {reader.line_num} has an infinite value")
                 known = dict(zip(metrics, values, strict=True))
                 failures = _failures(record[FAILURES], metrics)
                 group, system, name = (unquoted(record[key]) for key in ("set", "system", "name"))

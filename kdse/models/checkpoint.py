@@ -115,8 +115,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # (torch raises whatever a damaged file leads to)
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
+        raise UserError(f"checkpoint {path}: corrupt or cut short ({first_line(error)}); use another one") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
     return content
