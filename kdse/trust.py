@@ -8,6 +8,7 @@ it is imported. What they ask of memory is bounded by the constants here, before
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -66,9 +67,10 @@ def require_harmless(class_path: str, source: str) -> str:
     """The public path of a class that a file names; a `UserError` that names both if it is none of `HARMLESS`."""
     public = harmless(class_path)
     if public is None:
-        ships = class_path.startswith("kdse.")
+        ships, near = class_path.startswith("kdse."), difflib.get_close_matches(class_path, HARMLESS, 1, cutoff=0.9)
         why = "can open files or import code that its arguments name" if ships else "kdse does not ship"
-        raise UserError(f"{source}: names the class {class_path!r}, which {why}; {TRUST} allows it")
+        fix = f"did you mean {near[0]}?" if near else f"{TRUST} allows it"
+        raise UserError(f"{source}: names the class {class_path!r}, which {why}; {fix}")
     return public
 
 

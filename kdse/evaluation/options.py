@@ -65,7 +65,7 @@ def held_out_of(record: dict[str, Any], trust_code: bool = False) -> HeldOut:
     """
     from kdse.evaluation import held_out
 
-    options = argparse.Namespace(**{**vars(_defaults()), **record})
+    options = argparse.Namespace(**{name: record.get(name, default) for name, default in vars(_defaults()).items()})
     for name, fits in _RECORD.items():
         if not fits(getattr(options, name)):
             raise UserError(f"--{name.replace('_', '-')}: {getattr(options, name)!r:.60} is not what this option takes")

@@ -183,17 +183,12 @@ def enhanced_folders(texts: Sequence[str], taken: Sequence[str] = ()) -> dict[st
     """
     found: dict[str, Path] = {}
     for text in texts:
-        label, folder = label_and_path(text, "--enhanced")
+        label, _, folder = text.partition("=")
+        if not (label and folder):
+            raise UserError(f"--enhanced {text}: write it as LABEL=PATH")
         check_label(label, [*taken, *found])
         found[label] = Path(folder)
     return found
-
-
-def label_and_path(text: str, flag: str) -> tuple[str, str]:
-    label, equals, path = text.partition("=")
-    if not (label and equals and path):
-        raise UserError(f"{flag} {text}: write it as LABEL=PATH")
-    return label, path
 
 
 def check_label(label: str, taken: Collection[str]) -> None:

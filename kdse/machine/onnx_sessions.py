@@ -36,7 +36,10 @@ def open_session(model: str | bytes, threads: int, source: str) -> InferenceSess
     options.log_severity_level = 4  # (what fails is raised as well)
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        _ = session.get_modelmeta().custom_metadata_map  # (names and texts that are no UTF-8 are found when read)
+        _ = [(entry.name, entry.type, entry.shape) for entry in (*session.get_inputs(), *session.get_outputs())]
+        return session
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
         raise UserError(f"{source} cannot be run by onnxruntime ({_reason(error)})") from None
 

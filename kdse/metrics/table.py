@@ -192,6 +192,8 @@ def read_rows(path: str | Path) -> list[Row]:
                 if None in record or None in record.values():
                     raise UserError(f"line {reader.line_num} has not {len(fields)} values")
                 snr_db, *values = (float(record[name] or "nan") for name in ("snr_db", *metrics))
+                if any(map(math.isinf, values)):
+                    raise UserError(f"line {reader.line_num} has an infinite value")
                 known = dict(zip(metrics, values, strict=True))
                 failures, counts = (_by_metric(record, column, metrics) for column in (FAILURES, PIECES))
                 pieces = {metric: int(count) for metric, count in counts.items()}

@@ -107,18 +107,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and "kdse" in content:  # torch itself compares no checksums
+            with zipfile.ZipFile(path) as archive:  # (a flipped bit would be another weight)
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     except UserError:
         raise
     except Exception as error:  # (torch raises whatever a damaged file leads to)
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path}: corrupt or cut short ({reason}); use another one") from None
+        raise UserError(f"checkpoint {path}: corrupt or cut short ({first_line(error)}); use another one") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
-    if "kdse" in content:  # torch itself compares no checksums: a flipped bit would be another weight
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"checkpoint {path}: corrupt (the checksum of {damaged} is wrong); use another one")
     return content
 
 

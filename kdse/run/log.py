@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VALIDATIONS = "validations.jsonl"
+#: Our choice: beyond all metrics and steps, within what a figure can show.
+LARGEST = 1e12
 
 
 def training_log(run: str | Path) -> pd.DataFrame:
@@ -68,6 +70,6 @@ def _logged_validations(run: str | Path) -> list[dict[str, Any]]:
 
 
 def history(run: str | Path, metric: str) -> dict[int, float]:
-    """The finite values of a validation metric by optimizer step, ascending."""
+    """The values of a validation metric by optimizer step, ascending; those beyond `LARGEST` mean nothing."""
     found = {line["step"]: line["metrics"].get(metric) for line in validations(run)}
-    return {s: float(v) for s, v in found.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+    return {s: float(v) for s, v in found.items() if isinstance(v, (int, float)) and max(abs(v), s) < LARGEST}

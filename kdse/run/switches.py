@@ -21,11 +21,11 @@ def switch_steps(run: str | Path) -> list[int]:
     from kdse.models.checkpoint import read_checkpoint
 
     stored = (result(run) or {}).get("switches")
-    if stored is not None:
-        return list(stored)
     try:
+        if stored is not None:
+            return [int(step) for step in stored]
         content = read_checkpoint(last_checkpoint(Path(run)))
         starts = [int(start) for start in content["callbacks"]["kdse.Schedule"]["starts"]]
         return switches_before(starts, int(content["global_step"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return []

@@ -125,6 +125,7 @@ def test_read_rows_gives_back_what_evaluate_wrote(tmp_path) -> None:
     written = [
         Row("noisy", 'a, "b"/c.wav', {"si_sdr": -0.000001, "stoi": 0.1}, {}, -5.0),
         Row("noisy", "d", {"si_sdr": NAN, "stoi": 1.0}, {"si_sdr": "silent; stoi is fine: really"}, 2.3000000715255737),
+        Row("=1+1", "-x", {"si_sdr": 1.0, "stoi": 1.0}, {}, NAN, "'@z"),
         Row("x y", "d", {"si_sdr": NAN, "stoi": NAN}, {"si_sdr": "a; b: c", "stoi": ""}, NAN, "range, wide"),
     ]
     path = tmp_path / "per_file.csv"
@@ -140,6 +141,7 @@ def test_read_rows_gives_back_what_evaluate_wrote(tmp_path) -> None:
         ("", "its columns are not"),
         ("set,system,name,snr_db,m,failures\n,x,i,0,1.0", "line 2 has not 6 values"),
         ("set,system,name,snr_db,m,failures\n,x,i,0,high,\n", "could not convert string to float: 'high'"),
+        ("set,system,name,snr_db,m,failures\n,x,i,0,inf,\n", "line 2 has an infinite value"),
         ("set,system,name,snr_db,m,failures\n,x,i,0,,why\n", "failures 'why' do not begin with a metric"),
     ],
 )
