@@ -98,8 +98,6 @@ class Config:
         for part in above:
             node[part] = _as_mapping(node.get(part))
             node, place = self._inner(node[part], (*place, part))
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
-            file, value = str(value), read_yaml(value, yaml_loader())  # (a file in place of a value)
         if append and isinstance(node.get(last), list):
             value = [*node[last], *value]
         node[last] = self._merged(node.get(last), value, (*place, last), file)
@@ -113,6 +111,10 @@ class Config:
     def _merged(self, old: Any, new: Any, place: Place, file: str) -> Any:
         if not isinstance(new, dict):  # (what stood below is gone)
             self.files = {p: where for p, where in self.files.items() if p[: len(place)] != place}
+        if isinstance(new, str) and new.endswith((".yaml", ".yml", ".json")) and Path(new).is_file():
+            found = read_yaml(new, yaml_loader())
+            if isinstance(found, dict) and (len(place) == 1 or "class_path" in found):  # (it stands for the value)
+                file, new = str(new), found
         self.files[place] = file
         if isinstance(new, list):
             return [self._merged(None, item, (*place, i), file) for i, item in enumerate(new)]
