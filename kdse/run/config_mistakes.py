@@ -33,6 +33,7 @@ from kdse.run.setting_types import (
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 #: Keys of jsonargparse's own that are in no config.
+NULL = " null: give "
 NOT_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Place = tuple[str | int, ...]
@@ -140,6 +141,10 @@ class Config:
         found = self._of_group(self.accepted, self.values, (), "are required" in message)
         return next(found, None) or _tidy(" ".join(message.split()))
 
+    def wrong_null(self) -> str | None:
+        """The first null where none can stand, in one line: jsonargparse takes it for a setting that is not given."""
+        return next((line for line in self._of_group(self.accepted, self.values, (), False) if NULL in line), None)
+
     def _of_group(self, accepted: Mapping[str, Any], values: Mapping[str, Any], at: Place, need: bool) -> Iterator[str]:
         for key, value in values.items():
             here = (*at, key)
@@ -157,6 +162,8 @@ class Config:
         kinds = members(kind)
         bases, given = classes(kinds)
         record = next(filter(is_record, kinds), None)
+        if isinstance(value, Text) and value == "null":
+            value = None
         if isinstance(value, Text) and value[:1] in ("[", "{"):
             value = _structure(value)
         if isinstance(value, dict):
