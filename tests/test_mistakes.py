@@ -125,6 +125,7 @@ FLAGS = {
     "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch=0: must be 1 or more",
     "--trainer.log_every_n_steps=-1": "--trainer.log_every_n_steps=-1: must be 0 or more",
     "--trainer.devices=x": "--trainer: `devices`",
+    "--run_dir=": "--run_dir (empty): give a folder",
     "--seed_everything=-1": "--seed_everything -1: give a number from 0 to",
 }  # fmt: skip
 
@@ -259,6 +260,12 @@ def test_a_mistake_in_a_file_that_stands_in_place_of_a_value_names_that_file(sai
     Path("student.yaml").write_text("class_path: kdse.models.Cruse\ninit_args: {chanels: [4]}\n")
     Path("wrong.yaml").write_text("model: {class_path: kdse.Distiller, init_args: {student: student.yaml}}")
     assert "did you mean channels?" in said("fit", "--config=base.yaml", "--config=wrong.yaml")
+
+
+def test_yaml_in_place_of_a_config_file_is_taken_and_its_mistakes_are_named(said):
+    assert "--config: objectve: unknown; did you mean objectives?" in said("fit", "--config={objectve: {}}")
+    line = said("fit", "--config=base.yaml", "--config={trainer: {max_steps: abc}}")
+    assert "--config: trainer.max_steps abc: give a whole number" in line
 
 
 def test_of_two_objectives_of_one_class_the_wrong_one_is_named(said):

@@ -6,6 +6,7 @@ has refused a config, the flags and files are read again here and each value is 
 
 from __future__ import annotations
 
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,14 @@ class Config:
             self.put([first, *rest], [Text(text)] if append else Text(text), append=append)
 
     def read_file(self, file: str) -> None:
-        """Takes a config file."""
-        content = read_yaml(file, yaml_loader())
+        """Takes a config file, or the YAML that is given in place of its name; what fsspec reads is left to it."""
+        if "://" in file:
+            return
+        content = _structure(Text(file))
+        if isinstance(content, dict) and not os.path.exists(file):
+            file = "--config"
+        else:
+            content = read_yaml(file, yaml_loader())
         if not isinstance(content, dict):
             raise UserError(f"{file}: is no config (a mapping with keys such as model, data and trainer)")
         for key, value in content.items():
