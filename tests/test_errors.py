@@ -9,7 +9,7 @@ import torch
 
 import kdse.commands.taps
 from kdse.cli import main
-from kdse.errors import ParserError, UserError, one_line, printable
+from kdse.errors import PackageError, ParserError, UserError, one_line, printable, require_at_least, require_positive
 from tests.data.small_corpus import make_corpus
 
 
@@ -29,6 +29,25 @@ def test_a_mistake_that_a_parser_wrapped_is_shown_in_our_words():
 
 def test_a_parsers_own_words_are_shown_where_there_are_no_others():
     assert one_line(chained(TypeError("not an int"), ParserError("--a: not\nan int"))) == "--a: not an int"
+
+
+def test_a_circle_of_causes_ends():
+    one, other = TypeError("one"), TypeError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert one_line(one) == "one"
+
+
+def test_a_package_that_cannot_be_used_is_the_mistake_whatever_it_led_to():
+    led_to = chained(chained(PackageError("pesq is not installed"), UserError("metrics: none")), UserError("--model"))
+    assert one_line(led_to) == "pesq is not installed"
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_bound_refuses_what_is_below_it_and_what_is_not_finite(value):
+    with pytest.raises(UserError, match="^a=.*0 or more"):
+        require_at_least(0, a=value)
+    with pytest.raises(UserError, match="^a=.*above zero"):
+        require_positive(a=value)
 
 
 class Refusing(torch.utils.data.Dataset):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import kdse.training.cli
 from kdse.cli import main
+from kdse.run.config_mistakes import Config
 from kdse.training.cli import KdseCLI
 
 BASE = {
@@ -66,6 +68,7 @@ FLAGS = {
     "--model.lr_scheduler=CosineAnnealingLR --model.lr_scheduler.T_max=abc": "T_max abc: give a whole number",
     "--data.snr_db=abc": "--data.snr_db abc: give a list such as [0.5, 1]",
     "--data.snr_db=[1,x]": "--data.snr_db x: give a number",
+    "--data.batch_size=null": "--data.batch_size null: give a whole number",
     "--data.batch_size=x": "--data.batch_size x: give a whole number",
     "--data.segment_seconds=nan": "--data.segment_seconds nan: give a number",
     "--data.seed=x": "--data.seed x: give a whole number or null",
@@ -122,6 +125,7 @@ FLAGS = {
     "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch=0: must be 1 or more",
     "--trainer.log_every_n_steps=-1": "--trainer.log_every_n_steps=-1: must be 0 or more",
     "--trainer.devices=x": "--trainer: `devices`",
+    "--run_dir=": "--run_dir (empty): give a folder",
     "--seed_everything=-1": "--seed_everything -1: give a number from 0 to",
 }  # fmt: skip
 
@@ -166,6 +170,7 @@ FILES = {
         "schedule.phases[0].stps: Phase has no stps; did you mean steps?",
     "schedule: kdse.schedule.Nope": "schedule kdse.schedule.Nope: no such class",
     "data: {class_path: kdse.data.Mixtures, init_args: {batch_size: big}}": "data.batch_size big: give a whole number",
+    "data: {class_path: kdse.data.Mixtures, init_args: {batch_size: null}}": "data.batch_size null: give a whole num",
     "seed_everything: abc": "seed_everything abc: give true, false or a whole number",
     "run_dir: [1]": "run_dir [1]: give text",
     "a: b: c": "not readable as YAML (mapping values are not allowed in this context; line 1, column 5)",
@@ -257,10 +262,36 @@ def test_a_mistake_in_a_file_that_stands_in_place_of_a_value_names_that_file(sai
     assert "did you mean channels?" in said("fit", "--config=base.yaml", "--config=wrong.yaml")
 
 
+def test_yaml_in_place_of_a_config_file_is_taken_and_its_mistakes_are_named(said):
+    assert "--config: objectve: unknown; did you mean objectives?" in said("fit", "--config={objectve: {}}")
+    line = said("fit", "--config=base.yaml", "--config={trainer: {max_steps: abc}}")
+    assert "--config: trainer.max_steps abc: give a whole number" in line
+
+
 def test_of_two_objectives_of_one_class_the_wrong_one_is_named(said):
     flags = [f"--objectives.{name}=kdse.objectives.OutputDistillation" for name in ("good", "bad")]
     weights = ["--objectives.good.weight=2", "--objectives.bad.weight=-2"]
     assert "--objectives.bad.weight=-2.0:" in said("fit", "--config=base.yaml", *flags, *weights)
+
+
+def test_nothing_is_found_wrong_with_a_good_config_nor_with_all_its_settings_written_out(tmp_path, monkeypatch, capsys):
+    read: list[Config] = []
+
+    class Kept(Config):
+        def __init__(self, accepted):
+            super().__init__(accepted)
+            read.append(self)
+
+    monkeypatch.setattr(kdse.training.cli, "Config", Kept)
+    files = sorted(Path(kdse.__file__).parent.parent.glob("experiments/methods/*.yaml"))[::4]
+    for file in [Path(kdse.__file__).with_name("quickstart.yaml"), *files]:
+        with pytest.raises(SystemExit):
+            main(["fit", "--data=kdse.data.SyntheticCorpus", f"--config={file}", "--print_config"])
+        (tmp_path / "all.yaml").write_text(capsys.readouterr().out)
+        assert read[-1].mistake("none") == "none"
+        read[-1].read_file(str(tmp_path / "all.yaml"))
+        assert read[-1].mistake("none") == "none"
+    assert len(read) > 3
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

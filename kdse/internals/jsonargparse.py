@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from kdse.internals.library import Library
 
@@ -29,6 +29,9 @@ def parameters(made: Any) -> dict[str, Parameter]:
     found = JSONARGPARSE.load("jsonargparse._parameter_resolvers", "get_signature_parameters")(made)
     empty = inspect.Parameter.empty
     kinds = {p.name: Any if p.annotation is empty else p.annotation for p in found}
+    for p in found:
+        if p.default is None:  # (jsonargparse takes null then, whatever the annotation says)
+            kinds[p.name] = Union[kinds[p.name], None]  # noqa: UP007 (an annotation may be text)
     return {p.name: Parameter(kinds[p.name], p.default is empty, p.doc or "") for p in found}
 
 

@@ -6,6 +6,7 @@ has refused a config, the flags and files are read again here and each value is 
 
 from __future__ import annotations
 
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from kdse.run.setting_types import (
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 #: Keys of jsonargparse's own that are in no config.
+NULL = " null: give "
 NOT_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Place = tuple[str | int, ...]
@@ -80,8 +82,14 @@ class Config:
             self.put([first, *rest], [Text(text)] if append else Text(text), append=append)
 
     def read_file(self, file: str) -> None:
-        """Takes a config file."""
-        content = read_yaml(file, yaml_loader())
+        """Takes a config file, or the YAML that is given in place of its name; what fsspec reads is left to it."""
+        if "://" in file:
+            return
+        content = _structure(Text(file))
+        if isinstance(content, dict) and not os.path.exists(file):
+            file = "--config"
+        else:
+            content = read_yaml(file, yaml_loader())
         if not isinstance(content, dict):
             raise UserError(f"{file}: is no config (a mapping with keys such as model, data and trainer)")
         for key, value in content.items():
@@ -98,8 +106,6 @@ class Config:
         for part in above:
             node[part] = _as_mapping(node.get(part))
             node, place = self._inner(node[part], (*place, part))
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
-            file, value = str(value), read_yaml(value, yaml_loader())  # (a file in place of a value)
         if append and isinstance(node.get(last), list):
             value = [*node[last], *value]
         node[last] = self._merged(node.get(last), value, (*place, last), file)
@@ -113,6 +119,10 @@ class Config:
     def _merged(self, old: Any, new: Any, place: Place, file: str) -> Any:
         if not isinstance(new, dict):  # (what stood below is gone)
             self.files = {p: where for p, where in self.files.items() if p[: len(place)] != place}
+        if isinstance(new, str) and new.endswith((".yaml", ".yml", ".json")) and Path(new).is_file():
+            found = read_yaml(new, yaml_loader())
+            if isinstance(found, dict) and (len(place) == 1 or "class_path" in found):  # (it stands for the value)
+                file, new = str(new), found
         self.files[place] = file
         if isinstance(new, list):
             return [self._merged(None, item, (*place, i), file) for i, item in enumerate(new)]
@@ -138,6 +148,10 @@ class Config:
         found = self._of_group(self.accepted, self.values, (), "are required" in message)
         return next(found, None) or _tidy(" ".join(message.split()))
 
+    def wrong_null(self) -> str | None:
+        """The first null where none can stand, in one line: jsonargparse takes it for a setting that is not given."""
+        return next((line for line in self._of_group(self.accepted, self.values, (), False) if NULL in line), None)
+
     def _of_group(self, accepted: Mapping[str, Any], values: Mapping[str, Any], at: Place, need: bool) -> Iterator[str]:
         for key, value in values.items():
             here = (*at, key)
@@ -155,6 +169,8 @@ class Config:
         kinds = members(kind)
         bases, given = classes(kinds)
         record = next(filter(is_record, kinds), None)
+        if isinstance(value, Text) and value == "null":
+            value = None
         if isinstance(value, Text) and value[:1] in ("[", "{"):
             value = _structure(value)
         if isinstance(value, dict):

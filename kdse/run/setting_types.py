@@ -67,11 +67,14 @@ def fits(kind: Any, value: Any) -> bool:
 
     parser = ArgumentParser(exit_on_error=False)
     try:
+        parser.add_argument("--flag", type=kind)
+        parser.add_argument("--value", type=dict[str, kind])  # (by itself, null would be the default)
+    except ValueError:  # (a type that it knows nothing about)
+        return True
+    try:
         if isinstance(value, Text):
-            parser.add_argument("--value", type=kind)
-            parser.parse_args([f"--value={value}"])
-        else:  # (in a mapping: by itself, null would be the default)
-            parser.add_argument("--value", type=dict[str, kind])
+            parser.parse_args([f"--flag={value}"])
+        else:
             parser.parse_object({"value": {"one": value}})
     except Exception:  # jsonargparse has several error types, and lets some of Python's through
         return False

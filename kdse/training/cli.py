@@ -132,6 +132,8 @@ class KdseCLI(FlagsWinCLI):
             super().parse_arguments(parser, args)
         except (ParserError, AttributeError, TypeError) as error:
             raise UserError(given.mistake(str(error))) from error
+        if (wrong := given.wrong_null()) is not None:
+            raise UserError(wrong)
         check_settings(self._plain_settings())
 
     def before_instantiate_classes(self) -> None:

@@ -40,6 +40,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     seed = settings.get("seed_everything")
     if isinstance(seed, int) and not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed_everything {seed}: give a number from 0 to {LARGEST_SEED}")
+    if not settings.get("run_dir", "."):
+        raise UserError("--run_dir (empty): give a folder")
     for key, kind, value in _values(settings, "", "kdse."):
         if isinstance(value, float) and (
             math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))
@@ -77,7 +79,7 @@ def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
         made = type(frame.f_locals.get("self"))
         if frame.f_code.co_name == "__init__":
             able = [place for place in places if place[1].rpartition(".")[2] == made.__name__]
-            exact = [place for place in able if all(frame.f_locals.get(k, v) == v for k, v in place[2].items())]
+            exact = [place for place in able if _has(frame.f_locals, place[2])]
             found = (made, (exact or able)[0][0]) if able else found
         step = step.tb_next
     if found is None:
@@ -85,6 +87,11 @@ def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
     made, key = found
     own = re.match(r"\w+(?=[=: ])", text)
     return f"--{key}.{text}" if own and own[0] in parameters(made) else f"--{key}: {text}"
+
+
+def _has(names: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    plain = {k: names[k] for k in arguments if isinstance(names.get(k), (int, float, str))}
+    return all(arguments[k] == value for k, value in plain.items())
 
 
 def _classes(value: Any, key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

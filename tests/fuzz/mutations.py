@@ -75,7 +75,7 @@ def audio(folder: Path, rng: random.Random) -> list[str]:
         (
             ["enhance", str(file), "--out", "out"],
             ["enhance", "in", "--out", "out"],
-            ["corpus", "index", "in", "--check", "decode", "--out", "out"],
+            ["corpus", "index", "in", "--check", "decode", "--out", "out/m.csv"],
             [
                 "evaluate",
                 "cruse-30k",
@@ -132,6 +132,7 @@ def _places(content: Any) -> Any:
 def checkpoint(folder: Path, rng: random.Random) -> list[str]:
     """A checkpoint with changed bytes, or with a changed entry, and a command that reads it."""
     (folder / "in").mkdir()
+    soundfile.write(folder / "in" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(4000), 16000)
     file = folder / "in" / "model.ckpt"
     if rng.random() < 0.4:
         file.write_bytes(spoilt(find("cruse-30k").read_bytes(), rng, head=2000))
@@ -152,7 +153,7 @@ def checkpoint(folder: Path, rng: random.Random) -> list[str]:
         (
             ["taps", str(file)],
             ["profile", str(file)],
-            ["enhance", str(find("cruse-30k").parent / "nothing.wav"), "--checkpoint", str(file), "--out", "out"],
+            ["enhance", "in/a.wav", "--checkpoint", str(file), "--out", "out"],
             ["fit", "--model=kdse.Distiller", f"--model.teacher_checkpoint={file}", "--model.compression=2",
              "--data=kdse.data.SyntheticCorpus", "--run_dir=out"],
             ["export", str(file), "--format", "torchscript", "--out", "out/x.pt"],
@@ -208,4 +209,8 @@ def run(folder: Path, rng: random.Random, finished: Path) -> list[str]:
         file.write_text(yaml.safe_dump(content))
     else:
         file.write_bytes(spoilt(file.read_bytes(), rng, head=400))
-    return rng.choice((["report", "in", "--out", "out"], ["taps", "in"]))
+    (folder / "pair").mkdir()
+    soundfile.write(folder / "pair" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    scoring = ["--paired", "pair", "pair", "--metrics", "si_sdr", "--workers=0", "--no-cost"]
+    report = ["report", "in", "--out", "out", "--listen=0", "--similarity-items=1", *scoring]
+    return rng.choice((report, ["taps", "in"], ["evaluate", "in", "--out", "out", *scoring]))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -182,6 +185,23 @@ def test_the_hidden_warnings_are_worded_as_lightning_words_them():
     assert internals.MID_EPOCH in inspect.getsource(training_epoch_loop)
     known = inspect.getsource(data_connector) + inspect.getsource(data)
     assert internals.CUSTOM_SAMPLER.partition("`")[0] in known
+
+
+def test_what_is_hidden_is_worded_as_lightning_and_torch_word_it_and_nothing_else_is_hidden(caplog):
+    files = (path for path in Path(L.__file__).parent.joinpath("pytorch").rglob("*.py"))
+    known = " ".join(path.read_text(encoding="utf-8") for path in files) + inspect.getsource(torch.utils._pytree)
+    old = {"`LeafSpec` is deprecated"}  # (of earlier releases of PyTorch)
+    assert [part for part in {*internals.NOT_FOR_USERS, *internals.NOT_LOGGED} - old if part not in known] == []
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        internals.quiet()
+        for part in (*internals.NOT_FOR_USERS, "another"):
+            warnings.warn(f"before {part} after", stacklevel=1)
+        assert ["another" in str(warning.message) for warning in shown] == [True]
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    for part in (*internals.NOT_LOGGED, "another"):
+        logger.warning("before %s after", part)
+    assert [record.getMessage() for record in caplog.records if record.name == logger.name] == ["before another after"]
 
 
 def trainer() -> L.Trainer:
