@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 
 from kdse.cluster.request import Request
 from kdse.errors import UserError
-from kdse.machine.engine import Plan, carry_out
+from kdse.machine.engine import carry_out
 from kdse.machine.processes import KDSE, STOPPED, listening, start_apart
 
 MAX_RESTARTS = 5
@@ -32,12 +32,12 @@ def run_here(request: Request, arguments: Sequence[str], program: Sequence[str] 
     Raises:
         ValueError: if a log cannot be written.
     """
-    plan = _Commands(request, [*program, *arguments])
-    for log in plan.logs:
+    here = _Commands(request, [*program, *arguments])
+    for log in here.logs:
         print(f"log: {log}", flush=True)
-    with listening(_PASSED_ON, lambda number, _: plan.heard.append(number)):
-        carry_out(plan, len(plan.logs))
-    return max(plan.codes.values())
+    with listening(_PASSED_ON, lambda number, _: here.heard.append(number)):
+        carry_out(here.begin, here.end, here.look, places=len(here.logs))
+    return max(here.codes.values())
 
 
 class _Started:
@@ -61,8 +61,8 @@ class _Started:
             self.stop(signal.SIGUSR1)
 
 
-class _Commands(Plan[_Started]):
-    """The plan of one command at each place, with its restarts. ``codes`` has those that have ended for good."""
+class _Commands:
+    """One command at each place, with its restarts. ``codes`` has those that have ended for good."""
 
     def __init__(self, request: Request, command: Sequence[str]) -> None:
         self.request, self.command = request, list(command)

@@ -1,10 +1,10 @@
-"""Engine that carries out a plan: starts its processes, so many at once, looks after them and tells how they ended."""
+"""Engine of `kdse compare`, `kdse sweep`, `kdse submit --local` and the demo: runs their processes, so many at once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection
+from typing import Protocol, TypeVar
 
 #: Seconds between two looks at the processes.
 LOOK_SECONDS = 0.1
@@ -23,41 +23,36 @@ class Process(Protocol):
 P = TypeVar("P", bound=Process)
 
 
-class Plan(Generic[P]):
-    """What to run: of `kdse compare`, `kdse sweep`, `kdse submit --local` and the demo."""
+def carry_out(
+    begin: Callable[[int], P | None],
+    end: Callable[[P, int], None],
+    look: Callable[[Collection[P]], None] = lambda running: None,
+    waits: Callable[[], bool] = lambda: False,
+    places: int = 1,
+) -> None:
+    """Runs processes until none runs and none is to come.
 
-    def begin(self, place: int) -> P | None:
-        """Starts the next process, at a place that is free (from 0); None if there is none to start now."""
-        raise NotImplementedError
-
-    def waits(self) -> bool:
-        """Whether there may be some to start later, though none runs here now."""
-        return False
-
-    def look(self, running: Collection[P]) -> None:
-        """Looks after what runs."""
-
-    def end(self, process: P, code: int) -> None:
-        """Keeps how a process ended."""
-        raise NotImplementedError
-
-
-def carry_out(plan: Plan[P], places: int = 1) -> None:
-    """Runs the processes of a plan, ``places`` of them at once, until none runs and none is to come."""
+    Args:
+        begin: starts the next one, at a place that is free (from 0); None if there is none to start now.
+        end: keeps how one ended, its exit code.
+        look: looks after those that run.
+        waits: whether there may be some to start later, though none runs here now.
+        places: how many run at once.
+    """
     running: dict[int, P] = {}
     try:
         while True:
             for place in range(places):
-                if place not in running and (process := plan.begin(place)) is not None:
+                if place not in running and (process := begin(place)) is not None:
                     running[place] = process
-            plan.look(running.values())
-            if not running and not plan.waits():
+            look(running.values())
+            if not running and not waits():
                 return
             for place, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
                     del running[place]
-                    plan.end(process, code)
+                    end(process, code)
             time.sleep(LOOK_SECONDS)
     finally:
         for process in running.values():  # (only if something went wrong here)

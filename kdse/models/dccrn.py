@@ -180,12 +180,12 @@ class Dccrn(SpectralModel):
         """Features ``[B, 2, T, F - 1]`` to the decoder's output ``[B, 2, T, F - 1]``."""
         outputs = self.encode(features, run)
         x = run("bottleneck", self.bottleneck, outputs[-1])
-        late = isinstance(run, OneFrame) and not self.causal
+        late = None if self.causal or not isinstance(run, OneFrame) else run
         for i, (block, encoded) in enumerate(zip(self.decoder, reversed(outputs), strict=True)):
-            if i and late:
-                encoded = run(f"decoder{i}", self._delays[i], encoded)
+            if i and late is not None:
+                encoded = late(f"decoder{i}", self._delays[i], encoded)
             x = concatenate(x, encoded)
-            x = run(f"decoder{i}", block, x * self._is_inside(i, run.state) if late else x)
+            x = run(f"decoder{i}", block, x if late is None else x * self._is_inside(i, late.state))
         return x
 
     def gain(self, predicted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The local runner of a sweep: the plan of its points, trained in parallel until none is left or a signal comes."""
+"""The local runner of a sweep: trains its points in parallel until none is left or a signal comes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from kdse.errors import UserError
-from kdse.machine.engine import Plan, carry_out
+from kdse.machine.engine import carry_out
 from kdse.machine.locks import held
 from kdse.machine.processes import KDSE, SAFE_PATH, STOPPED, listening
 from kdse.machine.threads import share
@@ -50,8 +50,8 @@ class Settings:
     gpus: tuple[str, ...] = ()
 
 
-class Runner(Plan[Child]):
-    """The `Plan` that trains points until none is left. ``interrupted`` has the numbers of those that can go on.
+class Runner:
+    """Trains points until none is left. ``interrupted`` has the numbers of those that can go on.
 
     Args:
         sweep: what is swept.
@@ -75,9 +75,9 @@ class Runner(Plan[Child]):
     def run(self) -> None:
         """Works until there is nothing left to do, or a signal stops it."""
         with listening(STOPPING, self._signalled):
-            carry_out(self, self.settings.workers)
+            carry_out(self._begin, self._end, self._look, self._waits, self.settings.workers)
 
-    def begin(self, place: int) -> Child | None:
+    def _begin(self, place: int) -> Child | None:
         if self.stopping or self._enough() or time.monotonic() < self._ask_at:
             return None
         claim = self.store.claim(self.interrupted)
@@ -95,7 +95,7 @@ class Runner(Plan[Child]):
         self.progress.started(child)
         return child
 
-    def waits(self) -> bool:
+    def _waits(self) -> bool:
         """Whether others train points that we could take over if they are killed."""
         if self.stopping or self._enough() or not self.settings.wait:
             return False
@@ -109,7 +109,7 @@ class Runner(Plan[Child]):
                 self._told = self._others
         return bool(self._others)
 
-    def look(self, running: Collection[Child]) -> None:
+    def _look(self, running: Collection[Child]) -> None:
         while self._signals:
             name = self._signals.pop(0)
             if self.killing:
@@ -130,7 +130,7 @@ class Runner(Plan[Child]):
         if identity is not None:
             self.store.note_identity(child.claim, identity)
 
-    def end(self, child: Child, code: int) -> None:
+    def _end(self, child: Child, code: int) -> None:
         self._note_identity(child)
         self._ask_at = 0.0
         claim, metric = child.claim, self.sweep.metric
@@ -219,7 +219,7 @@ class Runner(Plan[Child]):
         self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
         if not again or self.killing:
-            self._signals.append(signal.Signals(number).name)  # (`look` says it: this might interrupt a print)
+            self._signals.append(signal.Signals(number).name)  # (`_look` says it: this might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdse.errors import UserError
-from kdse.machine.engine import Plan, carry_out
+from kdse.machine.engine import carry_out
 from kdse.machine.files import write_text
 from kdse.machine.processes import KDSE, call
 from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, clear, last_checkpoint, state
@@ -78,9 +78,24 @@ def train(runs: Iterable[Run], replace: Collection[str] = (), quiet: bool = Fals
     Returns:
         by name, the exit code of `kdse fit`; 0 for what was finished.
     """
-    plan = _OneByOne(runs, replace, quiet)
-    carry_out(plan)
-    return plan.codes
+    left, codes = iter(runs), dict[str, int]()
+
+    def begin(place: int) -> _InView | None:
+        for run in left:
+            if run.state in replace:
+                run.clear()
+            if run.state == "finished":
+                _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", quiet)
+                codes[run.name] = 0
+                continue
+            run.check_settings()
+            command = run.command()
+            write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
+            return _InView(run, command, quiet)
+        return None
+
+    carry_out(begin, lambda ended, code: codes.update({ended.run.name: code}))
+    return codes
 
 
 def kdse(arguments: list[str], quiet: bool = False) -> int:
@@ -102,31 +117,6 @@ class _InView(NamedTuple):
 
     def stop(self) -> None:
         """Nothing: an interrupted `call` has ended it."""
-
-
-class _OneByOne(Plan[_InView]):
-    """The plan of `train`."""
-
-    def __init__(self, runs: Iterable[Run], replace: Collection[str], quiet: bool) -> None:
-        self.left, self.replace, self.quiet = iter(runs), replace, quiet
-        self.codes: dict[str, int] = {}
-
-    def begin(self, place: int) -> _InView | None:
-        for run in self.left:
-            if run.state in self.replace:
-                run.clear()
-            if run.state == "finished":
-                _say(f"\n{run.name}: finished before, kept (delete {run.folder} to train it again)", self.quiet)
-                self.codes[run.name] = 0
-                continue
-            run.check_settings()
-            command = run.command()
-            write_text(run.folder / MARKER, json.dumps({"settings": run.settings}, indent=2) + "\n")
-            return _InView(run, command, self.quiet)
-        return None
-
-    def end(self, process: _InView, code: int) -> None:
-        self.codes[process.run.name] = code
 
 
 def _differ(key: str, stored: Any, now: Any) -> bool:

@@ -23,7 +23,7 @@ class Countdown:
 
 
 class Countdowns:
-    """A plan of them; it notes which places were taken at each look."""
+    """Some of them; it notes which places were taken at each look."""
 
     def __init__(self, looks: list[int]) -> None:
         self.looks, self.begun, self.taken, self.codes = looks, [], [], []
@@ -33,9 +33,6 @@ class Countdowns:
             return None
         self.begun.append(Countdown(place, self.looks[len(self.begun)]))
         return self.begun[-1]
-
-    def waits(self):
-        return False
 
     def look(self, running):
         self.taken.append(sorted(process.place for process in running))
@@ -52,7 +49,7 @@ def no_pauses(monkeypatch):
 @pytest.mark.parametrize("places", [1, 2, 3])
 def test_every_run_is_trained_once_and_never_more_at_once_than_there_are_places(places):
     plan = Countdowns([3, 1, 4, 1, 5])
-    carry_out(plan, places)
+    carry_out(plan.begin, plan.end, plan.look, places=places)
     assert sorted(plan.codes) == [1, 1, 3, 4, 5]
     assert all(len(set(taken)) == len(taken) <= places for taken in plan.taken)
     assert max(map(len, plan.taken)) == places and not any(process.stopped for process in plan.begun)
@@ -62,5 +59,5 @@ def test_runs_are_stopped_if_something_goes_wrong_here():
     plan = Countdowns([1, 9])
     plan.end = lambda process, code: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        carry_out(plan, 2)
+        carry_out(plan.begin, plan.end, plan.look, places=2)
     assert [process.stopped for process in plan.begun] == [False, True]
