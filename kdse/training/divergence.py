@@ -64,11 +64,9 @@ class SkipNonFinite(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # (of the largest value: a sum of squares overflows)
-        largest = (
-            torch.nn.utils.get_total_norm([p.grad for p in parameters], math.inf) if parameters else torch.zeros(())
-        )
+        largest = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], math.inf)
         # (asked of all: a strategy that shares out parameters gives each process some of the gradients)
         if trainer.strategy.reduce_boolean_decision(bool(largest.isfinite())):
             self.in_a_row = 0
