@@ -33,8 +33,9 @@ from kdse.run.setting_types import (
 )
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-#: Keys of jsonargparse's own that are in no config.
+#: What the line about a wrong null has.
 NULL = " null: give "
+#: Keys of jsonargparse's own that are in no config.
 NOT_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Place = tuple[str | int, ...]
