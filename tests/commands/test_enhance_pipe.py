@@ -109,20 +109,20 @@ def test_a_wav_file_given_as_raw_samples_is_explained(monkeypatch, tmp_path, cap
     assert code == 2 and out == b"" and "WAV" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "aiff"])
 def test_a_file_on_the_pipe_becomes_what_the_file_alone_does(monkeypatch, tmp_path, capsys, ending):
     wave = 0.1 * np.random.default_rng(0).standard_normal((9000, 2))
     soundfile.write(tmp_path / f"a.{ending}", wave, 48000)
     raw = (tmp_path / f"a.{ending}").read_bytes()
-    raw = b"ID3\x04\0\0\0\0\0\0" + raw if ending == "mp3" else raw
-    (tmp_path / f"a.{ending}").write_bytes(raw)
-    code, out = through_main(monkeypatch, raw, tmp_path)
+    with monkeypatch.context() as patch:
+        code, out = through_main(patch, raw, tmp_path)
     assert code == 0 and "read to its end first" in capsys.readouterr().err
     assert main(["enhance", str(tmp_path / f"a.{ending}"), "--out", str(tmp_path / "out")]) == 0
     found, wanted = (soundfile.read(file)[0] for file in (io.BytesIO(out), tmp_path / "out" / f"a.{ending}"))
     np.testing.assert_array_equal(found, wanted)
     assert found.shape == wave.shape
-    assert through_main(monkeypatch, raw, tmp_path, "--rate", "48000")[0] == 2
+    with monkeypatch.context() as patch:
+        assert through_main(patch, raw, tmp_path, "--rate", "48000")[0] == 2
     assert "--rate: the input is a" in capsys.readouterr().err
 
 
