@@ -118,7 +118,8 @@ def resolve(path: Any, bases: tuple[type, ...]) -> tuple[Any, str]:
 
 def _below(base: type) -> Iterator[type]:
     yield base
-    for kind in type.__subclasses__(base):
+    below: list[type] = type.__subclasses__(base)
+    for kind in below:
         yield from _below(kind)
 
 
