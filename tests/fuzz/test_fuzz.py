@@ -35,13 +35,6 @@ LONGEST_S = 90.0
 ALSO = {"enhance": (1,)}
 
 
-#: Kinds in which faults are known and not mended yet.
-OPEN = {
-    "checkpoint": pytest.mark.xfail(reason="entries of a state dict that are no plain tensors keep their traceback"),
-    "run": pytest.mark.xfail(reason="a damaged file of a run ends its report"),
-}
-
-
 class Worker:
     """A process that runs commands one after the other; it is replaced when one takes it along."""
 
@@ -116,7 +109,7 @@ def fault(words: list[str], answer: dict[str, Any], before: object, after: objec
     return None if before == after else "files outside the output folder changed"
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=OPEN.get(kind, ())) for kind in CASES])
+@pytest.mark.parametrize("kind", CASES)
 def test_a_spoilt_file_is_worked_on_or_named_in_one_line(kind, worker, finished, tmp_path, capsys):
     if kind == "onnx":
         pytest.importorskip("onnx")
