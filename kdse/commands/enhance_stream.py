@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kdse.commands.model import open_in_backend
 from kdse.errors import UserError
+from kdse.machine.processes import INTERRUPTED
 from kdse.machine.progress import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 #: What a shell reports for a program that wrote to a pipe without a reader (128 + SIGPIPE).
 READER_GONE = 141
-INTERRUPTED = 130
 
 
 def run_pipe(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.internals.wandb import earlier_starts, start_folder, without_system_metrics
 from kdse.report.contents import Figure, ListeningFile, Report
 from kdse.report.page.audio import int16
@@ -134,10 +134,9 @@ def plain_errors(mode: str) -> Iterator[None]:
     try:
         yield
     except wandb.errors.Error as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--wandb {mode}: Weights & Biases cannot be used ({reason.rstrip('.')}); run `wandb login`, or use "
-            "--wandb offline and send the run later with `wandb sync`"
+            f"--wandb {mode}: Weights & Biases cannot be used ({first_line(error).rstrip('.')}); run `wandb login`, or "
+            "use --wandb offline and send the run later with `wandb sync`"
         ) from None
 
 

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from kdse.errors import UserError
+from kdse.errors import UserError, first_line
 from kdse.internals.lightning import last_saved_step
+from kdse.machine.files import beside
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run.folder import SWITCH
 from kdse.schedule import Schedule
@@ -28,7 +29,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = beside(path)
         try:
             with open(partial, "wb") as file:
                 torch.save(checkpoint, file)
@@ -47,7 +48,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             raise UserError(
-                f"checkpoint {path}: could not be written ({str(cause).splitlines()[0]}); free space on that disk and "
+                f"checkpoint {path}: could not be written ({first_line(cause)}); free space on that disk and "
                 "resume: the previous checkpoint is intact"
             ) from error
 
@@ -57,7 +58,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def _keep(path: Path, previous: Path) -> None:
     """Gives a file a second name, in place of what had it; where there are no hard links, only that name."""
-    link = previous.with_name(f".{previous.name}.{os.getpid()}.partial")
+    link = beside(previous)
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
