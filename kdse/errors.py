@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 #: What would act on a terminal or a log instead of being shown: control characters (C0, DEL, C1), marks that turn the
 #: direction of text, separators of lines, and the surrogates of a name that is not UTF-8.
@@ -74,6 +74,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word, with the known one that is most like it; empty if none is."""
     near = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first names of a list and how many more there are, for messages."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def require_one_of(name: str, value: object, *known: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdse.audio.opening import AudioError, blocks, open_audio
-from kdse.errors import UserError, printable
+from kdse.errors import UserError, printable, some
 from kdse.machine.packages import required
 
 #: Endings of names by libsndfile's name of the container. Not among them: RAW (no header says what it holds), MAT4,
@@ -73,16 +73,12 @@ class Listing(NamedTuple):
         parts = []
         if self.others:
             kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
-            shown = [f"{ending} {count}" for ending, count in kinds[:SHOWN]]
-            parts.append(f"{self.others.total()} left out: {_some(shown, len(kinds))}")
+            counts = [f"{ending} {count}" for ending, count in kinds]
+            parts.append(f"{self.others.total()} left out: {some(counts, SHOWN)}")
         for names, what in ((self.dead_links, "dead links"), (self.seen_links, "links to folders found already")):
             if names:
-                parts.append(f"{len(names)} {what}: {_some(names[:SHOWN], len(names))}")
+                parts.append(f"{len(names)} {what}: {some(names, SHOWN)}")
         return printable("; ".join(parts))
-
-
-def _some(shown: list[str], count: int) -> str:
-    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
 @functools.cache

@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +14,10 @@ import numpy as np
 
 from kdse.data.affixes import INPUT_WORDS, TARGET_WORDS, Affix, common_affix
 from kdse.data.corpus.corpora import Corpus, check_listed, scan
-from kdse.errors import UserError
+from kdse.errors import UserError, some
 
 #: Files of a pair may differ by this much (padding of a codec or resampler) and are cut to the shorter. Our choice.
 LENGTH_TOLERANCE_SECONDS = 0.02
-SHOWN = 3
 #: Mismatched pairs that a message names, of each kind.
 LISTED = 20
 log = logging.getLogger(__name__)
@@ -125,11 +123,6 @@ def _without_affix(
     return noisy, clean
 
 
-def some(names: Sequence[str], shown: int = SHOWN) -> str:
-    """The first names of a list and how many more there are, for messages."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
 class _File(NamedTuple):
     name: str
     path: str
@@ -168,7 +161,7 @@ def _keys(corpus: Corpus, flag: str, by_id: bool) -> dict[str, int]:
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         same = [path for path, key in zip(corpus.paths, keys, strict=True) if key == twice[0]]
-        raise UserError(f"{flag} {corpus.root}: {' and '.join(same[:SHOWN])} cannot be told apart when matching pairs")
+        raise UserError(f"{flag} {corpus.root}: {' and '.join(same[:3])} cannot be told apart when matching pairs")
     return {key: i for i, key in enumerate(keys)}
 
 

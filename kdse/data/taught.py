@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kdse.audio.files import read
 from kdse.data.corpus.corpora import scan
-from kdse.data.file_pairs import some, stem
-from kdse.errors import UserError
+from kdse.data.file_pairs import stem
+from kdse.errors import UserError, some
 
 log = logging.getLogger(__name__)
 

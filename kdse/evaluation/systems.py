@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdse.data.affixes import INPUT_WORDS, TARGET_WORDS, Affix, common_affix
-from kdse.errors import UserError
+from kdse.errors import UserError, some
 from kdse.evaluation.costs import THREADS, running_cost, training_cost
 from kdse.metrics.table import NOISY
 from kdse.pretrained import is_onnx
@@ -121,7 +121,7 @@ def folder_system(folder: Path, sample_rate_hz: int, names: Sequence[str] = ()) 
 
     from kdse.audio.files import read
     from kdse.audio.listing import audio_files
-    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED, some
+    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED
 
     by_path: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
@@ -168,8 +168,6 @@ def _affix(folder: Path, names: Sequence[str], stems: Sequence[str]) -> Affix:
     affix = common_affix(names, stems, where, [*INPUT_WORDS, *TARGET_WORDS])
     affix = affix or common_affix(flat, stems, where, [*INPUT_WORDS, *TARGET_WORDS])
     if affix is None:
-        from kdse.data.file_pairs import some
-
         raise UserError(f"{where}: no file is called after the items ({some(names)}); it holds {some(stems)}")
     log.warning("%s: %s", where, affix.told)
     return affix

@@ -11,14 +11,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdse.errors import UserError
+from kdse.errors import UserError, some
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
 from kdse.run.folder import CONFIG, LOCK, RUN, holds_run, read_config
 from kdse.run.identity import differences
 
 log = logging.getLogger(__name__)
-
-SHOWN = 3
 
 
 def last_good(folder: str | Path, run: str | None = None) -> Path | None:
@@ -61,10 +59,9 @@ def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
     path = Path(folder) / CONFIG
     changed = differences(config, read_config(path)) if path.exists() else []
     if changed:
-        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(
-            f"--resume: {folder} holds a run of other settings ({', '.join(changed[:SHOWN])}{more}); give those it was "
-            "made with, or another folder, or --ckpt_path to go on from its checkpoint with these"
+            f"--resume: {folder} holds a run of other settings ({some(changed)}); give those it was made with, "
+            "or another folder, or --ckpt_path to go on from its checkpoint with these"
         )
 
 
