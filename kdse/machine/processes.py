@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
+
+from kdse.machine.threads import VARIABLES
 
 #: Exit code for "stopped by a signal, start me again": EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
@@ -66,6 +69,13 @@ def working_folder_last() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a Python process that works for this one: it finds the same modules, and has so many threads."""
+    home = str(Path(__file__).parents[2])  # (kdse itself may have been found in the working folder)
+    path = os.pathsep.join([*filter(None, sys.path), home])
+    return os.environ | SAFE_PATH | {"PYTHONPATH": path} | dict.fromkeys(VARIABLES, str(threads))
 
 
 def call(command: Sequence[str], stdout: int | None = None) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
 import subprocess
 import sys
@@ -25,15 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdse.errors import require_at_least
-from kdse.machine.processes import SAFE_PATH
+from kdse.machine.processes import worker_environment
 from kdse.metrics.registry import METRICS, Score, Scores, Signal, check_metrics, score_each
 
 #: How long a worker may take to start (a loaded machine imports slowly) before the item counts as failed.
 START_S = 120.0
-#: One thread a worker; workers are how the machine's cores are used.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-
-
 #: Scores a pair of signals by some metrics, with the pool's other settings.
 _Scorer = Callable[[np.ndarray, np.ndarray], Scores]
 #: Scores an item by the function that it is given, and reports it.
@@ -248,8 +243,7 @@ class _Process:
         if self._process is not None:
             return
         ours, theirs = Pipe()
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        environment = {**os.environ, **ONE_THREAD, **SAFE_PATH, **path}
+        environment = worker_environment(threads=1)  # (workers are how the machine's cores are used)
         with theirs, self._starting:
             if self._ended:
                 raise EOFError

@@ -20,7 +20,7 @@ from pathlib import Path
 from kdse.data.synthesis.plan import Clip, Settings, plan
 from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.machine.packages import required
-from kdse.machine.processes import SAFE_PATH
+from kdse.machine.processes import worker_environment
 
 UNFINISHED = ".unfinished"
 
@@ -45,14 +45,12 @@ class Worker:
     """The parent's handle on one worker process."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        root = str(Path(__file__).resolve().parents[3])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdse.data.synthesis.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **SAFE_PATH},
+            env=worker_environment(threads=1),
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._orders, self._answers = self._process.stdin, self._process.stdout

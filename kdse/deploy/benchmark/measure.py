@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kdse.errors import UserError
-from kdse.machine.processes import SAFE_PATH
+from kdse.machine.processes import worker_environment
 from kdse.pretrained import is_onnx
 
 
@@ -90,10 +89,8 @@ def _resampled(audio: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def _run(label: str, source: str, audio: str, rate: int, threads: int) -> dict[str, Any]:
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # (a class of the user's is where we found it)
-    environment = os.environ | SAFE_PATH | path | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "kdse.deploy.benchmark.worker", source, audio, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=worker_environment(threads))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(f"{label}: did not run ({last})")
