@@ -70,6 +70,11 @@ def first_line(error: BaseException) -> str:
     return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:160]
 
 
+def shortened(error: BaseException, most: int = 160) -> str:
+    """The beginning of an error's message, whose first line says too little, in one line; or its class."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word, with the known one that is most like it; empty if none is."""
     near = difflib.get_close_matches(word, list(known), 1)

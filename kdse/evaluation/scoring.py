@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.evaluation.held_out import samples_of
 from kdse.evaluation.journal import Journal, Key
 from kdse.evaluation.systems import System
@@ -58,7 +58,7 @@ def score_system(
                 estimate = system.enhance(item)
             except Exception as error:  # a model can raise anything; the other items count all the same
                 what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                scores = failed(pool.metrics, what + " ".join(str(error).split())[:300])
+                scores = failed(pool.metrics, what + shortened(error, 300))
             else:
                 if index < audio_items:
                     _save_audio(audio, item, label, estimate, held_out.sample_rate_hz)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.machine.packages import required
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _share_bounded_memory() -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
     if "vailable memory of" in text or "allocate memory" in text or "bad_alloc" in text:
         return f"it asks for more than {LARGEST_GRAPH_BYTES >> 30} GiB of memory"
-    return text[:160]
+    return shortened(error)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair
 
@@ -105,7 +105,7 @@ def _open(path: str) -> InferenceSession:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each way a file can be wrong
-        raise UserError(f"{FLAG} {path}: onnxruntime cannot read it ({one_line(error)}); {right}") from None
+        raise UserError(f"{FLAG} {path}: onnxruntime cannot read it ({shortened(error)}); {right}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wrong = len(inputs) != 1 or inputs[0].type != "tensor(float)" or not _fits(inputs[0].shape, SAMPLES)
     if wrong or not _fits(outputs[0].shape, 3):
@@ -134,8 +134,3 @@ def loaded(path: str, load: Callable[[str], Any], flag: str) -> Any:
 @functools.lru_cache(maxsize=4)
 def _load(load: Callable[[str], Any], path: str, *stamp: int) -> Any:
     return load(path)
-
-
-def one_line(error: BaseException) -> str:
-    """The first 150 characters of an error's message, on one line."""
-    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.machine.packages import required
 from kdse.metrics.clean_and_estimate import Pair, one_thread
-from kdse.metrics.dnsmos import heard, loaded, one_line
+from kdse.metrics.dnsmos import heard, loaded
 
 FLAG = "--squim"
 WEIGHTS = "squim_objective_dns2020.pth"
@@ -68,5 +68,5 @@ def _load(path: str) -> Any:
     try:
         network.load_state_dict(weights)
     except Exception as error:
-        raise UserError(f"{wrong} ({one_line(error)}); give {WEIGHTS}") from None
+        raise UserError(f"{wrong} ({shortened(error)}); give {WEIGHTS}") from None
     return network.eval()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.errors import UserError, first_line
+from kdse.errors import UserError, first_line, shortened
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import run_foreign
 
@@ -78,5 +78,4 @@ def _load(module: nn.Module, path: str) -> None:
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"Wrapped: weights {path} do not fit {type(module).__name__}: {reason}") from None
+        raise UserError(f"Wrapped: weights {path} do not fit {type(module).__name__}: {shortened(error)}") from None

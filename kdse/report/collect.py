@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row, read_rows
 from kdse.run.folder import config_of, last_checkpoint, seed_of, state, steps_of
@@ -121,7 +121,7 @@ def _record(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         fault = "" if _is_record(record, rows) else "it is not that of per_file.csv beside it"
     except (OSError, ValueError, RecursionError) as error:
-        record, fault = {}, getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+        record, fault = {}, getattr(error, "strerror", None) or shortened(error)
     if not fault:
         return {**record, "warnings": [*record.get("warnings", [])]}
     known = [name for name in rows[0].values if name in METRICS]

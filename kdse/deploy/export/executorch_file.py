@@ -15,7 +15,7 @@ from kdse.deploy.export.capture import capture, quiet
 from kdse.deploy.export.format import ExportFormat, Options
 from kdse.deploy.export.graphs import Graph
 from kdse.deploy.export.gru_cell import gru_as_products
-from kdse.errors import UserError
+from kdse.errors import UserError, shortened
 from kdse.internals.library import MissingInternal
 from kdse.machine.files import write_bytes
 
@@ -70,8 +70,7 @@ class ExecutorchFile(ExportFormat):
             raise
         except Exception as error:  # it has many classes of its own
             logging.getLogger(__name__).debug("lowering failed", exc_info=True)
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise UserError(f"ExecuTorch refuses this model: {reason}") from error
+            raise UserError(f"ExecuTorch refuses this model: {shortened(error)}") from error
         write_bytes(path, content)
 
     def update(self, graph: Graph, path: Path, options: Options, about: dict[str, Any]) -> bool:
