@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from kdse.errors import UserError, mistake_in
+from kdse.errors import UserError, mistake_in, shortened
 
 TRUST = "--trust-code (kdse fit: --model.trust_code)"
 
@@ -151,4 +151,4 @@ def build(
             raise  # (of a class of the user's)
         if mistake is None and explain is not None:
             raise UserError(explain(str(error))) from error
-        raise UserError(f"{source}: {' '.join(str(mistake or error).split())[:400]}{hint}") from error
+        raise UserError(f"{source}: {shortened(mistake or error, 400)}{hint}") from error

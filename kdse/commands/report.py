@@ -22,7 +22,7 @@ from kdse.machine.files import write_bytes, write_text
 from kdse.pretrained import MODEL, Named
 from kdse.report.collect import find_runs, read_scores, seed_groups, without_checkpoint
 from kdse.report.contents import Report
-from kdse.run.folder import last_checkpoint, teacher_of
+from kdse.run.folder import CONFIG, last_checkpoint, teacher_of
 from kdse.sweeps.sequential_runs import kdse
 
 #: In a run folder: where its report goes if no other folder is named.
@@ -211,7 +211,7 @@ def _evaluation(
     flags = given_flags(arguments)
     if not any(getattr(arguments, source) for source in ("paired", "corpus", "synthetic", "data_config")):
         data = next((run for run in runs.values() if teacher_of(run) is not None), next(iter(runs.values())))
-        flags = ["--data-config", str(data / "config.yaml"), *flags]
+        flags = ["--data-config", str(data / CONFIG), *flags]
     flags += [flag for flag in ("--overwrite", "--trust-code") if getattr(arguments, flag[2:].replace("-", "_"))]
     named = [f"{label}={where}" for label, where in {**teachers, **systems}.items()]
     return ["evaluate", *named, *flags, "--out", str(out)]

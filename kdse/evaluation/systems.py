@@ -121,13 +121,13 @@ def folder_system(folder: Path, sample_rate_hz: int, names: Sequence[str] = ()) 
 
     from kdse.audio.files import read
     from kdse.audio.listing import audio_files
-    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED
+    from kdse.data.file_pairs import LENGTH_TOLERANCE_SECONDS, LISTED, stem
 
     by_path: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
-    for path in (folder / name for name in audio_files(folder)):
-        by_path.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-        by_stem.setdefault(path.stem, []).append(path)
+    for file in audio_files(folder):
+        by_path.setdefault(stem(file), []).append(folder / file)
+        by_stem.setdefault((folder / file).stem, []).append(folder / file)
     if not by_path:
         raise UserError(f"--enhanced {folder}: holds no audio files")
     served: dict[Path, str] = {}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kdse.errors import UserError, shortened
 from kdse.metrics.registry import METRICS
 from kdse.metrics.table import NOISY, Row, read_rows
-from kdse.run.folder import config_of, last_checkpoint, seed_of, state, steps_of
+from kdse.run.folder import CONFIG, config_of, last_checkpoint, seed_of, state, steps_of
 from kdse.run.identity import without_seed
 
 
@@ -67,7 +67,7 @@ def without_checkpoint(texts: Sequence[str]) -> list[str]:
     inside = [
         path for folder in folders if folder.is_dir() and not _is_run(folder) for path in sorted(folder.iterdir())
     ]
-    return [str(path) for path in inside if (path / "config.yaml").is_file() and not _is_run(path)]
+    return [str(path) for path in inside if (path / CONFIG).is_file() and not _is_run(path)]
 
 
 def unfinished(run: Path) -> str:
@@ -243,4 +243,4 @@ def seed_groups(runs: Mapping[str, Path], given: Sequence[str] = ()) -> dict[str
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and last_checkpoint(folder).is_file()
+    return (folder / CONFIG).is_file() and last_checkpoint(folder).is_file()

@@ -14,7 +14,7 @@ from kdse.errors import UserError
 from kdse.models.base import SpeechModel, Tap
 from kdse.models.checkpoint import check_size, fingerprint, load_model, read_checkpoint
 from kdse.pretrained import located
-from kdse.run.folder import config_of, last_checkpoint
+from kdse.run.folder import CONFIG, config_of, last_checkpoint
 from kdse.taps import resolve_taps
 from kdse.trust import NETWORKS, build, harmless, require_harmless
 
@@ -50,7 +50,7 @@ def rebuild(run_folder: str | Path, teacher_checkpoint: str | Path | None = None
             run had no seed, or the teacher is not the one that the run was trained under.
     """
     folder = Path(run_folder)
-    config, source = config_of(folder), str(folder / "config.yaml")
+    config, source = config_of(folder), str(folder / CONFIG)
     section = config.get("model")
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
         raise UserError(f"{source}: missing, or not the config of a run; give a run folder of kdse fit")
@@ -96,6 +96,6 @@ def _check_teacher(teacher: SpeechModel, folder: Path) -> None:
     stored = (read_checkpoint(last_checkpoint(folder)).get("kdse") or {}).get("teacher_sha256")
     if stored is not None and stored != fingerprint(teacher):
         raise UserError(
-            f"{folder / 'config.yaml'}: the teacher it names is not the one this run was trained under (it was trained "
+            f"{folder / CONFIG}: the teacher it names is not the one this run was trained under (it was trained "
             "again?); name the checkpoint of the right one"
         )

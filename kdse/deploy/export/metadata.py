@@ -71,7 +71,7 @@ def _front_end(model: SpeechModel) -> dict[str, Any] | None:
 def _origin(checkpoint: Path | None) -> dict[str, Any]:
     """SHA-256 of the run's config and the last validation scores up to the checkpoint; null where unknown."""
     from kdse.models.checkpoint import read_checkpoint
-    from kdse.run.folder import run_folder_of
+    from kdse.run.folder import CONFIG, run_folder_of
 
     if checkpoint is None:
         return {"config_sha256": None, "scores": None}
@@ -80,7 +80,7 @@ def _origin(checkpoint: Path | None) -> dict[str, Any]:
     run = run_folder_of(checkpoint)
     if run is None:
         return {"config_sha256": told.get("config_sha256"), "scores": told.get("scores")}
-    digest = hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()
+    digest = hashlib.sha256((run / CONFIG).read_bytes()).hexdigest()
     return {"config_sha256": digest, "scores": _validation_scores(run, content.get("global_step"))}
 
 
