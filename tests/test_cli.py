@@ -193,7 +193,6 @@ main(sys.argv[1:])
         (["--model.compression=0.5"], "--model.compression"),
         (["--model.compression=100000"], "possible range"),
         (["--model.teacher_checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
-        (["--objectives.gram.over=[phase]"], "over"),
         (["--objectives.gram.pairs=[[encoder9,encoder0]]"], "encoder9"),
         (["--schedule.distil_fraction=2"], "distil_fraction"),
         (["--wandb=maybe"], "--wandb"),
@@ -208,7 +207,6 @@ main(sys.argv[1:])
         (["--schedule.gamma=.nan"], "--schedule.gamma=nan"),
         (["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=.inf"], "--model.optimizer.lr=inf"),
         (["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
-        (["--config=/nowhere.yaml"], "/nowhere.yaml"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
