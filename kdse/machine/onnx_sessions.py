@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.errors import UserError, shortened
@@ -26,8 +27,11 @@ def open_session(model: str | bytes, threads: int, source: str) -> InferenceSess
         source: what names it in messages.
 
     Raises:
-        UserError: if onnxruntime cannot run it, or needs more than `LARGEST_GRAPH_BYTES` to open it.
+        UserError: if there is no such file, or onnxruntime cannot run it, or needs more than `LARGEST_GRAPH_BYTES` to
+            open it.
     """
+    if isinstance(model, str) and not Path(model).is_file():
+        raise UserError(f"{source}: no such file")
     onnxruntime = required("onnxruntime")
     _share_bounded_memory()
     options = onnxruntime.SessionOptions()

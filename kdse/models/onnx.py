@@ -58,8 +58,6 @@ class Onnx(SpeechModel):
         super().__init__()
         self.sample_rate_hz, self.minimum_samples = sample_rate_hz, minimum_samples
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
-        if not Path(path).is_file():
-            raise UserError(f"Onnx: path {path}: no such file")
         self._session = open_session(path, threads, f"Onnx: path {path}")
         self._input = _only_input(self._session, path)
         outputs = [output.name for output in self._session.get_outputs()]

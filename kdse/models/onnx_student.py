@@ -39,7 +39,7 @@ class OnnxStudent(ExportedStudent):
 
     def __init__(self, path: str, threads: int = 1) -> None:
         source = f"OnnxStudent: path {path}"
-        session = _open(path, threads)
+        session = open_session(path, threads, source)
         about = session_metadata(session, source)
         if about is None:
             raise UserError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
@@ -73,13 +73,8 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: if the file cannot be run, or its metadata is damaged.
     """
-    return session_metadata(_open(str(path), 1), str(path))
-
-
-def _open(path: str, threads: int) -> InferenceSession:
-    if not Path(path).is_file():
-        raise UserError(f"OnnxStudent: path {path}: no such file")
-    return open_session(path, threads, f"OnnxStudent: path {path}")
+    session = open_session(str(path), 1, f"OnnxStudent: path {path}")
+    return session_metadata(session, str(path))
 
 
 def load_onnx(path: str | Path) -> SpeechModel:
