@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kdse.errors import printable
 from kdse.run.log import validations
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Progress:
             self.live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """One line, in which names and logs of runs act on nothing."""
+        text = printable(text)
         if self._console is None:
             print(text, file=self.stream, flush=True)
         else:
