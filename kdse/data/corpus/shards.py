@@ -183,7 +183,7 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{place}/{INDEX}: cannot be read ({error})") from None
     own = index.get("kdse") if is_index(index) else None
-    if not isinstance(own, Mapping):
+    if not isinstance(own, Mapping) or not isinstance(own.get("manifest"), str):
         raise UserError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
     try:
