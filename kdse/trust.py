@@ -38,6 +38,8 @@ NETWORKS = ("model", "student", "teacher")
 # All bounds are our choice: far above what speech models and their files need, far below the memory of a laptop.
 #: Largest number in the arguments of a class (widths, lengths, rates), seeds apart.
 LARGEST_NUMBER = 2**20
+#: Most entries of the lists and mappings in the arguments of a class, at any depth.
+MOST_ENTRIES = 10**6
 #: Most processes that a file may start.
 MOST_WORKERS = 256
 #: Most values that a network may have beyond those that its file holds: windows, filter banks. 64 MiB in float32.
@@ -107,14 +109,16 @@ def check_numbers(arguments: Any, source: str) -> None:
             raise UserError(f"{key}.{name}: {_shown(value)} is beyond {most}, the largest allowed")
 
 
-def _entries(value: Any, key: str) -> Iterator[tuple[str, str, Any]]:
+def _entries(value: Any, key: str, left: list[int] | None = None) -> Iterator[tuple[str, str, Any]]:
     """All entries of mappings and lists at any depth: (key that leads to it, its own name, value)."""
-    if len(key) > 500:  # (a list can hold itself)
+    left = [MOST_ENTRIES] if left is None else left
+    left[0] -= 1
+    if len(key) > 500 or left[0] < 0:  # (a list can hold itself, or another one twice, and that one another ...)
         raise UserError(f"{key:.60} ...: nested too deeply")
     found = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in found:
         yield key, str(name), inner
-        yield from _entries(inner, f"{key}.{name}")
+        yield from _entries(inner, f"{key}.{name}", left)
 
 
 def _shown(value: Any) -> str:

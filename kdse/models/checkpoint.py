@@ -129,7 +129,7 @@ def _check_archive(path: Path) -> None:
         if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > path.stat().st_size:
             raise UserError(f"checkpoint {path}: is compressed, so it takes more memory than disk; save it anew")
         for entry in entries:
-            if entry.filename.endswith("data.pkl"):
+            if entry.filename.lower().endswith("data.pkl"):  # (torch finds it in any case)
                 for operation, name, _ in pickletools.genops(archive.read(entry)):
                     if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not PLAIN.fullmatch(str(name)):
                         raise UserError(
@@ -173,7 +173,8 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     cls = resolve_class(str(about["model"].get("class_path")), trust_code, source)
     if not trust_code:
         weights = [tensor for tensor in state.values() if isinstance(tensor, torch.Tensor)]
-        most = sum(tensor.numel() for tensor in weights) + MOST_EXTRA_VALUES
+        # (what the file has room for, at 2 bytes each at least: a tensor can repeat one value without end)
+        most = named.path.stat().st_size // 2 + MOST_EXTRA_VALUES
         _weights_for(check_size(about["model"], source, most, len(weights)), state, source)
     model = _build(cls, _arguments(about["model"]), source)
     load_weights(model, state, source)

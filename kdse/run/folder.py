@@ -35,9 +35,11 @@ def clear(folder: str | Path, patterns: Iterable[str]) -> None:
     """
     folder = Path(folder)
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():  # (none of a run's files)
+            continue
         path.unlink(missing_ok=True)
         for parent in path.parents:
-            if parent == folder or any(parent.iterdir()):
+            if parent == folder or parent.is_symlink() or any(parent.iterdir()):
                 break
             parent.rmdir()
 

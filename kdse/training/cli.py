@@ -26,6 +26,7 @@ from kdse.internals.jsonargparse import options
 from kdse.internals.lightning import FlagsWinCLI, stop_early_after_validations
 from kdse.models.checkpoint import LAST
 from kdse.objectives.base import Objective
+from kdse.pretrained import located
 from kdse.run.config_mistakes import Config
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
 from kdse.run.identity import identity
@@ -40,7 +41,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
-from kdse.training.setting_checks import check_checkpoint, check_settings, with_flag, without
+from kdse.training.setting_checks import check_checkpoint, check_settings, plain_values, with_flag, without
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -141,6 +142,8 @@ class KdseCLI(FlagsWinCLI):
         for one, other in (("resume", "overwrite"), ("resume", "ckpt_path")):
             if config[one] and config[other]:
                 raise UserError(f"--{one} and --{other}: give one of them")
+        if config.overwrite and config.trainer.fast_dev_run:
+            raise UserError("--trainer.fast_dev_run: a run is not replaced by a trial; leave out --overwrite")
         check_checkpoint(config.ckpt_path, for_fit=self.subcommand == "fit")
         if self.subcommand != "fit":
             self._refuse_fit_flags()
@@ -170,8 +173,11 @@ class KdseCLI(FlagsWinCLI):
         folder = Path(config.run_dir)
         last = folder / CHECKPOINTS / LAST
         given = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
-        if config.overwrite and given is not None and given.parent == last.resolve().parent:
-            raise UserError(f"--overwrite: would remove {given}, which --ckpt_path names; give another --run_dir")
+        if config.overwrite:  # (it may be the teacher, or the weights to begin with)
+            for key, _, value in plain_values(settings, "", "kdse."):
+                named = isinstance(value, str) and value and key not in ("run_dir", "run_root")
+                if named and located(value).resolve().parent == last.resolve().parent:
+                    raise UserError(f"--overwrite: would remove {value}, which --{key} names; give another --run_dir")
         if config.resume:
             check_same_run(folder, settings)
         # (from its own last checkpoint a run goes on and loses nothing)

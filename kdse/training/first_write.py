@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from kdse.errors import UserError
 from kdse.machine.files import write_text
 from kdse.models.checkpoint import LAST, PREVIOUS
 from kdse.run.folder import CHECKPOINTS, CONFIG, RESULT, SWITCH, clear
@@ -97,6 +98,8 @@ class FirstWrite(L.Callback):
             self.begin(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.overwrite and trainer.global_step == 0:
+            raise UserError("--overwrite: nothing was trained, so the run stays as it is; give steps to train")
         self.begin(trainer)  # (nothing was left to train)
 
 

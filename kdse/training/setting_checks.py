@@ -42,23 +42,23 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(f"--seed_everything {seed}: give a number from 0 to {LARGEST_SEED}")
     if not settings.get("run_dir", "."):
         raise UserError("--run_dir (empty): give a folder")
-    for key, kind, value in _values(settings, "", "kdse."):
+    for key, kind, value in plain_values(settings, "", "kdse."):
         if isinstance(value, float) and (
             math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))
         ):
             raise UserError(f"--{key} {value}: must be a finite number")
 
 
-def _values(value: Any, key: str, kind: str) -> Iterator[tuple[str, str, Any]]:
+def plain_values(value: Any, key: str, kind: str) -> Iterator[tuple[str, str, Any]]:
     """The values of plain settings: dotted key, class whose setting it is, value."""
     if isinstance(value, Mapping):
         kind = str(value.get("class_path", kind))
         for name, inner in value.items():
             flag = key if name == "init_args" else f"{key}.{name}" if key else str(name)
-            yield from _values(inner, flag, kind)
+            yield from plain_values(inner, flag, kind)
     elif isinstance(value, list):
         for inner in value:
-            yield from _values(inner, key, kind)
+            yield from plain_values(inner, key, kind)
     else:
         yield key, kind, value
 

@@ -183,7 +183,7 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{place}/{INDEX}: cannot be read ({error})") from None
     own = index.get("kdse") if is_index(index) else None
-    if not isinstance(own, Mapping):
+    if not isinstance(own, Mapping) or not isinstance(own.get("manifest"), str):
         raise UserError(f"{place}: holds shards that kdse did not pack; make them by `kdse corpus pack FOLDER OUT`")
     manifest = Path(place) / own["manifest"] if remote is None else _kept_manifest(remote, own)
     try:
@@ -196,6 +196,9 @@ def open_shards(place: str | Path, cache: str | Path | None = None) -> Shards:
     if firsts[-1] != len(listed):
         raise UserError(f"{place}: {INDEX} and {manifest} do not belong together; copy or pack the corpus again")
     names, sizes = ([chunk[key] for chunk in chunks] for key in ("filename", "chunk_bytes"))
+    for name in names:
+        if Path(name).name != name:  # (what is kept of it, or read, would be a file elsewhere)
+            raise UserError(f"{place}: {INDEX} names a shard {name!r:.80} outside its folder; it is damaged, or a trap")
     if remote is None:
         return Shards(str(place), listed, firsts, names, sizes)
     if cache is not None:
