@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError, require_one_of
+from kdse.errors import PackageError, UserError, require_one_of
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
@@ -57,7 +57,12 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
             raise UserError(
                 "give --model.teacher_checkpoint (a checkpoint of kdse fit, or cruse-62k) or --model.teacher"
             )
-        return load_model(checkpoint, trust_code=trust_code)
+        try:
+            return load_model(checkpoint, trust_code=trust_code)
+        except PackageError:
+            raise
+        except UserError as error:
+            raise UserError(f"--model.teacher_checkpoint: {error}") from error
     loaded = build(teacher, "teacher")
     if checkpoint is not None:
         source = f"--model.teacher_checkpoint {checkpoint}"

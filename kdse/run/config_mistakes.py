@@ -157,7 +157,12 @@ class Config:
         for key, value in values.items():
             here = (*at, key)
             if key not in accepted:
-                yield f"{self._name(here)}: unknown{hint(str(key), accepted, 'there are', self._before(here))}"
+                within = next(
+                    (group for group in accepted if isinstance(accepted[group], dict) and key in accepted[group]), ""
+                )
+                meant = hint(str(key), accepted, "there are", self._before(here))
+                meant = f"; did you mean {self._before(here)}{within}.{key}?" if within else meant
+                yield f"{self._name(here)}: unknown{meant}"
             elif not isinstance(accepted[key], dict):
                 yield from self._of_value(accepted[key], value, here, need)
             elif isinstance(value, dict):
@@ -274,4 +279,6 @@ def _tidy(message: str) -> str:
     keys = re.findall(r'Parser key "([^"]+)"', message)
     reason = re.split(r'Parser key "[^"]+":', message)[-1]
     reason = re.split(r"Given value type:|Subclass types expect|Subtypes:", reason)[0].strip()[:150]
+    if reason.startswith("Does not validate against any"):  # (all fit in the end, so one came too early)
+        reason = "does not fit its class; name a class before its settings (--data CLASS --data.NAME=VALUE)"
     return f"--{'.'.join(keys)}: {reason}" if keys else reason

@@ -113,7 +113,8 @@ def check_checkpoint(path: str | None, for_fit: bool) -> None:
     if path is None or path in KEYWORDS:
         return
     if not Path(path).is_file():
-        raise UserError(f"--ckpt_path {path}: no such file; a checkpoint of kdse fit is meant")
+        problem = "is a folder, give RUN/checkpoints/last.ckpt" if Path(path).is_dir() else "no such file"
+        raise UserError(f"--ckpt_path {path}: {problem}; a checkpoint of kdse fit is meant")
     content = read_checkpoint(path)
     needed = {"pytorch-lightning_version", *(("loops", "optimizer_states") if for_fit else ())}
     if needed - content.keys():
