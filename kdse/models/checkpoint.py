@@ -92,6 +92,10 @@ def _plain(value: Any, name: str, cls: type) -> Any:
     )
 
 
+#: Most values of a checkpoint's pickle, which holds names and shapes. Our choice: hundreds of times those of ours.
+MOST_PICKLED = 2**26
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads the checkpoint that a MODEL names as data only: no code in it can run, and memory is that of the file.
 
@@ -130,12 +134,41 @@ def _check_archive(path: Path) -> None:
             raise UserError(f"checkpoint {path}: is compressed, so it takes more memory than disk; save it anew")
         for entry in entries:
             if entry.filename.lower().endswith("data.pkl"):  # (torch finds it in any case)
-                for operation, name, _ in pickletools.genops(archive.read(entry)):
+                pickled = archive.read(entry)
+                if _values_of(pickled) > MOST_PICKLED:
+                    raise UserError(f"checkpoint {path}: holds more than {MOST_PICKLED} values, so it is not loaded")
+                for operation, name, _ in pickletools.genops(pickled):
                     if operation.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not PLAIN.fullmatch(str(name)):
                         raise UserError(
                             f"checkpoint {path}: holds {str(name).replace(' ', '.')} besides dense tensors and plain "
                             "values, so it is not loaded (it could run code, or ask for any amount of memory)"
                         )
+
+
+def _values_of(pickled: bytes) -> int:
+    """The values that the largest object of a pickle stands for, each as often as others refer to it.
+
+    (A tuple of two references to one tuple, forty times over, is small to load and takes years to hash.)
+    """
+    mark, stack, memo, largest = -1, [0], dict[Any, int](), 0
+    for operation, key, _ in pickletools.genops(pickled):
+        if "PUT" in operation.name or operation.name == "MEMOIZE":
+            memo[len(memo) if key is None else key] = stack[-1]
+        elif "GET" in operation.name:
+            stack.append(memo.get(key, 1))
+        else:
+            taken, size = operation.stack_before, 1
+            if pickletools.stackslice in taken or pickletools.markobject in taken:
+                while len(stack) > 1 and (value := stack.pop()) != mark:
+                    size += value
+                taken = taken[: taken.index(pickletools.markobject)]
+            for _ in taken:
+                size += max(0, stack.pop()) if len(stack) > 1 else 0
+            stack += [mark if kind is pickletools.markobject else size for kind in operation.stack_after]
+            largest = max(largest, size)
+            if largest > MOST_PICKLED:
+                break
+    return largest
 
 
 def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:

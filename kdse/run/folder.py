@@ -15,14 +15,16 @@ CONFIG = "config.yaml"
 LOCK = "run.lock"
 RESULT = "result.json"
 SWITCH = "switch.ckpt"
+VALIDATIONS = "validations.jsonl"
 #: Key of a checkpoint that holds the identity of its run.
 RUN = "kdse_run"
 
 
 def holds_run(folder: str | Path) -> str | None:
-    """Name of the file by which a folder holds a run: its config, result or a checkpoint; None if it holds none."""
+    """Name of the file by which a folder holds a run: config, result, validations or a checkpoint; None if none."""
     checkpoints = sorted(Path(folder, CHECKPOINTS).glob("*.ckpt"))
-    found = [path for path in (Path(folder, CONFIG), Path(folder, RESULT), *checkpoints) if path.is_file()]
+    own = (Path(folder, name) for name in (CONFIG, RESULT, VALIDATIONS))
+    found = [path for path in (*own, *checkpoints) if path.is_file()]
     return str(found[0].relative_to(folder)) if found else None
 
 
@@ -35,11 +37,12 @@ def clear(folder: str | Path, patterns: Iterable[str]) -> None:
     """
     folder = Path(folder)
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.is_dir() and not path.is_symlink():  # (none of a run's files)
-            continue
+        inside = (parent for parent in path.parents if parent.is_relative_to(folder) and parent != folder)
+        if path.is_dir() and not path.is_symlink() or any(parent.is_symlink() for parent in inside):
+            continue  # (none of a run's files)
         path.unlink(missing_ok=True)
         for parent in path.parents:
-            if parent == folder or parent.is_symlink() or any(parent.iterdir()):
+            if parent == folder or any(parent.iterdir()):
                 break
             parent.rmdir()
 

@@ -8,10 +8,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdse.run.folder import VALIDATIONS
+
 if TYPE_CHECKING:
     import pandas as pd
 
-VALIDATIONS = "validations.jsonl"
 #: Our choice: beyond all metrics and steps, within what a figure can show.
 LARGEST = 1e12
 

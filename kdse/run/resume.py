@@ -13,10 +13,14 @@ from filelock import FileLock, Timeout
 
 from kdse.errors import UserError, some
 from kdse.models.checkpoint import LAST, PREVIOUS, read_checkpoint
-from kdse.run.folder import CONFIG, LOCK, RUN, holds_run, read_config
+from kdse.run.folder import CHECKPOINTS, CONFIG, LOCK, RUN, holds_run, read_config
 from kdse.run.identity import differences
 
 log = logging.getLogger(__name__)
+
+#: Settings of the trainer that say how long a run is, and one that takes what follows from that.
+LENGTHS = ("max_steps", "max_epochs", "max_time")
+NEW_SWITCH = "schedule.accept_new_switch"
 
 
 def last_good(folder: str | Path, run: str | None = None) -> Path | None:
@@ -56,12 +60,36 @@ def last_good(folder: str | Path, run: str | None = None) -> Path | None:
 
 def check_same_run(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Raises a ValueError that names the settings in which a run folder differs from this start's resolved config."""
-    path = Path(folder) / CONFIG
-    changed = differences(config, read_config(path)) if path.exists() else []
+    path, found = Path(folder) / CONFIG, holds_run(folder)
+    if found is not None and not path.exists():
+        raise UserError(
+            f"--resume: {folder} holds {found} and no {CONFIG}, so that nobody knows its settings; give another "
+            "folder, or --overwrite=true"
+        )
+    changed = differences(config, read_config(path)) if found is not None else []
     if changed:
         raise UserError(
             f"--resume: {folder} holds a run of other settings ({some(changed)}); give those it was made with, "
             "or another folder, or --ckpt_path to go on from its checkpoint with these"
+        )
+
+
+def check_longer(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises a UserError unless a start from a run's own last checkpoint, in its folder, only makes it longer."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return check_free(folder)
+    stored = read_config(path)
+    ends = [{f"trainer.{name}": (c.get("trainer") or {}).get(name) for name in LENGTHS} for c in (stored, config)]
+    changed = [name for name in differences(config, stored) if name not in (*ends[0], NEW_SWITCH)]
+    changed += [
+        name for name, before in ends[0].items()
+        if isinstance(before, int) and isinstance(after := ends[1][name], int) and 0 <= after < before
+    ]  # fmt: skip
+    if changed:
+        raise UserError(
+            f"--ckpt_path: in its own folder a run can go on for longer, but {some(changed)} would change what "
+            f"{folder} says it is; give another --run_dir"
         )
 
 
@@ -72,6 +100,11 @@ def check_usable(folder: str | Path) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         why = "cannot be written to" if nearest.is_dir() else "is no folder"
         raise UserError(f"--run_dir {folder}: cannot be used ({nearest} {why}); give another one")
+    checkpoints = path / CHECKPOINTS
+    taken = [checkpoints] if checkpoints.is_file() else [p for p in checkpoints.glob("*.ckpt") if p.is_dir()]
+    if taken:
+        kind = "a file" if taken[0] is checkpoints else "a folder"
+        raise UserError(f"--run_dir {folder}: cannot be used ({taken[0]} is {kind}); give another one")
 
 
 def check_free(folder: str | Path) -> None:

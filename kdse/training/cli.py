@@ -30,7 +30,7 @@ from kdse.pretrained import located
 from kdse.run.config_mistakes import Config
 from kdse.run.folder import CHECKPOINTS, LOCK, holds_run, result
 from kdse.run.identity import identity
-from kdse.run.resume import check_free, check_same_run, check_usable, hold, last_good
+from kdse.run.resume import check_free, check_longer, check_same_run, check_usable, hold, last_good
 from kdse.schedule import Schedule
 from kdse.training.checkpoint_files import BestCheckpoint, LastCheckpoint, SafeCheckpointIO, SwitchCheckpoint
 from kdse.training.divergence import MAX_STEPS, SkipNonFinite
@@ -180,9 +180,11 @@ class KdseCLI(FlagsWinCLI):
                     raise UserError(f"--overwrite: would remove {value}, which --{key} names; give another --run_dir")
         if config.resume:
             check_same_run(folder, settings)
-        # (from its own last checkpoint a run goes on and loses nothing)
-        may = config.resume or config.overwrite or given == last.resolve()
-        check = (lambda: None) if may else partial(check_free, folder)
+        check = partial(check_free, folder)
+        if config.resume or config.overwrite:
+            check = partial(bool)  # (nothing more)
+        elif given == last.resolve():  # (from its own last checkpoint a run goes on and loses nothing)
+            check = partial(check_longer, folder, settings)
         held = False
 
         def claim() -> None:
