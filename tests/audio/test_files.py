@@ -85,7 +85,8 @@ def test_nan_and_infinite_samples_are_refused(tmp_path, value):
 
 def test_an_error_wrapped_by_a_data_process_becomes_one_line_again():
     wrapped = (
-        "Caught AudioError in DataLoader worker process 0.\nOriginal Traceback ...\nkdse.x.AudioError: a.wav: bad\n"
+        "Caught AudioError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  ...\n"
+        "kdse.audio.opening.AudioError: a.wav: bad\n"
     )
     assert str(AudioError(wrapped)) == "a.wav: bad"
 
