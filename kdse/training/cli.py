@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -180,9 +181,9 @@ class KdseCLI(FlagsWinCLI):
                     raise UserError(f"--overwrite: would remove {value}, which --{key} names; give another --run_dir")
         if config.resume:
             check_same_run(folder, settings)
-        check = partial(check_free, folder)
+        check: Callable[[], None] = partial(check_free, folder)
         if config.resume or config.overwrite:
-            check = partial(bool)  # (nothing more)
+            check = lambda: None  # noqa: E731 (settled above)
         elif given == last.resolve():  # (from its own last checkpoint a run goes on and loses nothing)
             check = partial(check_longer, folder, settings)
         held = False
