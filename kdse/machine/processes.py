@@ -62,19 +62,27 @@ def safe_path() -> Iterator[None]:
 def working_folder_last() -> Iterator[None]:
     """Finds the user's own modules in the working folder meanwhile: after all others, so that none is replaced."""
     before = list(sys.path)
-    with contextlib.suppress(OSError):  # (it was deleted)
-        if not {"", os.getcwd()} & {*before}:
-            sys.path.append(os.getcwd())
+    here = _working_folder()
+    if here is not None and not {"", here} & {*before}:
+        sys.path.append(here)
     try:
         yield
     finally:
         sys.path[:] = before
 
 
+def _working_folder() -> str | None:
+    with contextlib.suppress(OSError):  # (it was deleted)
+        return os.getcwd()
+    return None
+
+
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a Python process that works for this one: it finds the same modules, and has so many threads."""
-    home = str(Path(__file__).parents[2])  # (kdse itself may have been found in the working folder)
-    path = os.pathsep.join([*filter(None, sys.path), home])
+    home, here = str(Path(__file__).parents[2]), _working_folder() or ""
+    # (kdse may have been found in the working folder, or by an import hook; a kdse.py of the working folder is neither)
+    found = [place for place in sys.path if place not in ("", here)]
+    path = os.pathsep.join([*found, *([home] if home != here else []), *([here] if here in (home, *sys.path) else [])])
     return os.environ | SAFE_PATH | {"PYTHONPATH": path} | dict.fromkeys(VARIABLES, str(threads))
 
 

@@ -81,7 +81,10 @@ class AlreadyFinished(Exception):
 
 
 class Parser(LightningArgumentParser):
-    """A parser that raises mistakes instead of printing its usage."""
+    """A parser that raises mistakes instead of printing its usage, and takes no beginnings of flags for them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserError(message) from ex
