@@ -19,6 +19,8 @@ import os
 import pickletools
 import re
 import sys
+import types
+import typing
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -244,6 +246,7 @@ def check_size(
     cls = resolve_class(str(section.get("class_path")), False, source)
     init_args = _arguments(section)
     check_numbers(init_args, f"{source}: init_args")
+    _check_scalars(cls, init_args, f"{source}: init_args")
     left = [most_values, tensors + MOST_EXTRA_TENSORS]
 
     def count(_: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
@@ -262,6 +265,17 @@ def check_size(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _check_scalars(cls: type, init_args: Mapping[str, Any], source: str) -> None:
+    """Refuses anything else than a number, text or nothing for an argument that is one: a class may keep it unused."""
+    scalars = (int, float, str, bool, type(None))
+    for name, kind in typing.get_type_hints(cls.__init__).items():  # type: ignore[misc]  # (of a class, not an instance)
+        union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+        if set(typing.get_args(kind) if union else [kind]) <= set(scalars) and not isinstance(
+            init_args.get(name), scalars
+        ):
+            raise UserError(f"{source}.{name}: is a {type(init_args[name]).__name__} where one value is meant")
 
 
 def resolve_class(class_path: str, trust_code: bool, source: str) -> type[SpeechModel]:

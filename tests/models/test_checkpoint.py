@@ -56,6 +56,17 @@ def test_a_checkpoint_with_the_public_path_or_a_path_of_an_earlier_version_loads
     assert type(loaded) is Cruse and torch.equal(loaded(noisy).waveform, model.eval()(noisy).waveform)
 
 
+def test_a_mapping_where_a_number_is_meant_is_refused_by_name(tmp_path):
+    model = make_student()
+    about = describe(model)
+    about["model"]["init_args"]["slope"] = {"a": 1}
+    torch.save(
+        {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "kdse": about}, tmp_path / "a.ckpt"
+    )
+    with pytest.raises(ValueError, match=r"a\.ckpt.*slope: is a dict where one value is meant"):
+        load_model(tmp_path / "a.ckpt")
+
+
 def test_a_pickled_object_is_refused_before_it_can_run(tmp_path):
     class Bomb:
         def __reduce__(self):
