@@ -315,7 +315,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], source: str) -
         UserError: naming the source and the first keys that do not fit.
     """
     weights = _weights_for(model, state_dict, source)
-    kinds = {str(tensor.dtype) for name, tensor in weights.items() if tensor.dtype != model.state_dict()[name].dtype}
+    own = model.state_dict()
+    kinds = {str(tensor.dtype) for name, tensor in weights.items() if tensor.dtype != own[name].dtype}
     if kinds:
         log.warning("%s: its weights are %s; they are read as float32", source, ", ".join(sorted(kinds)))
     model.load_state_dict(weights)
