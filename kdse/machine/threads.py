@@ -1,9 +1,8 @@
 """The number of threads a kdse process computes with, chosen before PyTorch is loaded.
 
 OpenMP's threads wait for each other by spinning. Where one of them shares its core with another process, every
-operation waits for that one: two threads on two cores, one of them busy, took 3 to 30 times as long a step as one
-thread alone. So half of the cores stay free by default (our choice; on two idle cores it costs a large step up to 1.4
-times).
+operation waits for that one, and all of them together can take many times as long as one thread alone. So half of the
+cores stay free by default: our choice, which costs speed on an idle machine.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 #: The variables that OpenMP, MKL and OpenBLAS read when they are loaded; child processes inherit them.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-MOST = 8  # networks of this size gain nothing from more
+MOST = 8  # our choice: the operations of these networks are small
 _ours = False  # whether `choose` set the variables
 
 

@@ -1,4 +1,4 @@
-"""Training forms of two layers, with a backward written by hand.
+"""Forms of two layers for whole signals on a CPU, with a backward written by hand.
 
 Autograd notes a dozen small operations a frame for a GRU, and reads the input of a norm ten times. Here the products
 with the input, and those for the gradients of weights, are taken out of the loop over frames, and groups run side by

@@ -1,4 +1,4 @@
-"""The training forms of layers give what autograd gives."""
+"""The forms of layers for whole signals give what autograd gives."""
 
 from __future__ import annotations
 
