@@ -63,8 +63,9 @@ class Runner:
     def __init__(self, sweep: Sweep, store: Store, settings: Settings, progress: Progress) -> None:
         self.sweep, self.store, self.settings, self.progress = sweep, store, settings, progress
         self.interrupted: list[int] = []
-        self.stopping = self.killing = False
-        self._signals: list[str] = []
+        self.stopping = False
+        self._signals: list[int] = []
+        self._sent: signal.Signals | None = None  # what the runs get, once it has been said
         self._begun = 0
         self._compared: dict[int, int] = {}
         self._exit_codes: list[int] = []
@@ -111,15 +112,19 @@ class Runner:
 
     def _look(self, running: Collection[Child]) -> None:
         while self._signals:
-            name = self._signals.pop(0)
-            if self.killing:
-                self.progress.say(f"{name} again: killing {len(running)} run(s)")
-            else:
-                self.progress.say(f"{name}: stopping {len(running)} run(s), which keep their last checkpoint")
+            received = signal.Signals(self._signals.pop(0))
+            if self._sent is None:
+                self._sent = signal.SIGTERM
+                self.progress.say(f"{received.name}: stopping {len(running)} run(s), which keep their last checkpoint")
+            elif (
+                received == signal.SIGINT
+            ):  # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
+                self._sent = signal.SIGKILL
+                self.progress.say(f"{received.name} again: killing {len(running)} run(s)")
         for child in running:
             self._note_identity(child)
-            if self.stopping:
-                child.stop(signal.SIGKILL if self.killing else signal.SIGTERM)
+            if self._sent is not None:
+                child.stop(self._sent)
             elif child.poll() is None and self._falls_behind(child):
                 child.stopped_early = True
                 child.stop()
@@ -136,7 +141,8 @@ class Runner:
         claim, metric = child.claim, self.sweep.metric
         folder = self._folder(child.identity)
         # (a signal before `kdse fit` listens to it kills: nothing is lost by then)
-        stopped = code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR1) or (self.killing and code == -signal.SIGKILL)
+        killed = self._sent == signal.SIGKILL and code == -signal.SIGKILL
+        stopped = killed or code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR1)
         if code == 0:
             found = result(folder) if folder else None
             value = None if found is None else found.get("metrics", {}).get(metric)
@@ -214,12 +220,8 @@ class Runner:
         return self._exit_codes[:ENOUGH_MISTAKES] == [MISTAKE] * ENOUGH_MISTAKES
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
-        again = self.stopping
-        self.killing = self.killing or (again and number == signal.SIGINT)
         self.stopping = True
-        if not again or self.killing:
-            self._signals.append(signal.Signals(number).name)  # (`_look` says it: this might interrupt a print)
+        self._signals.append(number)  # (`_look` acts on it: this might interrupt a print)
 
 
 def fit_command(sweep: Sweep, settings: Settings, values: Mapping[str, Any]) -> list[str]:
