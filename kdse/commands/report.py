@@ -19,7 +19,7 @@ from kdse.commands.parser import Parser, at_least
 from kdse.errors import UserError
 from kdse.evaluation.options import add_item_options, add_scoring_options, given_flags
 from kdse.machine.files import write_bytes, write_text
-from kdse.pretrained import MODEL, Named
+from kdse.pretrained import CHECKPOINTS, MODEL, Named
 from kdse.report.collect import find_runs, read_scores, seed_groups, without_checkpoint
 from kdse.report.contents import Report
 from kdse.run.folder import CONFIG, last_checkpoint, teacher_of
@@ -134,6 +134,8 @@ def _out(given: Path | None, folders: list[str]) -> Path:
     if given is None and len(folders) > 1:
         raise UserError("--out: give a folder for the report (RUN/report is the default of a single RUN)")
     out = given or Path(name_and_path(folders[0])[1], REPORT)
+    if out.resolve().name == CHECKPOINTS:
+        raise UserError(f"--out {out}: holds a run's checkpoints; give another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-#: A cell that a spreadsheet runs, and one that `unquoted` would change. (OWASP, "CSV injection".)
-FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+#: A cell that a spreadsheet runs, and one that `unquoted` would change. (OWASP, "CSV injection": full width counts.)
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 #: Numbers, and ranges of SNRs such as "-5..15 dB": no spreadsheet finds a function or a reference in them.
 NUMBERS = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?(\.\.-?[\d.]+)?( dB)?|[-+]?(inf|nan)")
 

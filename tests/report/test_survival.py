@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdse.cli import main
 from kdse.commands.report import write_report
 from kdse.errors import UserError
 from kdse.evaluation.scoring import per_file_csv
@@ -136,3 +137,9 @@ def test_a_report_removes_and_writes_nothing_outside_its_folder(tmp_path):
     (out / "tables").symlink_to(outside / "tables")
     with pytest.raises(UserError, match="tables is a link to another folder; remove the link"):
         write_report(report, out)
+
+
+def test_a_report_is_not_written_among_checkpoints(tmp_path, capsys) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "checkpoints")]) == 2
+    assert "checkpoints" in capsys.readouterr().err and not list((tmp_path / "checkpoints").iterdir())

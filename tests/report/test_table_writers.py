@@ -65,7 +65,7 @@ def test_links_html_and_formulas_in_a_name_are_text_in_markdown_and_numbers_stay
     assert markdown_text(text) == shown and f"| {shown} " in to_markdown(table(text))
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'=x", "''@x"])
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'=x", "''@x", "＝1"])
 def test_text_that_a_spreadsheet_would_run_is_quoted_and_read_back_and_numbers_stay_numbers(text) -> None:
     (record,) = csv.DictReader(io.StringIO(to_csv(table(text)), newline=""))
     assert record["system"] == f"'{text}" and record["si_sdr_low"] == "-0.5" and unquoted(record["system"]) == text
