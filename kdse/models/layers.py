@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.internals.torch import has_forward_hooks
-from kdse.models.fused import cumulative_norm, grouped_gru
+from kdse.models.fused import causal_block, cumulative_norm, grouped_gru
 
 State = dict[str, Tensor]
 
@@ -167,11 +167,15 @@ class CausalBlock(BandConv):
         norm_over_time: bool = True,
     ) -> None:
         super().__init__(channels_in, channels_out, up)
+        self._plain = last
         self.norm: nn.Module = nn.Identity() if last else CumulativeLayerNorm(channels_out, norm_over_time)
         self.activation: nn.Module = nn.Sigmoid() if last else nn.LeakyReLU(slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(super().forward(x)))
+        stages = (self.conv, self.norm, self.activation)
+        if self._plain or not _fused(x) or any(has_forward_hooks(stage) for stage in stages):
+            return self.activation(self.norm(super().forward(x)))
+        return causal_block(x, self)
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         state = super().initial_state(batch, frequencies, device)
