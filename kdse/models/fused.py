@@ -16,61 +16,65 @@ from torch.autograd.function import once_differentiable
 
 
 def grouped_gru(grus: nn.ModuleList, x: Tensor) -> Tensor:
-    """Runs one-layer GRUs side by side from zero states: ``[G, T, B, I]`` in, ``[G, T, B, H]`` out."""
-    groups, frames, batch, size = x.shape
-    ih, hh, bias_ih, bias_hh = (
-        torch.stack([getattr(gru, f"{name}_l0") for gru in grus])
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    )
-    gates = torch.baddbmm(bias_ih[:, None], x.reshape(groups, frames * batch, size), ih.transpose(1, 2))
-    return _Recurrence.apply(gates.view(groups, frames, batch, -1).transpose(0, 1), hh, bias_hh).transpose(0, 1)
+    """Runs one-layer GRUs side by side from zero states: ``[G, T, B, I]`` in, ``[T, G, B, H]`` out."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return _GroupedGru.apply(x, *(torch.stack([getattr(gru, f"{name}_l0") for gru in grus]) for name in names))
 
 
-class _Recurrence(torch.autograd.Function):
-    """The part of a GRU that depends on its hidden state, in the notation of `torch.nn.GRU`."""
+class _GroupedGru(torch.autograd.Function):
+    """`grouped_gru` of stacked weights, in the notation of `torch.nn.GRU`."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Input parts of the gates ``[T, G, B, 3 H]``, ``weight_hh`` ``[G, 3 H, H]`` and ``bias_hh`` ``[G, 3 H]`` to
-        hidden states ``[T, G, B, H]``."""
-        size = weight.shape[-1]
-        weight_t, bias = weight.transpose(1, 2).contiguous(), bias[:, None]
-        own = gates.new_empty(gates.shape)  # the hidden state's parts of the gates
-        rz, n, hidden = (gates.new_empty(*gates.shape[:-1], k * size) for k in (2, 1, 1))
-        h = gates.new_zeros(*gates.shape[1:-1], size)
+    def forward(ctx: Any, x: Tensor, ih: Tensor, hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+        groups, frames, batch, inputs = x.shape
+        size = hh.shape[-1]
+        cut = 2 * size  # the gates r and z, then n, whose part of the hidden state is multiplied by r
+        x = x.reshape(groups, frames * batch, inputs)
+        bias = torch.cat([bias_ih[:, :cut] + bias_hh[:, :cut], bias_ih[:, cut:]], dim=-1)
+        product = torch.baddbmm(bias[:, None], x, ih.transpose(1, 2)).view(groups, frames, batch, -1).transpose(0, 1)
+        gates = torch.empty_like(product, memory_format=torch.contiguous_format)
+        gates[..., :cut], gates[..., cut:] = product[..., :cut], bias_hh[:, None, cut:]
+        n = product[..., cut:].contiguous()
+        hidden = torch.empty_like(n)
+        h, weight = torch.zeros_like(n[0]), hh.transpose(1, 2).contiguous()
         # views of all frames at once: slicing in the loop would cost as much as its arithmetic
-        cut = [2 * size, size]
-        views = [*gates.split(cut, -1), own, *own.split(cut, -1), rz, *rz.split(size, -1), n, hidden]
-        for x_rz, x_n, own_t, own_rz, own_n, rz_t, r, z, n_t, out in zip(*(v.unbind() for v in views), strict=True):
-            torch.baddbmm(bias, h, weight_t, out=own_t)
-            torch.add(x_rz, own_rz, out=rz_t).sigmoid_()
-            torch.addcmul(x_n, r, own_n, out=n_t).tanh_()
+        views = (gates, gates[..., :cut], *gates.split(size, -1), n, hidden)
+        for all_t, rz, r, z, own, n_t, out in zip(*(v.unbind() for v in views), strict=True):
+            all_t.baddbmm_(h, weight)
+            rz.sigmoid_()
+            n_t.addcmul_(r, own).tanh_()
             h = torch.lerp(n_t, h, z, out=out)
-        ctx.save_for_backward(own[..., 2 * size :], rz, n, hidden, weight)
+        ctx.save_for_backward(x, ih, hh, gates, n, hidden)
         return hidden
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own_n, rz, n, hidden, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, ih, hh, gates, n, hidden = ctx.saved_tensors
         frames, groups, batch, size = hidden.shape
-        r, z = rz.split(size, dim=-1)
+        r, z, own = gates.split(size, dim=-1)
         before = torch.cat([torch.zeros_like(hidden[:1]), hidden[:-1]])
         # what a gradient of the hidden state is multiplied with, for the three gates before their nonlinearities
-        to_n = (1 - z) * (1 - n.square())
-        factors = torch.stack([to_n * own_n * r * (1 - r), (before - n) * z * (1 - z), to_n * r], dim=-2)
+        to_n = torch.ops.aten.tanh_backward(1 - z, n)
+        to_r, to_z = (torch.ops.aten.sigmoid_backward(*pair) for pair in ((to_n * own, r), (before - n, z)))
+        factors = torch.stack([to_r, to_z, to_n * r], dim=-2)
         by_gate = torch.empty_like(factors)
         states = torch.empty_like(hidden)
-        h = torch.zeros_like(hidden[0])
-        views = [grad, states, states[..., None, :], factors, by_gate, by_gate.flatten(-2), z]
-        for grad_t, state, wide, factor, out, flat, z_t in zip(*(v.unbind()[::-1] for v in views), strict=True):
-            torch.add(h, grad_t, out=state)
+        states[-1] = grad[-1]
+        views = (states, states[..., None, :], factors, by_gate, by_gate.flatten(-2), z)
+        earlier = [*zip(grad[:-1].unbind(), states[:-1].unbind(), strict=True)][::-1]
+        for (state, wide, factor, out, flat, z_t), then in zip(
+            zip(*(v.unbind()[::-1] for v in views), strict=True), [*earlier, None], strict=True
+        ):
             torch.mul(wide, factor, out=out)
-            h = torch.baddbmm(state * z_t, flat, weight)
-        own = by_gate.flatten(-2)
-        by_group = own.transpose(0, 1).reshape(groups, frames * batch, 3 * size)
-        to_weight = by_group.transpose(1, 2) @ before.transpose(0, 1).reshape(groups, frames * batch, size)
-        return torch.cat([own[..., : 2 * size], states * to_n], dim=-1), to_weight, by_group.sum(1)
+            if then is not None:
+                torch.addcmul(then[0], state, z_t, out=then[1]).baddbmm_(flat, hh)
+        rows = groups, frames * batch, -1
+        by_own = by_gate.flatten(-2).transpose(0, 1).reshape(rows)
+        by_input = torch.cat([by_own[..., : 2 * size], (states * to_n).transpose(0, 1).reshape(rows)], dim=-1)
+        to_hh = by_own.transpose(1, 2) @ before.transpose(0, 1).reshape(rows)
+        to_x = (by_input @ ih).view(groups, frames, batch, -1)
+        return to_x, by_input.transpose(1, 2) @ x, to_hh, by_input.sum(1), by_own.sum(1)
 
 
 def cumulative_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, over_time: bool) -> Tensor:

@@ -217,7 +217,7 @@ class GroupedGru(nn.Module):
         groups = len(self.grus)
         # group g takes its channels' values of all frequencies; the size of a group need not be whole channels
         flat = x.permute(2, 0, 1, 3).reshape(frames, batch, groups, -1).permute(2, 0, 1, 3)
-        y = grouped_gru(self.grus, flat).permute(2, 1, 0, 3).reshape(batch, frames, channels, frequencies)
+        y = grouped_gru(self.grus, flat).permute(2, 0, 1, 3).reshape(batch, frames, channels, frequencies)
         return self.activation(y.permute(0, 2, 1, 3).contiguous(memory_format=torch.channels_last))
 
     def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
