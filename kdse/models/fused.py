@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def grouped_gru(grus: nn.ModuleList, x: Tensor) -> Tensor:
-    """Runs one-layer GRUs side by side from zero states: ``[G, T, B, I]`` in, ``[T, G, B, H]`` out."""
+    """Runs one-layer GRUs side by side from zero states: ``[T, B, G, I]`` in, ``[T, G, B, H]`` out."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return _GroupedGru.apply(x, *(torch.stack([getattr(gru, f"{name}_l0") for gru in grus]) for name in names))
 
@@ -26,12 +26,10 @@ class _GroupedGru(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, ih: Tensor, hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-        groups, frames, batch, inputs = x.shape
         size = hh.shape[-1]
         cut = 2 * size  # the gates r and z, then n, whose part of the hidden state is multiplied by r
-        x = x.reshape(groups, frames * batch, inputs)
         bias = torch.cat([bias_ih[:, :cut] + bias_hh[:, :cut], bias_ih[:, cut:]], dim=-1)
-        product = torch.baddbmm(bias[:, None], x, ih.transpose(1, 2)).view(groups, frames, batch, -1).transpose(0, 1)
+        product = _products(x, ih, bias).transpose(1, 2)  # [T, G, B, 3 H]
         gates = torch.empty_like(product, memory_format=torch.contiguous_format)
         gates[..., :cut], gates[..., cut:] = product[..., :cut], bias_hh[:, None, cut:]
         n = product[..., cut:].contiguous()
@@ -69,12 +67,27 @@ class _GroupedGru(torch.autograd.Function):
             torch.mul(wide, factor, out=out)
             if then is not None:
                 torch.addcmul(then[0], state, z_t, out=then[1]).baddbmm_(flat, hh)
-        rows = groups, frames * batch, -1
-        by_own = by_gate.flatten(-2).transpose(0, 1).reshape(rows)
-        by_input = torch.cat([by_own[..., : 2 * size], (states * to_n).transpose(0, 1).reshape(rows)], dim=-1)
-        to_hh = by_own.transpose(1, 2) @ before.transpose(0, 1).reshape(rows)
-        to_x = (by_input @ ih).view(groups, frames, batch, -1)
-        return to_x, by_input.transpose(1, 2) @ x, to_hh, by_input.sum(1), by_own.sum(1)
+        by_own = by_gate.flatten(-2).transpose(1, 2).contiguous()  # [T, B, G, 3 H]
+        by_input = torch.cat([by_own[..., : 2 * size], (states * to_n).transpose(1, 2)], dim=-1)
+        rows = [part.flatten(0, 1).transpose(0, 1) for part in (x, before.transpose(1, 2), by_input, by_own)]
+        to_ih, to_hh = rows[2].transpose(1, 2) @ rows[0], rows[3].transpose(1, 2) @ rows[1]
+        return _products(by_input, ih.transpose(1, 2)), to_ih, to_hh, rows[2].sum(1), rows[3].sum(1)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W' + b`` of every group: ``[T, B, G, I]``, ``[G, O, I]`` and ``[G, O]`` to ``[T, B, G, O]``; see `product`."""
+    groups, outputs, inputs = weight.shape
+    y = product(x.flatten(2), weight.reshape(-1, inputs), None if bias is None else bias.flatten(), groups)
+    return y.unflatten(-1, (groups, outputs))
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
+    """``x W' + b`` of ``[A, B, I]`` and ``[O, I]`` as a convolution of width 1.
+
+    oneDNN computes that; the matrix products of PyTorch are MKL's, which on AMD's processors take twice as long.
+    """
+    y = torch.conv2d(x[:, :, None].permute(0, 3, 1, 2), weight[..., None, None], bias, groups=groups)
+    return y.permute(0, 2, 3, 1).squeeze(2)
 
 
 def cumulative_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float, over_time: bool) -> Tensor:
@@ -138,6 +151,28 @@ def _normalise_backward(
     return to_gain.view(-1, len(gain)).sum(0), plain.sum(0).view(-1, len(gain)).sum(0)
 
 
+def causal_conv(x: Tensor, conv: nn.Module, up: bool) -> Tensor:
+    """`kdse.models.layers.CausalConv` of 2 frames and 3 frequencies, on ``[B, C, T, F]``."""
+    return _CausalConv.apply(x, conv.weight, conv.bias, up)
+
+
+class _CausalConv(torch.autograd.Function):
+    """`_convolve` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, up: bool) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x, weight)
+        ctx.up = up
+        return _convolve(x, weight, bias, up).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        to_y = torch.nn.functional.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 1))
+        return *_convolve_backward(to_y, *ctx.saved_tensors, ctx.up, ctx.needs_input_grad[0]), None
+
+
 def causal_block(x: Tensor, block: Any) -> Tensor:
     """`kdse.models.layers.CausalBlock` with a cumulative norm and LeakyReLU, on ``[B, C, T, F]``."""
     conv, norm = block.conv, block.norm
@@ -146,11 +181,7 @@ def causal_block(x: Tensor, block: Any) -> Tensor:
 
 
 class _CausalBlock(torch.autograd.Function):
-    """Convolution, cumulative norm and LeakyReLU that keep two tensors of the output's size and copy none.
-
-    The convolution pads both ends of time and its last frame is left out, so that nothing is padded or cropped by a
-    copy. The transposed one runs as `_transposed`.
-    """
+    """Convolution, cumulative norm and LeakyReLU that keep two tensors of the output's size and copy none."""
 
     @staticmethod
     def forward(
@@ -166,11 +197,7 @@ class _CausalBlock(torch.autograd.Function):
         slope: float,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        if up:
-            y = _transposed(x, weight, conv_bias)
-        else:
-            y = torch.conv2d(x, weight, conv_bias, stride=(1, 2), padding=(1, 1)).permute(0, 2, 3, 1)
-        y = y[:, : x.shape[2]]
+        y = _convolve(x, weight, conv_bias, up)
         out, moments = _normalise(y, gain, bias, eps, over_time)
         torch.nn.functional.leaky_relu_(out, slope)
         ctx.save_for_backward(x, weight, gain, y, out, *moments)
@@ -185,17 +212,35 @@ class _CausalBlock(torch.autograd.Function):
         grad = torch.ops.aten.leaky_relu_backward(grad.permute(0, 2, 3, 1), out, slope, True)
         batch, frames, bins, channels = y.shape
         to_y = y.new_empty(batch, frames + 1, bins, channels)
-        to_y[:, frames:] = 0  # nobody saw that frame
-        to_gain, to_bias = _normalise_backward(grad, y, gain, moments, over_time, to_y[:, :frames])
-        to_y = to_y.permute(0, 3, 1, 2)
-        wanted = ctx.needs_input_grad[0]
-        settings = [channels], (1, 2), (1 - up, 1), (1, 1), up, (0, int(up)), 1
-        to_x, to_weight, to_conv_bias = torch.ops.aten.convolution_backward(
-            to_y, x, weight, *settings, [up and wanted, True, True]
-        )
-        if wanted and not up:
-            to_x = _transposed(to_y, weight)[:, 1 : frames + 1].permute(0, 3, 1, 2)
-        return to_x, to_weight, to_conv_bias, to_gain, to_bias, None, None, None, None
+        to_y[:, frames:] = 0
+        to_norm = _normalise_backward(grad, y, gain, moments, over_time, to_y[:, :frames])
+        to_conv = _convolve_backward(to_y, x, weight, up, ctx.needs_input_grad[0])
+        return *to_conv, *to_norm, None, None, None, None
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, up: bool) -> Tensor:
+    """The causal `kdse.models.layers.band_conv` of 2 frames and 3 frequencies: ``[B, I, T, F]`` to ``[B, T, F', O]``.
+
+    It pads both ends of time and the last frame is left out, so that nothing is padded or cropped by a copy.
+    """
+    if up:
+        y = _transposed(x, weight, bias)
+    else:
+        y = torch.conv2d(x, weight, bias, stride=(1, 2), padding=(1, 1)).permute(0, 2, 3, 1)
+    return y[:, : x.shape[2]]
+
+
+def _convolve_backward(to_y: Tensor, x: Tensor, weight: Tensor, up: bool, wanted: bool) -> tuple[Any, Any, Any]:
+    """Gradients for input (None if not ``wanted``), weight and bias from that of ``[B, T + 1, F', O]``, whose last
+    frame, which was left out, is zero."""
+    to_y = to_y.permute(0, 3, 1, 2)
+    settings = [to_y.shape[1]], (1, 2), (1 - up, 1), (1, 1), up, (0, int(up)), 1
+    to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+        to_y, x, weight, *settings, [up and wanted, True, True]
+    )
+    if wanted and not up:
+        to_x = _transposed(to_y, weight)[:, 1:-1].permute(0, 3, 1, 2)
+    return to_x, to_weight, to_bias
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
