@@ -75,7 +75,7 @@ class _GroupedGru(torch.autograd.Function):
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W' + b`` of every group: ``[T, B, G, I]``, ``[G, O, I]`` and ``[G, O]`` to ``[T, B, G, O]``; see `product`."""
+    """``x W' + b`` of every group: ``[T, B, G, I]``, ``[G, O, I]``, ``[G, O]`` to ``[T, B, G, O]``; see `product`."""
     groups, outputs, inputs = weight.shape
     y = product(x.flatten(2), weight.reshape(-1, inputs), None if bias is None else bias.flatten(), groups)
     return y.unflatten(-1, (groups, outputs))
@@ -169,8 +169,9 @@ class _CausalConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
         to_y = torch.nn.functional.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 1))
-        return *_convolve_backward(to_y, *ctx.saved_tensors, ctx.up, ctx.needs_input_grad[0]), None
+        return *_convolve_backward(to_y, x, weight, ctx.up, ctx.needs_input_grad[0]), None
 
 
 def causal_block(x: Tensor, block: Any) -> Tensor:
