@@ -19,6 +19,7 @@ from kdse.errors import UserError, require_at_least
 from kdse.gradients import window_factor
 from kdse.internals.lightning import batches_started
 from kdse.losses import PhaseSensitive, WeightedSum
+from kdse.machine.memory import keep_freed_memory
 from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
 from kdse.models.base import Estimate, rows_of
@@ -118,6 +119,8 @@ class Enhancer(L.LightningModule):
         self.check_labels([SUPERVISED])
 
     def on_train_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         check_shared(self.trainer, self.trainer.train_dataloader, "training")
 
     def check_labels(self, terms: list[str]) -> None:

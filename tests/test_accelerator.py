@@ -6,6 +6,7 @@ error there as it would be on a GPU, and so is reading a value.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from kdse.losses import CompressedSpectral, MannerLoss, MultiResolutionStft, Pha
 from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet
 from kdse.models.base import Estimate
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Joint, Phase, Phases, Schedule, TwoStep
+from kdse.training.divergence import SkipNonFinite
 from tests.objectives.test_together import BATCH, KINDS, distiller, make
 
 MODELS: dict[str, Any] = {
@@ -158,4 +160,29 @@ def test_a_step_reads_no_value_back_from_the_device(monkeypatch: pytest.MonkeyPa
     with watched(lambda operator: operators.append(str(operator))):
         model.training_step(_batch("cpu"), 0).backward()
     assert "aten.bmm.default" in operators
+    assert not [name for name in operators if name.startswith(("aten._local_scalar_dense", "aten.nonzero"))]
+
+
+def test_the_guard_against_values_that_are_not_finite_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdse.training.divergence.reading_is_free", lambda device: False)
+    guard, model = SkipNonFinite(tmp_path), distiller()
+    optimizer = torch.optim.Adam(model.parameters())
+    trainer: Any = SimpleNamespace(
+        global_step=0, log_every_n_steps=50, world_size=1, precision_plugin=None, strategy=None, optimizers=[optimizer]
+    )
+    guard.on_train_start(trainer, model)
+    _attach(model, monkeypatch)
+    operators: list[str] = []
+    for _ in range(2):  # (the first step makes the optimizer's state)
+        operators.clear()
+        with watched(lambda operator: operators.append(str(operator))):
+            guard.on_train_batch_start(trainer, model)
+            loss = model.training_step(_batch("cpu"), 0)
+            guard.on_before_backward(trainer, model, loss)
+            loss.backward()
+            guard.on_before_optimizer_step(trainer, model, optimizer)
+            optimizer.step()
+    assert any(name.startswith("aten._fused_adam_") for name in operators)
     assert not [name for name in operators if name.startswith(("aten._local_scalar_dense", "aten.nonzero"))]

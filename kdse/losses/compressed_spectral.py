@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.models.base import Estimate
-from kdse.models.stft import Stft
+from kdse.models.stft import Stft, power
 from kdse.precision import exact, full_precision
 
 FLOOR = 1e-12
@@ -30,8 +30,8 @@ def compressed_spectral_loss(estimate: Tensor, clean: Tensor, compression: float
 
 def _compress(spectrum: Tensor, compression: float) -> tuple[Tensor, Tensor]:
     """Compressed magnitude, and compressed complex values as (real, imaginary) in a last axis."""
-    power = spectrum.real.square() + spectrum.imag.square() + FLOOR
-    return power.pow(compression / 2), torch.view_as_real(spectrum) * power.pow((compression - 1) / 2)[..., None]
+    floored = power(spectrum) + FLOOR
+    return floored.pow(compression / 2), torch.view_as_real(spectrum) * floored.pow((compression - 1) / 2)[..., None]
 
 
 class CompressedSpectral(nn.Module):

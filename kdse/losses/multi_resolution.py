@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.models.base import Estimate
+from kdse.models.stft import power
 from kdse.precision import exact, full_precision
 
 FLOOR = 1e-7
@@ -17,7 +18,7 @@ def stft_magnitude(wave: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor
     spectrum = torch.stft(
         wave, n_fft, hop, window.numel(), window, center=True, pad_mode="constant", return_complex=True
     )
-    return (spectrum.real.square() + spectrum.imag.square()).clamp_min(FLOOR).sqrt()
+    return power(spectrum).clamp_min(FLOOR).sqrt()
 
 
 def spectral_convergence(estimate: Tensor, clean: Tensor) -> Tensor:

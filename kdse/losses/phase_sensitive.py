@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.models.base import Estimate
-from kdse.models.stft import Stft
+from kdse.models.stft import Stft, power
 from kdse.precision import exact, full_precision
 
 
@@ -22,7 +22,7 @@ def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncat
 
     Silence (all zero) gives zero with zero gradient.
     """
-    magnitude = noisy.abs()
+    magnitude = power(noisy).sqrt()
     target = (clean * noisy.conj()).real / magnitude.clamp_min(1e-12)
     if truncate:
         target = torch.minimum(target.clamp_min(0.0), magnitude)
@@ -54,15 +54,14 @@ class PhaseSensitive(nn.Module):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
             scale = torch.ones_like(noisy[:, 0])
             if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
-                power = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
-                scale = power.rsqrt()
-            noisy_bft = self.stft(noisy * scale[:, None])
+                energy = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
+                scale = energy.rsqrt()
+            noisy_bft, clean_bft = self.stft(torch.cat([noisy, clean]) * scale.repeat(2)[:, None]).chunk(2)
             if spectrum.shape != noisy_bft.shape:
                 raise UserError(
                     f"model.loss: PhaseSensitive's STFT gives {[*noisy_bft.shape[1:]]} bins and frames, the model's "
                     f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
                     "(kdse.losses.SiSdr, CompressedSpectral)"
                 )
-            magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-20).sqrt()
-            clean_bft = self.stft(clean * scale[:, None])
+            magnitude = (power(spectrum) + 1e-20).sqrt()
             return phase_sensitive_loss(magnitude * scale[:, None, None], clean_bft, noisy_bft, self.truncate)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_one_of
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, Tap
-from kdse.models.layers import CausalBlock, GroupedGru, OneFrame, State, whole
+from kdse.models.layers import CausalBlock, GroupedGru, OneFrame, State, product, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -118,7 +118,7 @@ class Cruse(SpectralModel):
     def features(self, spectrum: Tensor) -> Tensor:
         """Complex spectrum ``[B, F, T]`` to compressed mel magnitudes ``[B, 1, T, 80]``."""
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-12)
-        mel = magnitude.transpose(1, 2) @ self.mel
+        mel = product(magnitude.transpose(1, 2), self.mel)
         return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
 
     def mel_mask(self, features: Tensor, run: Callable[[str, Any, Tensor], Tensor] = whole) -> Tensor:
@@ -131,7 +131,7 @@ class Cruse(SpectralModel):
 
     def bin_gain(self, mask: Tensor) -> Tensor:
         """Mel mask ``[B, 1, T, 80]`` to a gain per bin ``[B, F, T]``; ones give ones."""
-        gain = exact(mask).squeeze(1) @ self.expand
+        gain = product(exact(mask).squeeze(1), self.expand)
         return gain.clamp_min(self.mask_floor).transpose(1, 2) if self.mask_floor > 0 else gain.transpose(1, 2)
 
     def taps(self) -> dict[str, Tap]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdse.errors import UserError
 from kdse.internals.torch import has_forward_hooks
-from kdse.models.fused import cumulative_norm, grouped_gru
+from kdse.models import fused
 
 State = dict[str, Tensor]
 
@@ -53,6 +53,11 @@ def _fused(x: Tensor) -> bool:
     return device == "cpu" and not torch.is_autocast_enabled(device) and not torch.compiler.is_compiling()
 
 
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """``x [B, T, I]`` times a matrix ``[I, O]``, in the fastest way for whole signals."""
+    return fused.product(x, matrix.t()) if x.shape[1] > 1 and _fused(x) else x @ matrix
+
+
 class CumulativeLayerNorm(nn.Module):
     """Layer norm over channels, frequency and all frames so far (Conv-TasNet's cLN), gain and bias per channel.
 
@@ -73,7 +78,7 @@ class CumulativeLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``[B, C, T, F]``; frame t uses frames 0..t."""
         if _fused(x):
-            return cumulative_norm(x, self.gain, self.bias, self.eps, self.over_time)
+            return fused.cumulative_norm(x, self.gain, self.bias, self.eps, self.over_time)
         sums = torch.stack([x.sum((1, 3)), x.square().sum((1, 3))]).double()
         values = x.shape[1] * x.shape[3]
         if not self.over_time:
@@ -167,11 +172,14 @@ class CausalBlock(BandConv):
         norm_over_time: bool = True,
     ) -> None:
         super().__init__(channels_in, channels_out, up)
+        self._last = last
         self.norm: nn.Module = nn.Identity() if last else CumulativeLayerNorm(channels_out, norm_over_time)
         self.activation: nn.Module = nn.Sigmoid() if last else nn.LeakyReLU(slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(super().forward(x)))
+        if not _fused(x) or any(has_forward_hooks(stage) for stage in (self.conv, self.norm, self.activation)):
+            return self.activation(self.norm(super().forward(x)))
+        return self.activation(fused.causal_conv(x, self.conv, self.up)) if self._last else fused.causal_block(x, self)
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         state = super().initial_state(batch, frequencies, device)
@@ -212,8 +220,8 @@ class GroupedGru(nn.Module):
         batch, channels, frames, frequencies = x.shape
         groups = len(self.grus)
         # group g takes its channels' values of all frequencies; the size of a group need not be whole channels
-        flat = x.permute(2, 0, 1, 3).reshape(frames, batch, groups, -1).permute(2, 0, 1, 3)
-        y = grouped_gru(self.grus, flat).permute(2, 1, 0, 3).reshape(batch, frames, channels, frequencies)
+        flat = x.permute(2, 0, 1, 3).reshape(frames, batch, groups, -1)
+        y = fused.grouped_gru(self.grus, flat).permute(2, 0, 1, 3).reshape(batch, frames, channels, frequencies)
         return self.activation(y.permute(0, 2, 1, 3).contiguous(memory_format=torch.channels_last))
 
     def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdse.errors import UserError, require_one_of
 from kdse.losses.si_sdr import si_sdr
 from kdse.models.base import Estimate
-from kdse.models.stft import Stft
+from kdse.models.stft import Stft, power
 from kdse.objectives.base import Exchange, OutputObjective
 from kdse.precision import exact, full_precision
 
@@ -76,7 +76,7 @@ class OutputDistillation(OutputObjective):
         """What is compared of a complex spectrum ``[B, F, T]``: real and imaginary part, or compressed magnitude."""
         if self.on == "spectrum":
             return torch.view_as_real(spectrum)
-        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).pow(0.5 * self.compression)
+        return (power(spectrum) + 1e-12).pow(0.5 * self.compression)
 
 
 class SiSdrDistillation(OutputObjective):

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdse.errors import UserError
 
-#: Entries of an optimizer's group that are no settings, or that `_learning_rate` reads.
-_NO_SETTINGS = {"params", "lr", "initial_lr", "kdse_base_lr"}
+#: Entries of an optimizer's group that are no settings, that say only how a step is computed, or that
+#: `_learning_rate` reads.
+_NO_SETTINGS = {"params", "lr", "initial_lr", "kdse_base_lr", "fused", "foreach"}
 
 
 def check_optimizer(
@@ -39,6 +41,23 @@ def check_optimizer(
             f"{'; '.join(found)}. Give those of the checkpoint, or start anew from its weights with "
             f"--model.weights={source}"
         )
+
+
+def use_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Lets Adam, AdamW or SGD take its steps in one kernel, unless the user chose otherwise; returns whether
+    all its groups do. Such an optimizer leaves a step out if its attribute ``found_inf`` holds 1.
+
+    For use before the first step of a run, after its state is loaded.
+    """
+    known = isinstance(optimizer, (torch.optim.Adam, torch.optim.SGD))
+    for group in optimizer.param_groups:
+        settled = group.get("foreach") or group.get("differentiable") or isinstance(group["lr"], Tensor)
+        if known and group["fused"] is None and not settled:
+            group["fused"] = True
+            for parameter, state in ((p, optimizer.state.get(p, {})) for p in group["params"]):
+                if "step" in state:  # the other forms keep it on the CPU
+                    state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
+    return known and all(group["fused"] for group in optimizer.param_groups)
 
 
 def _optimizer_differences(checkpoint: Mapping[str, Any], optimizer: Any, scheduler: Any) -> list[str]:

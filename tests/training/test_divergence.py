@@ -96,6 +96,25 @@ def test_the_step_changes_no_weight_and_no_moment_and_training_goes_on(loss, tmp
     assert caplog.text.count("optimizer step 3 is skipped") == 1
 
 
+def test_an_optimizer_that_skips_by_itself_leaves_the_weights_that_one_does_that_is_looked_at(
+    tmp_path, monkeypatch, caplog
+):
+    """As on an accelerator, where nobody looks at the gradients of a step before it is taken."""
+    seen = train(tmp_path, Breaks([1, 2, 4]))
+    monkeypatch.setattr("kdse.training.divergence.reading_is_free", lambda device: False)
+    late = train(tmp_path, Breaks([1, 2, 4]))
+    assert late.optimizer.param_groups[0]["fused"] and late._counts is not None
+    for one, other in zip(seen.states, late.states, strict=True):
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-6)
+    changed = [not same(weights_of(a), weights_of(b)) for a, b in pairwise(late.states)]
+    assert changed == [True, False, False, True, False, True]
+    assert late.state_dict() == seen.state_dict() == {"skipped": 3, "in_a_row": 0}
+    assert {int(state["step"]) for state in late.optimizer.state.values()} == {3}
+    with pytest.raises(Diverged, match="last 3 of 6 optimizer steps"):  # read once the six steps are through
+        train(tmp_path, Breaks([3, 4, 5]), 2)
+
+
 class Normalised(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +127,9 @@ class Normalised(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_statistics_that_a_batch_made_nan_are_those_before_it(tmp_path):
+@pytest.mark.parametrize("free", [True, False], ids=["looked at", "on the device"])
+def test_statistics_that_a_batch_made_nan_are_those_before_it(free, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdse.training.divergence.reading_is_free", lambda device: free)
     items = torch.randn(8, 3)
     items[4] = math.nan  # of the third batch
     guard = Seen(tmp_path)
