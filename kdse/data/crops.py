@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdse.data.batch import Item, make_item, pad_batch
+from kdse.data.corpus.corpora import Crop
 from kdse.data.file_pairs import Pair
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, find_taught
 from kdse.data.whole_pairs import PairSet
 from kdse.errors import UserError
 from kdse.seeding import derive_seed, run_seed
-
-
-class Crop(NamedTuple):
-    """Samples ``[start, stop)`` of the recording number ``place``."""
-
-    place: int
-    start: int
-    stop: int
 
 
 def crop_at(key: Key, lengths: Sequence[int] | np.ndarray, samples: int, seed: int) -> Crop:

@@ -3,173 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from kdse.audio.levels import SNR_DEFINITIONS, active_db
-from kdse.audio.opening import AudioError
-from kdse.data.batch import Item, make_item
+from kdse.audio.levels import SNR_DEFINITIONS
 from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
-from kdse.data.mixing import mix
-from kdse.data.position import Key, ResumableData, check_positive
+from kdse.data.mixture_set import MixtureSet, Plan, Plans, Resident, as_it_is
+from kdse.data.position import ResumableData, check_positive
 from kdse.errors import UserError
-from kdse.machine.packages import required
 from kdse.seeding import derive_seed, run_seed
 
-log = logging.getLogger(__name__)
-
-#: Crops of speech that may be too quiet, one after another. Our choice.
-REDRAWS = 8
-#: Draws that may be digital silence, one after another, before a corpus is refused. Our choice: where one file in ten
-#: holds sound, 1 item in 100 million meets as many.
-SILENT_REDRAWS = 175
-#: Files with silence that were told of.
-_named: set[str] = set()
-
-#: A waveform, and the places of the files it is from.
-Drawn = tuple[Tensor, list[int]]
-Draw = Callable[[Corpus, np.random.Generator], Drawn]
-
-
-@dataclass(eq=False)
-class MixtureSet(Dataset[Item]):
-    """Mixtures of one split: item (epoch, index) is a pure function of corpora, seed, epoch and index.
-
-    Noise, rooms and speech that are digital silence where they were drawn, all zeros, are drawn again: without noise
-    an item would score +100 dB, and a silent room would make the target silent. The other draws of the item stay. In
-    training, whose items nobody scores, the pause of a noise file with sound stays too: speech alone is an example.
-
-    speech, noise, rooms: corpora; rooms (of impulse responses) only where there are any.
-    seed: of this set. samples: length of an item. items: length of the set; 0 in training.
-    snr_db, snr_definition, level_dbfs, reverb_share, early_ms, minimum_active_dbfs, sample_rate_hz: as of `Mixtures`.
-    cycle_snr: item i takes the i-th SNR of the list in turn instead of a random one.
-    labelled: places of the speech files that count as labelled. Noisy audio is the same whichever they are; an item of
-        any other file has zeros for clean speech and NaN for its SNR. None means all, and items say nothing.
-    """
-
-    speech: Corpus
-    noise: Corpus
-    rooms: Corpus | None
-    seed: int
-    samples: int
-    snr_db: list[float]
-    snr_definition: str
-    level_dbfs: list[float]
-    reverb_share: float
-    early_ms: float
-    minimum_active_dbfs: float
-    sample_rate_hz: int
-    cycle_snr: bool = False
-    items: int = 0
-    labelled: frozenset[int] | None = None
-
-    def __len__(self) -> int:
-        return self.items
-
-    def __getitem__(self, key: Key | int) -> Item:
-        epoch, index = key = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "item", epoch, index)))
-        snr_db = self._draw_snr(rng, index)
-        speech, files = self._draw_speech(rng, key)
-        noise, _ = self._sounding(self._crop, self.noise, rng, key, "noise")
-        clean: Tensor | None = None
-        if self.rooms is not None and rng.random() < self.reverb_share:
-            response, _ = self._sounding(self._draw_room, self.rooms, rng, key, "rooms")
-            speech, clean = self._reverberate(speech, response)
-        level = float(rng.uniform(self.level_dbfs[0], self.level_dbfs[1]))
-        mixture = mix(speech, noise, snr_db, self.snr_definition, self.sample_rate_hz, level, clean)
-        item = make_item(mixture.noisy, mixture.clean, mixture.snr_db, f"{epoch}-{index:06d}", index)
-        if self.labelled is not None:
-            known = self.labelled.issuperset(files)
-            item["labelled"] = torch.tensor(known)
-            if not known:  # of a recording nobody knows the clean part, nor the SNR
-                item["clean"] = torch.zeros_like(mixture.clean)
-                item["snr_db"] = torch.full_like(item["snr_db"], torch.nan)
-        return item
-
-    def _draw_snr(self, rng: np.random.Generator, index: int) -> float:
-        if self.cycle_snr:
-            return float(self.snr_db[index % len(self.snr_db)])
-        if len(self.snr_db) == 2:
-            return float(rng.uniform(self.snr_db[0], self.snr_db[1]))
-        return float(rng.choice(self.snr_db))
-
-    def _draw_speech(self, rng: np.random.Generator, key: Key) -> Drawn:
-        """The first of a few crops that is loud enough, or the loudest of them, and the files it is from.
-
-        In a corpus of nothing but silence that is silent, and the SNR of the item unknown.
-        """
-        quiet = []
-        for _ in range(REDRAWS):
-            crop = self._crop(self.speech, rng)
-            level = active_db(crop[0], self.sample_rate_hz)
-            if level >= self.minimum_active_dbfs:
-                return crop
-            quiet.append((level, crop))
-        speech, files = max(quiet, key=lambda drawn: drawn[0])[1]
-        if speech.any():
-            return speech, files
-        return next(self._drawn_again(self._crop, self.speech, files, key, "speech"), (speech, files))
-
-    def _sounding(self, draw: Draw, corpus: Corpus, rng: np.random.Generator, key: Key, what: str) -> Drawn:
-        """What is drawn, or if that is silent, what is drawn again; an AudioError if no sound is to be found."""
-        wave, files = draw(corpus, rng)
-        if wave.any() or (not self.items and any(corpus.read(place, self.sample_rate_hz).any() for place in files)):
-            return wave, files
-        for drawn in self._drawn_again(draw, corpus, files, key, what):
-            return drawn
-        raise AudioError(f"{corpus.root}: {SILENT_REDRAWS} draws in a row were silent; remove files of zeros only")
-
-    def _drawn_again(self, draw: Draw, corpus: Corpus, silent: list[int], key: Key, what: str) -> Iterator[Drawn]:
-        """Sound, from a random stream of its own, instead of the silence of some files, which are named once."""
-        rng = np.random.Generator(np.random.Philox(derive_seed(self.seed, "again", what, *key)))
-        for _ in range(SILENT_REDRAWS):
-            for file in {str(corpus.file(place)) for place in silent} - _named:
-                _named.add(file)
-                log.warning("%s: digital silence (or a part of it that was drawn): another is drawn instead", file)
-            wave, silent = draw(corpus, rng)
-            if wave.any():
-                yield wave, silent
-
-    def _crop(self, corpus: Corpus, rng: np.random.Generator) -> Drawn:
-        """A random segment and the files it is from; those too short are followed by others until it is full."""
-        parts: list[Tensor] = []
-        files: list[int] = []
-        missing = self.samples
-        while missing > 0:
-            index = int(rng.integers(len(corpus)))
-            length = corpus.samples(index, self.sample_rate_hz)
-            start = int(rng.integers(length - missing + 1)) if length > missing else 0
-            part = corpus.read(index, self.sample_rate_hz, start, start + min(missing, length))
-            if part.numel() == 0:
-                raise AudioError(f"{corpus.file(index)}: holds no samples at {self.sample_rate_hz} Hz; remove it")
-            parts.append(part)
-            files.append(index)
-            missing -= part.numel()
-        return torch.cat(parts), files
-
-    def _draw_room(self, rooms: Corpus, rng: np.random.Generator) -> Drawn:
-        """A response and its file."""
-        place = int(rng.integers(len(rooms)))
-        return rooms.read(place, self.sample_rate_hz), [place]
-
-    def _reverberate(self, dry: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Reverberant speech and its early part, both aligned to the direct path."""
-        fftconvolve = required("torchaudio.functional", "fftconvolve")
-        direct = int(response.abs().argmax())
-        response = response[direct:] / response[direct].abs().clamp_min(1e-6)
-        early = response[: 1 + round(self.early_ms * self.sample_rate_hz / 1000)]
-        n = dry.numel()
-        return fftconvolve(dry, response)[:n], fftconvolve(dry, early)[:n]
+#: Size of the decoded copy of a folder of recordings, at most: 170 hours at 16 bits and 16 kHz. Our choice.
+CACHE_GB = 20.0
 
 
 class Mixtures(ResumableData):
@@ -206,6 +55,11 @@ class Mixtures(ResumableData):
             found without.
         shard_cache: folder that keeps whole shards of object storage as they are used, for a disk that holds the
             corpus; None keeps nothing and asks for one recording at a time.
+        cache_gb: the training recordings are decoded once, into a copy on disk that all later runs map into memory, if
+            that takes at most so many GB for the speech and for the noise; 0 reads the files. Mixtures are the same.
+        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
+        on_accelerator: keep that copy in the accelerator's memory and mix training batches there; what is drawn stays
+            the same, and values to float32's rounding.
     """
 
     def __init__(
@@ -231,6 +85,9 @@ class Mixtures(ResumableData):
         labelled_seed: int = 0,
         manifest: str | None = None,
         shard_cache: str | None = None,
+        cache_gb: float = CACHE_GB,
+        cache_dir: str | None = None,
+        on_accelerator: bool = False,
     ) -> None:
         super().__init__()
         check_share(labelled_share, "labelled_share")
@@ -247,10 +104,13 @@ class Mixtures(ResumableData):
             validation_items=validation_items, validation_seconds=validation_seconds, test_items=test_items,
             sample_rate_hz=sample_rate_hz,
         )  # fmt: skip
-        check_positive(or_zero=True, early_ms=early_ms, num_workers=num_workers)
+        check_positive(or_zero=True, early_ms=early_ms, num_workers=num_workers, cache_gb=cache_gb)
         if snr_definition == "lufs" and min(segment_seconds, validation_seconds) < 0.4:
             raise UserError("--data.snr_definition lufs: needs segments and validation items of at least 0.4 s")
         check_share(reverb_share, "reverb_share")
+        if on_accelerator and (cache_gb == 0 or snr_definition == "lufs"):
+            why = "--data.cache_gb=0 has no decoded copy" if cache_gb == 0 else "LUFS is measured sample by sample"
+            raise UserError(f"--data.on_accelerator: {why}; leave one of them out")
         self.root, self.manifest, self.shard_cache = root, manifest, shard_cache
         self.snr_db, self.snr_definition, self.level_dbfs = list(snr_db), snr_definition, list(level_dbfs)
         self.reverb_share, self.early_ms = reverb_share, early_ms
@@ -260,6 +120,8 @@ class Mixtures(ResumableData):
         self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
         self.seed = run_seed() if seed is None else seed
         self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
+        self.cache_gb, self.cache_dir, self.on_accelerator = cache_gb, cache_dir, on_accelerator
+        self._resident: Resident | None = None
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
 
     def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
@@ -300,7 +162,19 @@ class Mixtures(ResumableData):
     def train_dataloader(self) -> DataLoader[Any]:
         batches = self.batches(self.steps_per_epoch, self.batch_size)
         samples = round(self.segment_seconds * self.sample_rate_hz)
-        return self.loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
+        items = self.mixture_set("train", self.snr_db, samples, 0, False)
+        items = items.decoded(self.cache_dir, self.cache_gb)
+        if not self.on_accelerator:
+            return self.loader(items, batch_sampler=batches)
+        self._resident = Resident(items)
+        return self.loader(Plans(items), batch_sampler=batches, collate_fn=as_it_is)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, or mixes it there."""
+        if not isinstance(batch, Plan):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        assert self._resident is not None  # (plans are what `train_dataloader` gives with one)
+        return self._resident.on(device).mixed(batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._fixed("valid", self.snr_db, self.validation_items, False)

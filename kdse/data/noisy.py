@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdse.audio.opening import AudioError
-from kdse.data.corpus.corpora import Corpus, scan
+from kdse.data.corpus.corpora import Corpus, Crop, scan
 from kdse.data.corpus.shards import is_remote
-from kdse.data.crops import Crop, CropData, Crops, given_together
+from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import find_pairs, stem
 from kdse.data.taught import Recording, Taught
 from kdse.errors import UserError

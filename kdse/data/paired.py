@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from kdse.audio.files import read
 from kdse.data.batch import pad_batch
-from kdse.data.crops import Crop, CropData, Crops, given_together
+from kdse.data.corpus.corpora import Crop
+from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.taught import Recording, Taught

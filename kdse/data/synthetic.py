@@ -19,7 +19,8 @@ class SyntheticCorpus(Mixtures):
     Args:
         minutes: training speech; training noise is 0.6 times as long, valid and test a tenth each.
         corpus_seed: of the corpus itself. `seed` is that of the mixtures drawn from it.
-        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
+        cache_dir: folder of the cache, of the decoded copy too; None means the environment variable KDSE_CACHE, else
+            ~/.cache/kdse.
         build_workers: processes that generate the corpus; None means one a core, at most 8.
         mixtures: everything `Mixtures` takes besides root.
     """
@@ -32,9 +33,9 @@ class SyntheticCorpus(Mixtures):
         build_workers: int | None = None,
         **mixtures: Any,
     ) -> None:
-        super().__init__(root=None, **mixtures)
+        super().__init__(root=None, cache_dir=cache_dir, **mixtures)
         self.settings = Settings(minutes=minutes, seed=corpus_seed)
-        self.cache_dir, self.build_workers = cache_dir, build_workers
+        self.build_workers = build_workers
 
     def prepare_data(self) -> None:
         """Generates the corpus if the cache does not hold it yet: once a machine, whoever comes first."""

@@ -9,9 +9,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kdse.errors import UserError
+from kdse.machine.progress import say
 
 
 def take(path: Path) -> int | None:
@@ -96,3 +101,20 @@ class JournalLock:
 
     def release(self) -> None:
         self._lock.__exit__()
+
+
+@contextmanager
+def alone(target: Path, waiting: str, tell: bool = True) -> Iterator[None]:
+    """Holds the lock of a file or folder that is being made (``<target>.lock``).
+
+    Says ``waiting``, if ``tell`` is set, where another process holds it; then waits for that one.
+    """
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        if tell:
+            say(waiting)
+        held = lock.acquire()
+    with held:
+        yield

@@ -21,7 +21,7 @@ _WHERE_IN = {
         "log_every_n_steps", "default_root_dir", "profiler", "plugins", "barebones", "benchmark", "detect_anomaly",
         "inference_mode", "num_sanity_val_steps",
     },
-    "data": {"num_workers", "manifest", "shard_cache"},
+    "data": {"num_workers", "manifest", "shard_cache", "cache_gb", "cache_dir", "on_accelerator"},
     "model": {"metric_workers"},
 }  # fmt: skip
 #: Settings that seeds of one experiment may differ in: the data's own seed, and what only watches a run.

@@ -7,22 +7,33 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kdse.audio.files import info, read
 from kdse.audio.listing import list_audio
 from kdse.audio.opening import AudioError
+from kdse.data.corpus.decoded import UNIT, Decoded, decode
 from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import is_packed, nearest
 from kdse.data.corpus.shards import Shards, is_remote, open_shards
 from kdse.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+class Crop(NamedTuple):
+    """Samples ``[start, stop)`` of the recording number ``place``."""
+
+    place: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,7 @@ class Corpus:
     frames: samples of each file at its own rate. rates: sample rate of each file in Hz.
     manifest: where these are from, if not from the files themselves; then they are views of it, not lists.
     shards: what holds the recordings instead of files.
+    decoded: the recordings at one sample rate, where they have been decoded.
     """
 
     root: str
@@ -42,14 +54,15 @@ class Corpus:
     rates: Sequence[int] | np.ndarray
     manifest: Manifest | None = None
     shards: Shards | None = None
+    decoded: Decoded | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[object, ...]]:
         if self.manifest is not None:
-            return of_manifest, (self.root, self.manifest, self.shards)
-        return type(self), (self.root, self.paths, self.frames, self.rates)
+            return of_manifest, (self.root, self.manifest, self.shards, self.decoded)
+        return type(self), (self.root, self.paths, self.frames, self.rates, None, None, self.decoded)
 
     def file(self, index: int) -> Path:
         """Path of a file; of a recording in shards, what errors call it."""
@@ -73,11 +86,62 @@ class Corpus:
 
         An AudioError names a file that cannot be used, or that is not the one that the manifest describes.
         """
+        return self._part(index, sample_rate_hz, start, stop).float() * UNIT
+
+    def crops(self, crops: Sequence[Sequence[Crop]], sample_rate_hz: int) -> Tensor:
+        """Items of as many samples each, joined from crops: ``[B, N]`` in units of 1/32768, int16 or float32.
+
+        On the device of the recordings, which is not waited for.
+        """
+        parts = [self._part(place, sample_rate_hz, start, stop) for item in crops for place, start, stop in item]
+        return torch.cat(parts).unflatten(0, (len(crops), -1))
+
+    def _part(self, index: int, sample_rate_hz: int, start: int, stop: int | None) -> Tensor:
+        """As `read`, in units of 1/32768."""
+        decoded = self.decoded if self.decoded and self.decoded.sample_rate_hz == sample_rate_hz else None
+        if decoded is not None and (part := decoded.part(index, start, stop)) is not None:
+            return part
         if self.shards is not None:
             with self.shards.open(index) as content:
-                return read(f"{self.root}/{self.paths[index]}", sample_rate_hz, start, stop, content)
-        self.check(index)
-        return read(self.file(index), sample_rate_hz, start, stop)
+                wave = read(f"{self.root}/{self.paths[index]}", sample_rate_hz, start, stop, content)
+        else:
+            self.check(index)
+            wave = read(self.file(index), sample_rate_hz, start, stop)
+        wave = wave / UNIT
+        return wave if self.decoded is None else wave.to(self.decoded.samples.device)
+
+    def decode(self, sample_rate_hz: int, cache_dir: str | Path | None, most_gb: float) -> Corpus:
+        """These recordings decoded from the cache (see `kdse.data.corpus.decoded.decode`), if they can be kept there.
+
+        Those in object storage are not: a copy of all of them is not what a user of it wants.
+        """
+        if most_gb == 0 or is_remote(self.root):
+            return self
+
+        def stamp(file: str | Path) -> tuple[int, int]:
+            status = os.stat(file)
+            return status.st_size, status.st_mtime_ns
+
+        files = map(self.file, range(len(self)))
+        holders = files if self.shards is None else (Path(self.root) / name for name in self.shards.names)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                stamps = list(pool.map(stamp, holders))
+        except OSError:  # (whoever reads the file is told)
+            return self
+        listed = self.manifest.sizes.tolist() if self.manifest is not None and self.shards is None else None
+        if listed is not None and [size for size, _ in stamps] != listed:
+            return self  # (the same)
+        content, lengths = [self.fingerprint, *stamps], self.lengths(sample_rate_hz)
+
+        def whole(index: int) -> Tensor:
+            return self.read(index, sample_rate_hz)
+
+        return replace(self, decoded=decode(self.root, content, whole, lengths, sample_rate_hz, cache_dir, most_gb))
+
+    def to(self, device: torch.device) -> Corpus:
+        """The same with what is decoded in the memory of a device."""
+        return replace(self, decoded=self.decoded and self.decoded.to(device))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,9 +153,9 @@ class Corpus:
         return digest.hexdigest()
 
 
-def of_manifest(root: str, manifest: Manifest, shards: Shards | None = None) -> Corpus:
+def of_manifest(root: str, manifest: Manifest, shards: Shards | None = None, decoded: Decoded | None = None) -> Corpus:
     """The files of a manifest as a corpus below ``root``, or the recordings of shards."""
-    return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest, shards)
+    return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest, shards, decoded)
 
 
 def check_listed(file: str | Path, size: int, manifest: str) -> None:

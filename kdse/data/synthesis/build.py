@@ -13,15 +13,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from kdse.data.synthesis.plan import GENERATOR_VERSION, Clip, RoomClip, Settings, plan
 from kdse.data.synthesis.rooms import measured_t60_seconds
@@ -29,8 +26,9 @@ from kdse.data.synthesis.sound import SAMPLE_RATE_HZ
 from kdse.data.synthesis.worker import UNFINISHED, Worker, render
 from kdse.errors import UserError
 from kdse.machine.cache import cache_root
+from kdse.machine.locks import alone
 from kdse.machine.packages import required
-from kdse.machine.progress import counting, say
+from kdse.machine.progress import counting
 from kdse.machine.threads import available_cores
 
 MANIFEST_COLUMNS = (
@@ -62,7 +60,7 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
         if _is_complete(settings, folder):  # before the lock: it may lie where nothing can be written
             return False
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, progress):
+        with alone(folder, f"another process is generating {folder}; waiting for it", progress):
             if _is_complete(settings, folder):
                 return False
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -82,20 +80,6 @@ def build(settings: Settings, folder: Path, *, workers: int | None = None, progr
             f"cannot write the embedded corpus to {folder}: {where}{reason}; free some space or choose another place "
             "with --out, --data.cache_dir or the environment variable KDSE_CACHE"
         ) from error
-
-
-@contextmanager
-def _alone(folder: Path, tell: bool) -> Iterator[None]:
-    """Holds the folder's lock; waits, and says so, while another process builds the same corpus."""
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        if tell:
-            say(f"another process is generating {folder}; waiting for it")
-        held = lock.acquire()
-    with held:
-        yield
 
 
 def _described(settings: Settings) -> dict[str, Any]:

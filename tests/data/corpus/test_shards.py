@@ -96,7 +96,7 @@ if __name__ == "__main__":
 
     from kdse.data import Mixtures
 
-    settings = {"segment_seconds": 0.7, "seed": 7, "batch_size": 2, "steps_per_epoch": 3}
+    settings = {"segment_seconds": 0.7, "seed": 7, "batch_size": 2, "steps_per_epoch": 3, "cache_gb": 0}
     places = ((sys.argv[1], 0), (sys.argv[2], 2))
     loaders = [Mixtures(where, num_workers=count, **settings).train_dataloader() for where, count in places]
     for a, b in zip(*loaders, strict=True):

@@ -108,7 +108,7 @@ def test_a_finished_corpus_is_used_where_nothing_can_be_written(corpus, monkeypa
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(building, "_alone", read_only)
+    monkeypatch.setattr(building, "alone", read_only)
     assert not build(SETTINGS, corpus, workers=0, progress=False)
 
 
