@@ -179,8 +179,8 @@ class TimeFrequencyCalibrated(FixedBatch):
             if x.shape[1] != head.frames:
                 raise UserError(
                     f"objectives.{self.name}: its heads are built for {head.frames} frames and this batch has "
-                    f"{x.shape[1]}; train on crops of one length or set --objectives.{self.name}.frames to the number that "
-                    "clips of any length are averaged to"
+                    f"{x.shape[1]}; train on crops of one length or set --objectives.{self.name}.frames to the number "
+                    "that clips of any length are averaged to"
                 )
         streams = []
         for stream in ("time", "batch"):

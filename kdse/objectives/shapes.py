@@ -48,7 +48,9 @@ def resample(x: Tensor, frames: int | None = None, frequencies: int | None = Non
     return x
 
 
-def in_step(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def in_step(
+    teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Taps ``[B, C, T, F]`` of both networks, without the last frame where the other network has one frame less.
 
     One network fills up the last partial frame and the other drops it, so at some crop lengths their frame counts
