@@ -23,7 +23,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
-from kdse.objectives.base import Exchange, Objective
+from kdse.objectives.base import CLIP_SECONDS, Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.taps import probe, record, resolve_taps
 from kdse.teacher import Teacher, load_teacher
@@ -117,8 +117,10 @@ class Distiller(FollowedModule, Enhancer):
         """The teacher, which goes where the student goes."""
         return self.teacher
 
-    def bind_objective(self, objective: Objective) -> None:
+    def bind_objective(self, objective: Objective, clip_seconds: float = CLIP_SECONDS) -> None:
         """Binds an objective to the two models and keeps its heads, before optimizers are made and weights loaded.
+
+        Taps are probed with a clip of ``clip_seconds``, the run's crops: frame counts depend on it.
 
         Raises:
             ValueError: if its name is taken, a tap is missing, or its taps cannot be compared.
@@ -133,14 +135,14 @@ class Distiller(FollowedModule, Enhancer):
                 f"objectives.{name}: compares activations, which a recorded teacher does not have; use an output "
                 "objective"
             )
-        heads = objective.bind(self.teacher_taps, self.student_taps, self._tap_shapes)
+        heads = objective.bind(self.teacher_taps, self.student_taps, partial(self._tap_shapes, clip_seconds))
         if len(heads):
             self.heads[name] = heads
         self.objectives[name] = objective
 
-    def _tap_shapes(self) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+    def _tap_shapes(self, clip_seconds: float) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
-            samples = 2 * self.student.sample_rate_hz
+            samples = round(clip_seconds * self.student.sample_rate_hz)
             taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
             self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
         return self._shapes

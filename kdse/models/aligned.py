@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
-from kdse.audio.files import read
 from kdse.errors import UserError, require_positive
 from kdse.internals.torch import without_forward_hooks
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.checkpoint import class_path_of, load_model, resolve_class
 from kdse.models.foreign import digest_tensor
-from kdse.models.probe_speech import speech_like, with_noise
+from kdse.models.probe_speech import SPEECH, speech, with_noise
 from kdse.models.probing import undisturbed
 from kdse.models.recorded import Recorded
 from kdse.precision import full_precision
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 4.0
-MINIMUM_CORRELATION = 0.3  #: our choice: below it a measured delay means nothing
+PROBE_SECONDS = 10.0  #: of the recording that is played, at most
+#: RMS levels in dB re full scale that it is played at: our choice of quiet, usual and loud.
+PROBE_LEVELS_DB = (-40.0, -25.0, -18.0)
+PROBE_SNR_DB = 30.0  #: our choice: at 20 dB, white noise covers consonants, and denoisers take them away with it
+MINIMUM_CORRELATION = 0.9  #: public denoisers have 0.95 to 1 on the built-in speech, 0.4 to 0.8 on what they suppress
+LEVEL_SPREAD_DB = 3.0  #: our choice: gains at the three levels that differ by more are those of a teacher that adapts
 GAIN_TOLERANCE_DB = 0.5  #: our choice: a measured gain this near to 1 is left alone, no probe is better than that
 GAIN_RANGE = 4.0  #: our choice: an item's own gain stays within this factor of the measured one
 #: Zero crossings of torchaudio's windowed sinc to either side. Its default of 6 dulls the upper half octave.
@@ -40,12 +44,13 @@ FILTER_WIDTH = 32
 class Aligned(SpeechModel):
     """Wraps a teacher whose sample rate, delay, level or length is not the student's; measured, not assumed.
 
-    On its first use the teacher enhances a probe of 4 s: a fixed speech-like signal at 20 dB SNR, or the clean
-    recording ``probe`` with the same noise. Delay and gain are read off the answer against the clean signal, logged,
+    On its first use the teacher enhances a probe: the first 10 s of a recording of clean speech with white noise 30 dB
+    below, at RMS levels of -40, -25 and -18 dB. The delay is the peak of the cross-correlation with the clean speech
+    over all three; the gain is a least-squares fit on its loud frames, the median of the three levels. Both are logged,
     and taken out of everything the teacher says afterwards. They do not depend on the training data, so every process
     and every resumed run finds the same, to float precision. (They are therefore not in the state_dict, which a resume
-    compares bit by bit; a digest of the settings is.) The built-in probe is not speech: a teacher that suppresses it
-    gives a low correlation, which is an error that asks for a recording.
+    compares bit by bit; a digest of the settings is.) A teacher that suppresses or distorts the probe has no delay or
+    gain that could be trusted: a correlation below ``minimum_correlation`` is an error.
 
     Delays are whole samples at the teacher's rate. The inner model's taps pass through; their time axis is the
     teacher's own (its rate, its delay). A corrected estimate keeps its spectrum and mask only where they still
@@ -62,7 +67,10 @@ class Aligned(SpeechModel):
         flush: feed as many samples of silence as the delay, so that the end of the answer arrives too. It lengthens
             the time axis of taps by as much; False fills the end of the answer with zeros instead, for objectives that
             pair frames and for teachers of a fixed length.
-        probe: wav or flac file of clean speech to measure on, a few seconds; None takes the built-in signal.
+        probe: wav or flac file of clean speech to measure on, a few seconds; None takes the built-in 9.4 s, read by
+            espeak-ng in two voices.
+        minimum_correlation: smallest correlation of answer and clean speech that is believed (the median of the three
+            levels), from 0 to 1. 0.9 is our choice: what a teacher has that hears speech as speech.
     """
 
     settings_sha256: Tensor
@@ -76,6 +84,7 @@ class Aligned(SpeechModel):
         maximum_delay_ms: float = 250.0,
         flush: bool = True,
         probe: str | None = None,
+        minimum_correlation: float = MINIMUM_CORRELATION,
     ) -> None:
         super().__init__()
         if isinstance(gain, str) and gain != "each":
@@ -83,9 +92,12 @@ class Aligned(SpeechModel):
         if not isinstance(gain, str) and gain is not None and (gain == 0 or not math.isfinite(gain)):
             raise UserError(f"Aligned: gain={gain}: the teacher's level is divided out, so it cannot be this")
         require_positive(maximum_delay_ms=maximum_delay_ms)
+        if not 0 <= minimum_correlation <= 1:
+            raise UserError(f"Aligned: minimum_correlation={minimum_correlation} must lie between 0 and 1")
         if probe is not None and not Path(probe).is_file():
             raise UserError(f"Aligned: probe {probe}: no such file")
-        self.inner, self.brings_weights = _build(model)
+        self.inner = _build(model)
+        self._built_anew = isinstance(model, dict)
         if isinstance(self.inner, Recorded):
             raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
@@ -96,11 +108,17 @@ class Aligned(SpeechModel):
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = max(1, round(self.inner.hop_samples * sample_rate_hz / self.inner.sample_rate_hz))
         self.delay_samples, self.flush, self.probe = delay_samples, flush, probe
+        self.minimum_correlation = minimum_correlation
         self.gain = float(gain) if isinstance(gain, int) else gain
         self.maximum_delay_samples = round(maximum_delay_ms * self.inner.sample_rate_hz / 1000)
         self._alignment: Alignment | None = None
         self.inner.register_load_state_dict_post_hook(self._forget)
         self.register_buffer("settings_sha256", digest_tensor(self._settings()))
+
+    @property
+    def brings_weights(self) -> bool:  # type: ignore[override]  # (as the inner model's may be)
+        """Whether the inner model is a checkpoint, an instance, or brings weights of its own."""
+        return not self._built_anew or self.inner.brings_weights
 
     def taps(self) -> dict[str, Tap]:
         return {name: replace(tap, path=f"inner.{tap.path}") for name, tap in self.inner.taps().items()}
@@ -139,34 +157,38 @@ class Aligned(SpeechModel):
         clean, noisy = self._probe_pair(device)
         with _unobserved(self.inner, device), full_precision(device):
             answer = self.inner(noisy).waveform.float()
+        most, name = self.maximum_delay_samples, type(self.inner).__name__
         try:
-            found = measure_alignment(noisy, answer, self.maximum_delay_samples, clean, self.delay_samples)
+            delay = self.delay_samples
+            if delay is None:
+                delay = measure_alignment(noisy, answer, most, clean).delay_samples
+            rows = [row.split(1) for row in (noisy, answer, clean)]
+            levels = [measure_alignment(x, y, most, s, delay) for x, y, s in zip(*rows, strict=True)]
         except ValueError as error:
-            raise UserError(f"Aligned: {type(self.inner).__name__} cannot be measured ({error}); {_ADVICE}") from None
-        if abs(found.correlation) < MINIMUM_CORRELATION:
+            raise UserError(f"Aligned: {name} cannot be measured ({error}); {_ADVICE}") from None
+        gain, correlation = (statistics.median(row[i] for row in levels) for i in (1, 2))
+        if abs(correlation) < self.minimum_correlation:
             raise UserError(
-                f"Aligned: {type(self.inner).__name__}'s answer to the probe has a correlation of only "
-                f"{found.correlation:.2f} with it, too little to measure its delay and gain; {_ADVICE}"
+                f"Aligned: {name}'s answer to the probe has a correlation of only {correlation:.2f} with the clean "
+                f"speech (minimum_correlation={self.minimum_correlation:g}), too little to correct by; {_ADVICE}"
             )
-        gain = found.gain
         if isinstance(self.gain, float):
             gain = self.gain
-        elif gain > 0 and abs(20 * math.log10(gain)) <= GAIN_TOLERANCE_DB:
-            gain = 1.0
-        found = found._replace(gain=gain)
+        else:
+            _report_spread([row.gain for row in levels], self.gain == "each")
+            if gain > 0 and abs(20 * math.log10(gain)) <= GAIN_TOLERANCE_DB:
+                gain = 1.0
+        found = Alignment(delay, gain, correlation)
         _report(found, self.delay_samples is None, not isinstance(self.gain, float))
         return found
 
     def _probe_pair(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Clean and noisy probe ``[1, N]`` at the teacher's rate, with nothing above the student's band."""
-        if self.probe is None:
-            clean = speech_like(self.sample_rate_hz, PROBE_SECONDS)
-        else:
-            clean = read(self.probe, self.sample_rate_hz, stop=round(PROBE_SECONDS * self.sample_rate_hz))[None]
-        pair = torch.cat([clean, with_noise(clean)]).to(device)
+        """Clean and noisy probe ``[levels, N]`` at the teacher's rate, with nothing above the student's band."""
+        clean = speech(self.sample_rate_hz, PROBE_LEVELS_DB, PROBE_SECONDS, self.probe or SPEECH)
+        pair = torch.cat([clean, with_noise(clean, PROBE_SNR_DB)]).to(device)
         pair = self._resample(pair, pair.shape[1], to_teacher=True)
-        pair = pair[:, : self.inner.fixed_samples]
-        return pair[:1], pair[1:]
+        clean, noisy = pair[:, : self.inner.fixed_samples].chunk(2)
+        return clean, noisy
 
     def _resample(self, wave: Tensor, samples: int, to_teacher: bool) -> Tensor:
         """``[B, n]`` between the two rates; ``samples`` is the length at the student's."""
@@ -183,32 +205,32 @@ class Aligned(SpeechModel):
         """Digest of what decides the correction besides the teacher."""
         settings = repr((self.sample_rate_hz, self.inner.sample_rate_hz, self.delay_samples, self.gain))
         settings += repr((self.maximum_delay_samples, self.flush))
-        probe = b"built-in" if self.probe is None else Path(self.probe).read_bytes()
-        return hashlib.sha256(settings.encode() + probe).digest()
+        return hashlib.sha256(settings.encode() + Path(self.probe or SPEECH).read_bytes()).digest()
 
     def _forget(self, module: nn.Module, incompatible: Any) -> None:
         self._alignment = None  # other weights, another delay
 
 
-_ADVICE = "give a recording of clean speech as `probe`, or both `delay_samples` and `gain` (1.0 leaves the level)"
+_ADVICE = (
+    "give a recording of clean speech that it leaves alone as `probe`, or both `delay_samples` and `gain` by hand (1.0 "
+    "leaves the level)"
+)
 
 
-def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
-    """The inner model, and whether it comes with weights."""
+def _build(model: dict[str, Any] | str | SpeechModel) -> SpeechModel:
     if isinstance(model, SpeechModel):
-        return model, True
+        return model
     if isinstance(model, str):
-        return load_model(model), True
+        return load_model(model)
     if not isinstance(model, dict) or set(model) - {"class_path", "init_args"} or "class_path" not in model:
         raise UserError(
             f"Aligned: model={model!r}: give {{class_path, init_args}}, a checkpoint of kdse fit or a model"
         )
     cls = resolve_class(str(model["class_path"]), trust_code=True, source="Aligned: model")
     try:
-        built = cls(**dict(model.get("init_args") or {}))
+        return cls(**dict(model.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
-    return built, built.brings_weights
 
 
 @contextlib.contextmanager
@@ -221,6 +243,13 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.manual_seed(0)
         yield
+
+
+def _report_spread(gains: list[float], each: bool) -> None:
+    decibels = [20 * math.log10(max(abs(gain), 1e-9)) for gain in gains]
+    if not each and max(decibels) - min(decibels) > LEVEL_SPREAD_DB:
+        at = ", ".join(f"{d:+.1f} dB at {level:g}" for d, level in zip(decibels, PROBE_LEVELS_DB, strict=True))
+        log.warning('the teacher changes its level with that of its input (%s dB); gain: "each" fits every item', at)
 
 
 def _report(found: Alignment, delay_measured: bool, gain_measured: bool) -> None:

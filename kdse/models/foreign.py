@@ -15,7 +15,12 @@ from kdse.errors import UserError
 
 
 def run_foreign(
-    network: Callable[[Tensor], Any], noisy: Tensor, name: str, channel_axis: bool = False, minimum_samples: int = 1
+    network: Callable[[Tensor], Any],
+    noisy: Tensor,
+    name: str,
+    channel_axis: bool = False,
+    minimum_samples: int = 1,
+    multiple_samples: int = 1,
 ) -> Tensor:
     """Enhances ``[B, N]`` with any wave-to-wave callable; the answer has the input's length.
 
@@ -25,12 +30,21 @@ def run_foreign(
         noisy: audio ``[B, N]``.
         name: who asks, for messages.
         minimum_samples: shorter audio is filled with zeros to this length, and the answer cut.
+        multiple_samples: audio is filled with zeros to a multiple of this, and the answer cut.
 
     Raises:
         ValueError: if the answer is not one wave per item.
     """
-    heard = fit_length(noisy, max(noisy.shape[1], minimum_samples))
-    out = network(heard[:, None] if channel_axis else heard)
+    samples = max(noisy.shape[1], minimum_samples)
+    heard = fit_length(noisy, -(-samples // multiple_samples) * multiple_samples)
+    try:
+        out = network(heard[:, None] if channel_axis else heard)
+    except (RuntimeError, ValueError) as error:  # its own, with its traceback
+        error.add_note(
+            f"{name}: the network was given {list(heard.shape)}; if it cannot take that length, state "
+            "`minimum_samples` (its shortest input) or `multiple_samples` (of which lengths must be multiples)"
+        )
+        raise
     wave = out[0] if isinstance(out, (tuple, list)) and len(out) else out
     if not isinstance(wave, Tensor):
         raise UserError(f"{name}: the network returned a {type(wave).__name__}, not a tensor")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdse.errors import UserError, first_line
+from kdse.errors import UserError, first_line, require_at_least
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, run_foreign
 
@@ -20,8 +20,10 @@ class TorchScript(SpeechModel):
     the reader passes --trust-code.
 
     The interpreter calls no hooks, so it has no taps: use objectives on the output, or `kdse.models.Wrapped` with the
-    network's Python class. A frozen program (torch.jit.freeze) runs on the CPU only: unfrozen it
-    teaches on a GPU too.
+    network's Python class. As a teacher it works where the student does. A program without parameters, such as a frozen
+    one (torch.jit.freeze optimises for the device that it was made on), stays on the CPU and its answers are copied:
+    unfrozen it is faster on a GPU. A traced one makes its own tensors where it was traced (trace on the device that it
+    is to run on, or script it).
 
     Args:
         path: the file.
@@ -29,6 +31,8 @@ class TorchScript(SpeechModel):
         channel_axis: the network wants ``[B, 1, N]`` instead of ``[B, N]``.
         minimum_samples: shorter audio is filled with zeros to this length (a network with reflecting padding fails
             on less than half a window).
+        multiple_samples: audio is filled with zeros to a multiple of this length (a network that divides time by
+            strides and brings it back).
         causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
         lookahead_samples: largest m - n such that output n depends on input m.
         latency_samples: algorithmic latency.
@@ -43,12 +47,15 @@ class TorchScript(SpeechModel):
         sample_rate_hz: int = 16000,
         channel_axis: bool = False,
         minimum_samples: int = 1,
+        multiple_samples: int = 1,
         causal: bool = False,
         lookahead_samples: int = 0,
         latency_samples: int = 0,
     ) -> None:
         super().__init__()
-        self.sample_rate_hz, self.channel_axis, self.minimum_samples = sample_rate_hz, channel_axis, minimum_samples
+        require_at_least(1, minimum_samples=minimum_samples, multiple_samples=multiple_samples)
+        self.sample_rate_hz, self.channel_axis = sample_rate_hz, channel_axis
+        self.minimum_samples, self.multiple_samples = minimum_samples, multiple_samples
         self.causal, self.lookahead_samples, self.latency_samples = causal, lookahead_samples, latency_samples
         if not Path(path).is_file():
             raise UserError(f"TorchScript: path {path}: no such file")
@@ -59,9 +66,26 @@ class TorchScript(SpeechModel):
                 f"TorchScript: path {path} is not a file of torch.jit.save ({first_line(error)}); for a state_dict "
                 "use kdse.models.Wrapped with the network's class"
             ) from None
+        self._path, self._placed = path, torch.device("cpu")
         # a frozen program has its weights as constants: the file's digest stands for them in the fingerprint
         self.register_buffer("file_sha256", file_identity(Path(path)))
 
     def forward(self, noisy: Tensor) -> Estimate:
-        wave = run_foreign(self.module, noisy, "TorchScript", self.channel_axis, self.minimum_samples)
-        return Estimate(wave)
+        parameters = list(self.module.parameters())
+        if parameters and noisy.device != self._placed and not any(p.requires_grad for p in parameters):
+            self._place(noisy.device)
+        heard = noisy if parameters else noisy.cpu()
+        lengths = self.minimum_samples, self.multiple_samples
+        return Estimate(run_foreign(self.module, heard, "TorchScript", self.channel_axis, *lengths).to(noisy.device))
+
+    @torch.compiler.disable
+    def _place(self, device: torch.device) -> None:
+        """Loads the program onto a device: `Module.to` leaves its tensors behind that are no parameters or buffers.
+
+        Only a network that is not trained: an optimizer would go on with the old parameters.
+        """
+        moved = torch.jit.load(self._path, map_location=device).eval()
+        moved.load_state_dict(self.module.state_dict())
+        self.module = moved
+        self.requires_grad_(False)
+        self._placed = device

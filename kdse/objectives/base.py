@@ -15,11 +15,14 @@ from kdse.distributed import gather_batch
 from kdse.errors import UserError, require_at_least
 from kdse.gradients import connected
 from kdse.models.base import Estimate, Tap
+from kdse.objectives.shapes import in_step
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seeded
 
 Taps = Mapping[str, Tap]
 Shapes = Mapping[str, torch.Size]
+#: Length of the clip that taps are probed with where the data does not state that of its crops (`segment_seconds`).
+CLIP_SECONDS = 2.0
 Activations = tuple[list[Tensor], list[Tensor]]
 
 
@@ -29,7 +32,8 @@ class Exchange:
 
     noisy, clean: audio ``[B, N]``; clean is None when the data has no labels.
     teacher, student: the two estimates; teacher is None only if no objective asked for it.
-    teacher_taps, student_taps: activations by tap name, each ``[B, C, T, F]``. The teacher's carry no gradient.
+    teacher_taps, student_taps: activations by tap name, each ``[B, C, T, F]``, brought `in_step` where frame counts
+        differ by one. The teacher's carry no gradient.
     heads: the trainable modules that this objective asked for (an empty ModuleDict if none).
     step: optimizer steps taken so far.
     labelled: which items have clean speech, boolean ``[B]``; None means all that ``clean`` holds. The rows of the
@@ -48,6 +52,9 @@ class Exchange:
     labelled: Tensor | None = None
     run_teacher: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
     run_student: Callable[[Tensor], tuple[Estimate, Mapping[str, Tensor]]] | None = None
+
+    def __post_init__(self) -> None:
+        self.teacher_taps, self.student_taps = in_step(self.teacher_taps, self.student_taps)
 
     def nothing(self) -> Tensor:
         """Zero for a batch that an objective has no use for; student and heads stay connected, by shape alone."""
@@ -122,7 +129,8 @@ class Objective(L.Callback):
         self.bound_pairs = self.resolve_pairs(teacher, student)
         if not self.uses_taps:
             return nn.ModuleDict()
-        shapes = probe()
+        probed = [{n: torch.empty(s, device="meta") for n, s in shapes.items()} for shapes in probe()]
+        shapes = [{n: x.shape for n, x in taps.items()} for taps in in_step(*probed)]
         with seeded(f"heads/{self.name}"):
             return self.build_heads(*shapes) or nn.ModuleDict()
 
@@ -134,7 +142,7 @@ class Objective(L.Callback):
                 f"objectives.{self.name}: {type(pl_module).__name__} has no teacher; use `model.class_path: "
                 "kdse.Distiller`, or leave out --objectives to train without distillation"
             )
-        bind(self)
+        bind(self, getattr(getattr(trainer, "datamodule", None), "segment_seconds", CLIP_SECONDS))
 
     def resolve_pairs(self, teacher: Taps, student: Taps) -> list[tuple[str, str]]:
         """The (teacher tap, student tap) names that this objective compares.

@@ -57,7 +57,7 @@ class TimeFrequencyCalibrated(FixedBatch):
         frames: frames that activations are averaged to over time before anything else. 32 is our choice: any clip
             length works, and the default teacher and student at 32 x 2 s take 7 s forward and backward on one core
             where all 126 frames take 46 s, nearly all of it in the fusion. null takes activations as they are,
-            as the authors do, which needs clips of 2 s (what models are probed with) and one frame rate in all taps.
+            as the authors do, which needs crops of one length and one frame rate in all taps.
         factor: f, the width of the batch stream's embedding (2 in the authors' code).
         inter_set: compare fused sets as well; false leaves the intra-set part alone.
         mid_channels: channels inside the fusion (128 in the authors' code).
@@ -179,8 +179,8 @@ class TimeFrequencyCalibrated(FixedBatch):
             if x.shape[1] != head.frames:
                 raise UserError(
                     f"objectives.{self.name}: its heads are built for {head.frames} frames and this batch has "
-                    f"{x.shape[1]}; train on clips of 2 s or set --objectives.{self.name}.frames to the number that "
-                    "clips of any length are averaged to"
+                    f"{x.shape[1]}; train on crops of one length or set --objectives.{self.name}.frames to the number "
+                    "that clips of any length are averaged to"
                 )
         streams = []
         for stream in ("time", "batch"):

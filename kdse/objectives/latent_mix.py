@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdse.errors import require_one_of, require_positive
 from kdse.objectives.base import Exchange, Shapes
 from kdse.objectives.layerwise import Layerwise, pointwise_heads, project
-from kdse.objectives.shapes import require_equal, resample
+from kdse.objectives.shapes import in_step, require_equal, resample
 from kdse.objectives.vectors import frame_vectors
 from kdse.seeding import derive_seed, run_seed
 
@@ -79,10 +79,9 @@ class LatentMix(Layerwise):
         borrowed = noise.roll(1, dims=0)
         other = clean + borrowed * (level / level.roll(1, dims=0).clamp_min(1e-6)).clamp_max(100.0)
         share = self.shares(len(rows), exchange.step).to(noisy)
-        teacher_taps = exchange.run_teacher(other)[1]
         mix_latents = self.student_mix == "latents"
         second = other if mix_latents else share[:, None] * noisy + (1 - share)[:, None] * other
-        student_taps = exchange.run_student(second)[1]
+        teacher_taps, student_taps = in_step(exchange.run_teacher(other)[1], exchange.run_student(second)[1])
         first_t, first_s = self.activations(exchange)
         weights = share[:, None, None, None]
         teacher, student = [], []

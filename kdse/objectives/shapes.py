@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdse.errors import UserError
+
+log = logging.getLogger(__name__)
 
 AXES = ("batch", "channels", "frames", "frequencies")
 
@@ -42,3 +46,29 @@ def resample(x: Tensor, frames: int | None = None, frequencies: int | None = Non
     if wanted != shrunk:
         x = F.interpolate(x, size=wanted, mode="bilinear", align_corners=False)
     return x
+
+
+def in_step(
+    teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Taps ``[B, C, T, F]`` of both networks, without the last frame where the other network has one frame less.
+
+    One network fills up the last partial frame and the other drops it, so at some crop lengths their frame counts
+    differ by one; the frames before it belong together. A tap loses its last frame if no tap of the other network has
+    its number of frames and one has one less. Larger differences stay, for objectives to refuse or to resample. The
+    first time that a network's taps are cut is logged.
+    """
+    counts = [{x.shape[2] for x in taps.values()} for taps in (teacher, student)]
+    return _cut("teacher", teacher, counts[1]), _cut("student", student, counts[0])
+
+
+def _cut(side: str, taps: Mapping[str, Tensor], others: set[int]) -> dict[str, Tensor]:
+    longer = {name for name, x in taps.items() if x.shape[2] not in others and x.shape[2] - 1 in others}
+    if longer:
+        _report(side)
+    return {name: x[:, :, :-1] if name in longer else x for name, x in taps.items()}
+
+
+@functools.cache
+def _report(side: str) -> None:
+    log.info("the %s's activations have one frame more than the other network's: the last is left out", side)

@@ -92,7 +92,8 @@ def test_a_delayed_network_answers_as_the_network_itself():
 
 
 def test_the_measurement_survives_a_noisy_teacher():
-    found = Aligned(Late(137, -0.5, residue=0.1)).measure()  # residue at about +5 dB against the probe
+    noisy = Late(137, -0.5, residue=0.1)  # at about +5 dB against the probe of -25 dB
+    found = Aligned(noisy, minimum_correlation=0.3).measure()
     assert found.delay_samples == 137
     assert found.gain == pytest.approx(-0.5, rel=0.03)
 
@@ -177,6 +178,32 @@ def test_a_teacher_that_cannot_be_measured_is_an_error_that_says_what_to_do():
         with pytest.raises(ValueError, match="`probe`, or both `delay_samples` and `gain`"):
             Aligned(inner)(torch.randn(1, 100))
         assert Aligned(inner, delay_samples=0, gain=1.0)(torch.randn(1, 100)).waveform.shape == (1, 100)
+
+
+def test_a_teacher_that_distorts_the_probe_is_not_corrected_unless_less_is_asked_for():
+    class Suppressing(SpeechModel):
+        """Lets every other block of 0.1 s through: half of the energy, so a correlation of 0.7."""
+
+        def forward(self, noisy):
+            return Estimate(noisy * (torch.arange(noisy.shape[1]) % 3200 < 1600))
+
+    with pytest.raises(ValueError, match=r"correlation of only 0\.\d+ .*minimum_correlation=0\.9.*by hand"):
+        Aligned(Suppressing()).measure()
+    assert Aligned(Suppressing(), minimum_correlation=0.5).measure().correlation == pytest.approx(0.7, abs=0.1)
+
+
+def test_a_teacher_whose_level_follows_its_input_is_named(caplog):
+    class Normalising(SpeechModel):
+        def forward(self, noisy):
+            return Estimate(0.1 * noisy / noisy.square().mean(1, keepdim=True).sqrt())
+
+    with caplog.at_level(logging.WARNING, logger="kdse.models.aligned"):
+        found = Aligned(Normalising()).measure()
+        assert found.gain == pytest.approx(10 ** (5 / 20), rel=0.01)  # that of the middle level, -25 dB
+        assert len(caplog.records) == 1 and 'gain: "each"' in caplog.text
+        Aligned(Normalising(), gain="each").measure()
+        Aligned(Late(3, 0.5)).measure()
+    assert len(caplog.records) == 1
 
 
 def test_a_recording_can_be_the_probe(tmp_path):
@@ -269,6 +296,7 @@ def test_a_checkpoint_of_an_aligned_model_needs_trust(tmp_path):
         ({"gain": "every"}, "gain='every'"),
         ({"gain": 0.0}, "gain=0"),
         ({"maximum_delay_ms": 0.0}, "maximum_delay_ms"),
+        ({"minimum_correlation": 1.5}, "minimum_correlation"),
         ({"model": {"init_args": {}}}, "class_path"),
         ({"model": {"class_path": "kdse.models.NoSuch"}}, "NoSuch"),
         ({"model": {"class_path": "torch.nn.Linear"}}, "not a kdse model"),

@@ -70,6 +70,37 @@ def test_short_audio_is_filled_up_for_a_network_that_fails_on_it(tmp_path):
     torch.testing.assert_close(wave, noisy)
 
 
+def test_audio_is_filled_up_to_the_multiple_that_a_network_takes(tmp_path):
+    class Strided(nn.Module):
+        def forward(self, wave):
+            return wave.unflatten(1, (-1, 8)).flatten(1)
+
+    torch.jit.script(Strided()).save(str(tmp_path / "s.pt"))
+    noisy = torch.randn(2, 50)
+    torch.testing.assert_close(TorchScript(str(tmp_path / "s.pt"), multiple_samples=8)(noisy).waveform, noisy)
+    with pytest.raises(ValueError, match="multiple_samples=0"):
+        TorchScript(str(tmp_path / "s.pt"), multiple_samples=0)
+
+
+def test_a_teacher_is_loaded_anew_where_the_audio_is_with_its_weights_and_its_plain_tensors(tmp_path, monkeypatch):
+    class Windowed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(2.0))
+            self.window = torch.ones(4)  # no buffer: `Module.to` leaves it where it is
+
+        def forward(self, wave):
+            return self.gain * (wave.unflatten(1, (-1, 4)) * self.window).flatten(1)
+
+    torch.jit.script(Windowed()).save(str(tmp_path / "w.pt"))
+    model = TorchScript(str(tmp_path / "w.pt")).requires_grad_(False)
+    model.module.gain.fill_(3.0)  # as from a checkpoint
+    model._placed = torch.device("meta")  # as if it had worked elsewhere
+    torch.testing.assert_close(model(torch.ones(1, 8)).waveform, torch.full((1, 8), 3.0))
+    monkeypatch.setattr(torch.jit.RecursiveScriptModule, "load_state_dict", lambda *_: None)  # meta has no values
+    assert model(torch.empty(1, 8, device="meta")).waveform.device.type == "meta"
+
+
 def test_what_is_no_torchscript_file_is_named(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
     (tmp_path / "text.pt").write_text("hello")

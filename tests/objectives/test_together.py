@@ -7,13 +7,16 @@ import logging
 import pytest
 import torch
 
+import kdse.distiller
 import kdse.objectives
 from kdse.distiller import Distiller
 from kdse.models import Cruse, Dccrn
+from kdse.models.base import Estimate
 from kdse.models.checkpoint import fingerprint, load_model
 from kdse.objectives import Objective
 from kdse.schedule import Joint
-from tests.toys import STUDENT_CHANNELS, ToyData, make_student, make_teacher, make_trainer
+from kdse.taps import probe, record
+from tests.toys import STUDENT_CHANNELS, TEACHER_CHANNELS, ToyData, make_student, make_teacher, make_trainer
 
 BATCH = 4  # of ToyData
 BOTTLENECK = {"views": {"global": [["bottleneck", "bottleneck"]]}}
@@ -56,6 +59,43 @@ def test_every_objective_alone_moves_the_student_and_not_the_teacher(name, tmp_p
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     exported = load_model(tmp_path / "last.ckpt")
     assert fingerprint(exported) == fingerprint(model.student)  # (heads, if there were any, are gone)
+
+
+class OneFrameMore(Cruse):
+    """Fills up the last frame where the student drops it."""
+
+    def forward(self, noisy):
+        longer = super().forward(torch.nn.functional.pad(noisy, (0, self.hop_samples)))
+        return Estimate(longer.waveform[:, : noisy.shape[1]])
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if getattr(kdse.objectives, name).uses_taps])
+def test_every_objective_on_taps_takes_a_teacher_of_one_frame_more_as_if_it_had_not_that_frame(name):
+    model, objective = distiller(teacher=lambda: OneFrameMore(channels=TEACHER_CHANNELS)), make(name)
+    model.bind_objective(objective)
+    torch.manual_seed(1)
+    noisy = 0.1 * torch.randn(BATCH, 4096)
+    exchange = model.exchange({"noisy": noisy, "clean": 0.5 * noisy}, [objective])
+    exchange.heads = model.heads_of(objective)
+    value = objective.loss(exchange)
+    value.backward()
+    whole = record(model.teacher, model.teacher_taps, noisy)[1]
+    assert torch.isfinite(value) and exchange.teacher_taps
+    for tap, activation in exchange.teacher_taps.items():
+        assert activation.shape[2] == whole[tap].shape[2] - 1 == exchange.student_taps[tap].shape[2]
+        assert torch.equal(activation, whole[tap][:, :, :-1])
+
+
+def test_taps_are_probed_at_the_length_of_the_runs_crops(tmp_path, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(kdse.distiller, "probe", lambda model, taps, n: lengths.append(n) or probe(model, taps, n))
+    for seconds in (0.3, None):
+        data = ToyData()
+        if seconds:
+            data.segment_seconds = seconds
+        trainer = make_trainer(tmp_path, [make("Hint"), Joint(1.0)], max_steps=1)
+        trainer.fit(distiller(), data)
+    assert lengths == [4800, 4800, 32000, 32000]
 
 
 @pytest.mark.parametrize("name", KINDS)
