@@ -13,7 +13,7 @@ import kdse.losses
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
 from kdse.losses import CompressedSpectral, PhaseSensitive, SiSdr, WeightedSum
-from kdse.models import Cruse, Dccrn, Manner, Uformer, UNet
+from kdse.models import Cruse, Dccrn, Gtcrn, Manner, Uformer, UlUnas, UNet
 from kdse.models.base import Estimate
 from kdse.objectives import SimilarityPreserving
 from kdse.schedule import Joint, TwoStep
@@ -26,6 +26,8 @@ MODELS = {
     "cruse": make_student,
     "unet": lambda: UNet(channels=[4, 8]),
     "dccrn": lambda: Dccrn([4, 4, 6], lstm_units=8),
+    "gtcrn": lambda: Gtcrn(channels=4),
+    "ul-unas": lambda: UlUnas(channels=[2, 2, 2, 2, 4]),
     "uformer": lambda: Uformer(channels=[2, 2], dilated_layers=1),
     "manner": lambda: Manner(hidden=3, depth=2),
 }

@@ -1,8 +1,8 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
-Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
-`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
-`onnx_student`.
+Networks of kdse: `cruse`, `dccrn`, `gtcrn`, `manner`, `uformer`, `ul_unas`, `unet`; `published` loads the weights that
+authors published. Teachers from elsewhere: `wrapped`, `torchscript`, `onnx`, `adapters`, `recorded`, and `aligned`,
+which corrects what does not fit. Students from files of `kdse export`: `onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
@@ -11,12 +11,14 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.cruse import Cruse
 from kdse.models.dccrn import Dccrn
+from kdse.models.gtcrn import Gtcrn
 from kdse.models.manner import Manner
 from kdse.models.onnx import Onnx
 from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
 from kdse.models.torchscript import TorchScript
 from kdse.models.uformer import Uformer
+from kdse.models.ul_unas import UlUnas
 from kdse.models.unet import UNet
 from kdse.models.wrapped import Wrapped
 
@@ -28,6 +30,7 @@ __all__ = [
     "DeepFilterNet",
     "Denoiser",
     "Estimate",
+    "Gtcrn",
     "Manner",
     "Onnx",
     "OnnxStudent",
@@ -38,6 +41,7 @@ __all__ = [
     "TorchScript",
     "UNet",
     "Uformer",
+    "UlUnas",
     "Wrapped",
     "compress",
     "count_parameters",

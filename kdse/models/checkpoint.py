@@ -34,6 +34,7 @@ import kdse
 from kdse.errors import UserError, first_line
 from kdse.machine.packages import PackageError
 from kdse.models.base import SpeechModel
+from kdse.models.published import recognised
 from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
 from kdse.pretrained import find, is_onnx, resolve
 from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, MOST_VALUES, check_numbers, require_harmless
@@ -101,6 +102,8 @@ MOST_PICKLED = 2**26
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads the checkpoint that a MODEL names as data only: no code in it can run, and memory is that of the file.
 
+    Published weights of a network that kdse has (`kdse.models.published`) are given as its checkpoint.
+
     Raises:
         UserError: one line that names the file, if it is missing, cut short, corrupt, compressed, or holds anything but
             dense tensors and plain containers.
@@ -122,6 +125,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # (torch raises whatever a damaged file leads to)
         raise UserError(f"checkpoint {path}: corrupt or cut short ({first_line(error)}); use another one") from None
+    if isinstance(content, dict) and (found := recognised(content)) is not None:
+        model, weights = found
+        return {"state_dict": {f"{MODEL_PREFIX}{k}": v for k, v in weights.items()}, "kdse": describe(model)}
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
     return content

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdse.models.layers import BandConv, CumulativeLayerNorm, OneFrame, State, named
+from kdse.models.layers import BandConv, CumulativeLayerNorm, Stages
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 
 
-class Block(nn.Sequential):
-    """Named stages in a row; those that remember frames (`BandConv`, `CumulativeLayerNorm`) have state.
+class Block(Stages):
+    """Convolutions with their norms and activations, each a named stage.
 
     Args:
         frames: time extent of the convolution that spans frequencies.
@@ -40,19 +39,6 @@ class Block(nn.Sequential):
             self.add_module(f"{name}_norm", norm(channels))
         if end == "activation":
             self.add_module(f"{name}_activation", ACTIVATIONS[self._activation]())
-
-    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
-        state: State = {}
-        for name, stage in self.named_children():
-            if isinstance(stage, (BandConv, CumulativeLayerNorm)):
-                state |= named(name, stage.initial_state(batch, frequencies, device))
-        return state
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
-        for name, stage in self.named_children():
-            x = run(name, stage, x) if isinstance(stage, (BandConv, CumulativeLayerNorm)) else stage(x)
-        return x, run.new
 
 
 class InvertedBottleneck(Block):

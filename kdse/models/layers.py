@@ -121,8 +121,8 @@ def band_conv(
 
 
 class CausalConv(nn.Module):
-    """A convolution as `band_conv` makes it, whose frame t sees frames t - K + 1 to t; frames before the first are
-    zeros. K is ``frames``."""
+    """A convolution without padding in time, whose frame t sees frames t - K + 1 to t; those before the first are
+    zeros. K is ``frames``, gaps of a dilated one included."""
 
     def __init__(self, conv: nn.Module, channels_in: int, up: bool, frames: int = 2) -> None:
         super().__init__()
@@ -134,13 +134,34 @@ class CausalConv(nn.Module):
         return self.conv(x)[:, :, : x.shape[2]] if self.up else self.conv(F.pad(x, (0, 0, self.frames - 1, 0)))
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
+        if self.frames == 1:
+            return {}
         return {"past": torch.zeros(batch, self.channels_in, self.frames - 1, frequencies, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.frames == 1:
+            return self.conv(x), {}
         seen = torch.cat([state["past"], x], dim=2)
         y = self.conv(seen)
         past = x if self.frames == 2 else seen[:, :, 1:]
         return y[:, :, self.frames - 1 : self.frames] if self.up else y, {"past": past}
+
+
+class Stages(nn.Sequential):
+    """Named stages in a row, with or without state; those with one that depends on frequencies see the input's."""
+
+    def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
+        state: State = {}
+        for name, stage in self.named_children():
+            if hasattr(stage, "initial_state"):
+                state |= named(name, stage.initial_state(batch, frequencies, device))
+        return state
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        run = OneFrame(state)
+        for name, stage in self.named_children():
+            x = run(name, stage, x) if hasattr(stage, "step") else stage(x)
+        return x, run.new
 
 
 class BandConv(CausalConv):

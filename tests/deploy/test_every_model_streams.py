@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdse.deploy.files import choose_stage
-from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet, Wrapped
+from kdse.models import Cruse, Dccrn, Gtcrn, Manner, SpeechModel, Uformer, UlUnas, UNet, Wrapped
 from kdse.models.streaming import Streamer, can_stream
 from tests.deploy.export.tiny import networks
 
@@ -24,6 +24,8 @@ MODELS = {
     "dccrn, complex": (Dccrn, {**DCCRN, "complex_lstm": True, "complex_norm": True, "mask_mode": "C"}),
     "dccrn, other frames": (Dccrn, {**DCCRN, "hop": 90, "window_samples": 330}),
     "dccrn, causal": (Dccrn, {**DCCRN, "look_ahead": False}),
+    "gtcrn": (Gtcrn, {"channels": 4}),
+    "ul-unas": (UlUnas, {"channels": [2, 4, 4, 2, 4]}),
 }
 
 

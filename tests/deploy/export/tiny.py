@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 import kdse.models
-from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet
+from kdse.models import Cruse, Dccrn, Gtcrn, Manner, SpeechModel, Uformer, UlUnas, UNet
 from kdse.trust import harmless
 
 UNET = {"channels": [2, 4], "n_fft": 64, "hop": 32}
 DCCRN = {"channels": [2, 4], "lstm_units": 4, "n_fft": 64, "hop": 20, "window_samples": 50}
 UFORMER = {"channels": [2, 2], "attention_channels": 2, "ff_channels": 2, "dilated_channels": 2, "dilated_layers": 1}
+BANDS = {"n_fft": 64, "hop": 32, "linear_bins": 9, "erb_bands": 8}
 MODELS = {
     "cruse": (Cruse, {"channels": [2, 2, 2, 2], "mel_bands": 16, "gru_groups": 2}),
     "unet": (UNet, UNET),
@@ -18,6 +19,8 @@ MODELS = {
     "dccrn": (Dccrn, DCCRN),
     "dccrn, complex": (Dccrn, {**DCCRN, "complex_lstm": True, "complex_norm": True, "mask_mode": "R"}),
     "dccrn, causal": (Dccrn, {**DCCRN, "look_ahead": False, "mask_mode": "C"}),
+    "gtcrn": (Gtcrn, {"channels": 4, **BANDS}),
+    "ul-unas": (UlUnas, {"channels": [2, 2, 2, 2, 4], **BANDS}),
     "uformer": (Uformer, {**UFORMER, "n_fft": 64, "window_samples": 50, "hop_samples": 20}),
     "manner": (Manner, {"hidden": 3, "depth": 2, "chunk": 16}),
 }
