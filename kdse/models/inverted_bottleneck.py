@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdse.models.layers import BandConv, CumulativeLayerNorm, OneFrame, State, named
+from kdse.models.layers import BandConv, CumulativeLayerNorm, NextFrames, State, named
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 
@@ -49,7 +49,7 @@ class Block(nn.Sequential):
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
+        run = NextFrames(state)
         for name, stage in self.named_children():
             x = run(name, stage, x) if isinstance(stage, (BandConv, CumulativeLayerNorm)) else stage(x)
         return x, run.new
