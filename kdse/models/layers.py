@@ -243,7 +243,7 @@ class GroupedGru(nn.Module):
         return {"hidden": torch.zeros(batch, len(self.grus), size, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        if x.shape[2] > 1:
+        if x.shape[2] > 1 or type(self.grus[0]) is not nn.GRU:  # (`gru_as_products` wants a matrix a product)
             y, hidden = self._run(x, state["hidden"])
             return y, {"hidden": hidden}
         # one product with the frame and one with the state, for all groups
