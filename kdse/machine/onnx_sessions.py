@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kdse.errors import UserError, shortened
 from kdse.machine.packages import required
 
@@ -54,6 +56,59 @@ def run_session(session: InferenceSession, outputs: Sequence[str] | None, feeds:
         return session.run(outputs, feeds)
     except Exception as error:  # (see `open_session`)
         raise UserError(f"{source} fails in onnxruntime ({_reason(error)})") from None
+
+
+class HopLoop:
+    """A graph of one hop that keeps its states: it reads them from one set of arrays and writes the other, in turns.
+
+    Nothing is allocated, converted or looked up by name a hop, which takes a seventh off the time of the 62k CRUSE.
+
+    Args:
+        session: of a graph as `kdse export --streaming` writes it.
+        signals: names of its input and output signal.
+        shape: of both, float32.
+        states: their names to zeros of their shape and type.
+        source: what names it in messages.
+    """
+
+    def __init__(
+        self,
+        session: InferenceSession,
+        signals: tuple[str, str],
+        shape: tuple[int, ...],
+        states: Mapping[str, np.ndarray],
+        source: str,
+    ) -> None:
+        from onnxruntime import OrtValue
+
+        self._session, self._source = session, source
+        self._signals = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        sets = [{name: zeros.copy() for name, zeros in states.items()} for _ in range(2)]
+        heard, made = (OrtValue.ortvalue_from_numpy(array) for array in self._signals)  # (on a CPU it is the array)
+        values = [{name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()} for arrays in sets]
+        self._turns = []
+        for before, after, arrays in ((*values, sets[1]), (*values[::-1], sets[0])):
+            binding = session.io_binding()
+            binding.bind_ortvalue_input(signals[0], heard)
+            binding.bind_ortvalue_output(signals[1], made)
+            for name in states:
+                binding.bind_ortvalue_input(f"state.{name}", before[name])
+                binding.bind_ortvalue_output(f"next.{name}", after[name])
+            self._turns.append((binding, arrays))
+        #: The states after the last hop, to be read or to be set in place.
+        self.states = sets[0]
+
+    def __call__(self, signal: np.ndarray) -> np.ndarray:
+        """The next hop in and out; the next call overwrites what it returns."""
+        self._signals[0][...] = signal
+        binding, after = self._turns[0]
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # (see `open_session`)
+            raise UserError(f"{self._source} fails in onnxruntime ({_reason(error)})") from None
+        self._turns.reverse()
+        self.states = after
+        return self._signals[1]
 
 
 @functools.cache

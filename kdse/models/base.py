@@ -78,6 +78,7 @@ class SpeechModel(nn.Module):
             empty if the family cannot be compressed by width.
         clip: True if the waveform is limited to [-1, 1] after the inverse STFT.
         brings_weights: True if it is built with trained weights, so that it can teach without a checkpoint.
+        many_hops: True if `step` takes several hops ``[B, T hop_samples]`` at once, except after the signal ``ended``.
         fixed_samples: the only length of signal it takes; None for any.
         parameter_count: parameters of a network that is in a file and not in this module; None where that is unknown.
     """
@@ -90,6 +91,7 @@ class SpeechModel(nn.Module):
     width_parameters: tuple[str, ...] = ()
     clip: bool = False
     brings_weights: bool = False
+    many_hops: bool = False
     fixed_samples: int | None = None
     parameter_count: int | None = None
     init_args: dict[str, Any] = {}  # of a class without a constructor of its own

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_one_of
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, Tap
-from kdse.models.layers import CausalBlock, GroupedGru, OneFrame, State, product, whole
+from kdse.models.layers import CausalBlock, GroupedGru, NextFrames, State, product, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -117,7 +117,7 @@ class Cruse(SpectralModel):
 
     def features(self, spectrum: Tensor) -> Tensor:
         """Complex spectrum ``[B, F, T]`` to compressed mel magnitudes ``[B, 1, T, 80]``."""
-        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-12)
+        magnitude = torch.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag + 1e-12)
         mel = product(magnitude.transpose(1, 2), self.mel)
         return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
 
@@ -162,7 +162,7 @@ class Cruse(SpectralModel):
             yield f"decoder{i}", block, self.mel_bands // 2 ** (DEPTH - i)
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
+        run = NextFrames(state)
         mask = self.mel_mask(self.features(spectrum), run)
         return spectrum * self.bin_gain(mask), run.new
 

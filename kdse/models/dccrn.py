@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_at_least, require_one_of
 from kdse.models.base import Estimate, Tap
 from kdse.models.complex_layers import ComplexBatchNorm, ComplexConv, ComplexLstm, RealLstm, concatenate
-from kdse.models.layers import CausalConv, OneFrame, State, whole
+from kdse.models.layers import CausalConv, NextFrames, State, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -59,7 +59,7 @@ class ComplexBlock(CausalConv):
         return self.activation(self.norm(y))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame ``[B, C, 1, F]``, in eval mode; with look-ahead what comes out belongs to the frame before it.
+        """Frames ``[B, C, T, F]``, in eval mode; with look-ahead what comes out belongs to the frame before each.
 
         The two kinds of decoder block compute the same from two neighbouring frames and differ in which of them the
         result is for.
@@ -180,7 +180,7 @@ class Dccrn(SpectralModel):
         """Features ``[B, 2, T, F - 1]`` to the decoder's output ``[B, 2, T, F - 1]``."""
         outputs = self.encode(features, run)
         x = run("bottleneck", self.bottleneck, outputs[-1])
-        late = None if self.causal or not isinstance(run, OneFrame) else run
+        late = None if self.causal or not isinstance(run, NextFrames) else run
         for i, (block, encoded) in enumerate(zip(self.decoder, reversed(outputs), strict=True)):
             if i and late is not None:
                 encoded = late(f"decoder{i}", self._delays[i], encoded)
@@ -253,16 +253,18 @@ class Dccrn(SpectralModel):
         return self._limit(enhanced), new
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame's spectrum ``[B, F, 1]`` in, an enhanced one and the network's new state out.
+        """The spectrum of T frames ``[B, F, T]`` in, as many enhanced ones and the network's new state out.
 
-        With look-ahead the enhanced frame is that of as many steps ago as there are blocks.
+        With look-ahead the enhanced frames are those of as many frames ago as there are blocks. T must be 1 once the
+        signal has ended.
         """
-        run = OneFrame(state)
+        run = NextFrames(state)
         x = self.predict(self.features(spectrum), run)
         if not self.causal:
             line = torch.cat([state["spectrum"], torch.stack([spectrum.real, spectrum.imag], dim=1)], dim=3)
-            run.new["spectrum"] = line[..., 1:]
-            spectrum = self.stft.join(*line[..., :1].unbind(1))
+            frames = spectrum.shape[-1]
+            run.new["spectrum"] = line[..., frames:]
+            spectrum = self.stft.join(*line[..., :frames].unbind(1))
             run.new["ended"] = state["ended"] + state["ended"].sign()
         return self.apply_mask(spectrum, self.gain(x)), run.new
 
@@ -275,7 +277,7 @@ class Dccrn(SpectralModel):
 
 
 class _Delay:
-    """A delay line of some frames ``[B, C, 1, F]``, with the state of a layer."""
+    """A delay line of some frames ``[B, C, T, F]``, with the state of a layer."""
 
     def __init__(self, channels: int, frames: int) -> None:
         self.channels, self.frames = channels, frames
@@ -285,7 +287,7 @@ class _Delay:
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         line = torch.cat([state["skip"], x], dim=2)
-        return line[:, :, :1], {"skip": line[:, :, 1:]}
+        return line[:, :, : x.shape[2]], {"skip": line[:, :, x.shape[2] :]}
 
 
 def _halves(n_fft: int, blocks: int) -> bool:

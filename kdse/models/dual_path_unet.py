@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError
 from kdse.models.base import Estimate, Tap
 from kdse.models.dual_path_layers import DualPath, ErbBands
-from kdse.models.layers import OneFrame, State, whole
+from kdse.models.layers import NextFrames, State, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -96,7 +96,7 @@ class DualPathUNet(SpectralModel):
                 yield f"{name}{i}", block, bands
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
+        run = NextFrames(state)
         mask = self.predict(self.features(spectrum), run)
         return self.apply_mask(spectrum, mask), run.new
 

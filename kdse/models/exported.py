@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class ExportedStudent(SpeechModel):
     batch follow one another.
     """
 
+    many_hops = True
+
     def __init__(self, about: dict[str, Any], source: str) -> None:
         super().__init__()
         if about["kind"] != "step":
@@ -44,8 +47,8 @@ class ExportedStudent(SpeechModel):
         """The STFT that is left to this side."""
         return self._front_end[0]
 
-    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One hop of one stream: audio ``[1, hop]`` (or a frame ``[1, F, 2]``) and all states in, the same out."""
+    def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Hops of one stream: audio ``[1, hop]`` each (or frames ``[1, F, 2]``) and all states in, the same out."""
         raise NotImplementedError
 
     def forward(self, noisy: Tensor) -> Estimate:
@@ -57,29 +60,38 @@ class ExportedStudent(SpeechModel):
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
         host = {} if self.stft is None else self.stft.initial_state(batch, torch.device("cpu"))
-        return host | {
+        return host | self.file_states(batch)
+
+    def file_states(self, batch: int) -> dict[str, Tensor]:
+        """The states that the file knows, before the first hop."""
+        return {
             entry["name"]: torch.zeros(batch, *entry["shape"][1:], dtype=getattr(torch, entry["dtype"]))
             for entry in self.about["states"]
         }
 
     @torch.no_grad()
     def step(self, noisy_hop: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        hop = noisy_hop.to("cpu", torch.float32)
+        hops = noisy_hop.to("cpu", torch.float32)
         if self.stft is None:
-            return self._rows(hop, state)
-        wave, new = self.stft.step(hop, state, self.step_spectrum)
+            waves, new = self._rows(hops.split(self.hop_samples, dim=1), state)
+            return torch.cat(waves, dim=1), new
+        wave, new = self.stft.step(hops, state, self.step_spectrum)
         return (wave if self._limit is None else wave.clamp(-self._limit, self._limit)), new
 
     def step_spectrum(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        enhanced, new = self._rows(torch.view_as_real(spectrum[:, :, 0]), state)
-        return torch.view_as_complex(enhanced.contiguous())[:, :, None], new
+        enhanced, new = self._rows(torch.view_as_real(spectrum).unbind(2), state)
+        return torch.view_as_complex(torch.stack(enhanced, dim=2)), new
 
-    def _rows(self, first: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _rows(self, signals: Sequence[Tensor], state: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         names = [entry["name"] for entry in self.about["states"]]
-        rows = [self.run(first[i : i + 1], {n: state[n][i : i + 1] for n in names}) for i in range(first.shape[0])]
+        rows = [
+            self.run([signal[i : i + 1] for signal in signals], {n: state[n][i : i + 1] for n in names})
+            for i in range(signals[0].shape[0])
+        ]
         if len(rows) == 1:
             return rows[0]
-        return torch.cat([row[0] for row in rows]), {n: torch.cat([row[1][n] for row in rows]) for n in names}
+        waves = [torch.cat(hop) for hop in zip(*(row[0] for row in rows), strict=True)]
+        return waves, {name: torch.cat([row[1][name] for row in rows]) for name in names}
 
 
 def delays(about: dict[str, Any]) -> tuple[int, int]:

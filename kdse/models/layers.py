@@ -1,7 +1,8 @@
-"""Causal layers on ``[B, C, T, F]``, each with a streaming form that takes one frame and a state.
+"""Causal layers on ``[B, C, T, F]``, each with a streaming form that takes the next frames and a state.
 
 Layers with state have ``initial_state(batch, frequencies, device)`` (frequencies of the input) and
-``step(x [B, C, 1, F], state) -> (y, state)``.
+``step(x [B, C, T, F], state) -> (y, state)``. Graphs of one hop (T = 1) are bound by the number of their operations,
+so steps are written for few of them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def whole(name: str, part: nn.Module, x: Tensor) -> Tensor:
     return part(x)
 
 
-class OneFrame:
-    """Runs parts of a network on one frame with the network's ``state``: `whole`, but by their steps. `new` collects
-    their new states."""
+class NextFrames:
+    """Runs parts of a network on the next frames with the network's ``state``: `whole`, but by their steps. `new`
+    collects their new states."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -95,16 +96,18 @@ class CumulativeLayerNorm(nn.Module):
         return torch.addcmul(shift_bctf, x, scale_bctf)
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
-        return {"sums": torch.zeros(batch, 3, dtype=torch.float64, device=device)}
+        return {"sums": torch.zeros(batch, 3, 1, 1, dtype=torch.float64, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        now = torch.stack([x.sum((1, 2, 3)), x.square().sum((1, 2, 3))], dim=-1).double()
-        count = torch.full_like(now[:, :1], x.shape[1] * x.shape[3])
-        sums = torch.cat([now, count], dim=-1)
+        sums, squares = x.sum((1, 3), keepdim=True), (x * x).sum((1, 3), keepdim=True)
+        seen = torch.cat([sums, squares, torch.full_like(sums, x.shape[1] * x.shape[3])], dim=1).double()
         if self.over_time:
-            sums = state["sums"] + sums
-        moments = (sums[:, :2] / sums[:, 2:]).t()[:, :, None]
-        return self._normalise(x, moments), {"sums": sums}
+            seen = state["sums"] + (seen.cumsum(2) if x.shape[2] > 1 else seen)
+        total, square, count = seen.split(1, dim=1)
+        mean = total / count
+        deviation = (square / count - mean * mean).clamp_min(0.0).add(self.eps).sqrt()
+        factor = self.gain[:, None, None] / deviation.to(x.dtype)
+        return (x - mean.to(x.dtype)) * factor + self.bias[:, None, None], {"sums": seen[:, :, -1:]}
 
 
 def band_conv(
@@ -142,9 +145,15 @@ class CausalConv(nn.Module):
         if self.frames == 1:
             return self.conv(x), {}
         seen = torch.cat([state["past"], x], dim=2)
+        before, frames = self.frames - 1, x.shape[2]
+        past = x if frames == before else seen[:, :, frames:]
+        if isinstance(self.conv, nn.ConvTranspose2d) and frames == self.conv.groups == 1:
+            # frames side by side as channels: one frame comes out, not those around it too
+            weight = self.conv.weight.flip(2).transpose(1, 2).flatten(0, 1)[:, :, None]
+            wide, padding = seen.reshape(x.shape[0], -1, 1, x.shape[3]), (0, self.conv.padding[1])
+            return F.conv_transpose2d(wide, weight, self.conv.bias, (1, 2), padding, (0, 1)), {"past": past}
         y = self.conv(seen)
-        past = x if self.frames == 2 else seen[:, :, 1:]
-        return y[:, :, self.frames - 1 : self.frames] if self.up else y, {"past": past}
+        return y[:, :, before : before + frames] if self.up else y, {"past": past}
 
 
 class Stages(nn.Sequential):
@@ -158,7 +167,7 @@ class Stages(nn.Sequential):
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
+        run = NextFrames(state)
         for name, stage in self.named_children():
             x = run(name, stage, x) if hasattr(stage, "step") else stage(x)
         return x, run.new
@@ -263,5 +272,20 @@ class GroupedGru(nn.Module):
         return {"hidden": torch.zeros(batch, len(self.grus), size, device=device)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, hidden = self._run(x, state["hidden"])
-        return y, {"hidden": hidden}
+        if x.shape[2] > 1 or type(self.grus[0]) is not nn.GRU:  # (`gru_as_products` wants a matrix a product)
+            y, hidden = self._run(x, state["hidden"])
+            return y, {"hidden": hidden}
+        # one product with the frame and one with the state, for all groups
+        ih, hh, bias_ih, bias_hh = (
+            torch.stack([getattr(gru, f"{name}_l0") for gru in self.grus])
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        hidden = state["hidden"][:, :, None]
+        of_x = x.reshape(hidden.shape) @ ih.transpose(1, 2) + bias_ih[:, None]
+        of_h = hidden @ hh.transpose(1, 2) + bias_hh[:, None]
+        cut = [2 * hidden.shape[-1], hidden.shape[-1]]
+        (x_rz, x_n), (h_rz, h_n) = (part.split(cut, dim=-1) for part in (of_x, of_h))
+        r, z = (x_rz + h_rz).sigmoid().chunk(2, dim=-1)
+        n = (x_n + r * h_n).tanh()
+        hidden = n + z * (hidden - n)
+        return self.activation(hidden.reshape(x.shape)), {"hidden": hidden[:, :, 0]}

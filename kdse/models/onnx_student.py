@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError
-from kdse.machine.onnx_sessions import open_session, run_session
+from kdse.machine.onnx_sessions import HopLoop, open_session
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent, delays, parse
 from kdse.models.foreign import file_identity
@@ -44,21 +46,25 @@ class OnnxStudent(ExportedStudent):
         if about is None:
             raise UserError(f"{source}: was not written by kdse export (it has no metadata entry {KEY!r})")
         super().__init__(about, source)
-        self._session = session
         outside = about["stft"] == "outside"
         self._first, answer = ("spectrum", "enhanced_spectrum") if outside else ("audio", "enhanced")
-        self._names = [entry["name"] for entry in about["states"]]
-        self._outputs = [answer, *(f"next.{name}" for name in self._names)]
-        _check(session, [self._first, *(f"state.{name}" for name in self._names)], self._outputs, about, source)
+        names = [entry["name"] for entry in about["states"]]
+        inputs, outputs = [self._first, *(f"state.{name}" for name in names)], [answer, *(f"next.{n}" for n in names)]
+        _check(session, inputs, outputs, about, source)
+        shape = (1, self.hop_samples) if self.stft is None else (1, self.stft.bins, 2)
+        states = {name: state.numpy() for name, state in self.file_states(1).items()}
+        self._loop = HopLoop(session, (self._first, answer), shape, states, "OnnxStudent: the graph")
+        self._lock = threading.Lock()  # (the loop's arrays are of one stream at a time)
         # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
         self.register_buffer("file_sha256", file_identity(Path(path)))
 
     @torch.compiler.disable
-    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        feeds = {f"state.{name}": states[name].numpy() for name in self._names}
-        feeds[self._first] = first.numpy()
-        answer, *after = run_session(self._session, self._outputs, feeds, "OnnxStudent: the graph")
-        return torch.from_numpy(answer), dict(zip(self._names, map(torch.from_numpy, after), strict=True))
+    def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        with self._lock:
+            for name, state in states.items():
+                self._loop.states[name][...] = state.numpy()
+            answers = [torch.from_numpy(self._loop(signal.numpy()).copy()) for signal in signals]
+            return answers, {name: torch.from_numpy(state.copy()) for name, state in self._loop.states.items()}
 
 
 def session_metadata(session: InferenceSession, source: str) -> dict[str, Any] | None:

@@ -13,16 +13,17 @@ from kdse.models.stft import Stft
 
 
 class SpectralModel(SpeechModel):
-    """Base of models that stream by enhancing one STFT frame after the other.
+    """Base of models that stream by enhancing STFT frames in their order.
 
     Subclasses set `stft` and implement `parts` and `step_spectrum`.
     """
 
+    many_hops = True
     stft: Stft
     encoder: nn.ModuleList
 
     def encode(self, x: Tensor, run: Callable[[str, Any, Tensor], Tensor]) -> list[Tensor]:
-        """The outputs of all encoder blocks, by `kdse.models.layers.whole` or one frame of them by `OneFrame`."""
+        """The outputs of all encoder blocks, by `kdse.models.layers.whole` or the next frames of them by `NextFrames`."""
         outputs = []
         for i, block in enumerate(self.encoder):
             x = run(f"encoder{i}", block, x)
@@ -43,7 +44,7 @@ class SpectralModel(SpeechModel):
         return self.stft.step(noisy_hop, state, self.step_spectrum)
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame's spectrum ``[B, F, 1]`` in, the enhanced one and the network's new state out."""
+        """The spectrum of T frames ``[B, F, T]`` in, the enhanced one and the network's new state out."""
         raise NotImplementedError
 
 

@@ -96,8 +96,12 @@ class Stft(nn.Module):
 
     def analyse(self, frames: Tensor) -> Tensor:
         """Frames of ``window_samples`` samples ``[..., W]`` to complex bins ``[..., F]``."""
-        after = self.n_fft - self.window_samples - self.window_offset
-        return torch.fft.rfft(F.pad(frames * self.window, (self.window_offset, after)))
+        return torch.fft.rfft(self.windowed(frames))
+
+    def windowed(self, frames: Tensor) -> Tensor:
+        """Frames ``[..., W]`` times the window, with the zeros around it: ``[..., n_fft]``."""
+        after, windowed = self.n_fft - self.window_samples - self.window_offset, frames * self.window
+        return F.pad(windowed, (self.window_offset, after)) if self.window_offset or after else windowed
 
     def synthesise(self, bins: Tensor) -> Tensor:
         """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add.
@@ -134,6 +138,16 @@ class Stft(nn.Module):
             assert isinstance(wave, Tensor)
             return wave.reshape(batch, -1)[:, :length]
 
+    def _overlapped(self, frames: Tensor) -> Tensor:
+        """The sum ``[B, (T + K - 1) hop]`` of frames ``[B, T, W]``, a hop apart."""
+        batch, count, _ = frames.shape
+        frames = F.pad(frames, (0, self.overlap * self.hop - self.window_samples))
+        parts = frames.reshape(batch, count, self.overlap, self.hop)
+        total = count + self.overlap - 1
+        wave = sum(F.pad(parts[:, :, i], (0, 0, i, total - count - i)) for i in range(self.overlap))
+        assert isinstance(wave, Tensor)
+        return wave.reshape(batch, -1)
+
     # --- streaming ---
 
     def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -143,13 +157,22 @@ class Stft(nn.Module):
     def step(
         self, wave: Tensor, state: dict[str, Tensor], network: Callable[[Any, Any], tuple[Any, dict[str, Tensor]]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One hop ``[B, hop]`` in, one out, ``window_samples - hop`` samples late.
+        """T hops ``[B, T hop]`` in, as many out, ``window_samples - hop`` samples late.
 
         Args:
-            wave, state: the hop; that of `initial_state`, and the network's own.
-            network: turns the spectrum of a frame ``[B, F, 1]`` and the state into the enhanced one and its new state.
+            wave, state: the hops; that of `initial_state`, and the network's own.
+            network: turns the spectrum of T frames ``[B, F, T]`` and the state into the enhanced one and its new state.
         """
-        frame = torch.cat([state["input"], wave], dim=-1)
-        spectrum, new = network(self.analyse(frame)[:, :, None], state)
-        enhanced = self.synthesise(spectrum[:, :, 0]) + F.pad(state["output"], (0, self.hop))
-        return enhanced[:, : self.hop], {"input": frame[:, self.hop :], "output": enhanced[:, self.hop :], **new}
+        seen, samples, margin = torch.cat([state["input"], wave], dim=-1), wave.shape[-1], self.window_samples - self.hop
+        if samples == self.hop:  # (with fewer operations, which bind a graph of one hop)
+            spectrum, new = network(self.analyse(seen)[:, :, None], state)
+            enhanced = self.synthesise(spectrum[:, :, 0])
+        else:
+            spectrum, new = network(self.analyse(seen.unfold(-1, self.window_samples, self.hop)).transpose(1, 2), state)
+            enhanced = self._overlapped(self.synthesise(spectrum.transpose(1, 2)))[:, : samples + margin]
+        if samples != margin:
+            enhanced = enhanced + F.pad(state["output"], (0, samples))
+        ready, rest = enhanced.split([samples, margin], dim=-1)
+        if samples == margin:
+            ready = ready + state["output"]
+        return ready, {"input": seen[:, samples:], "output": rest, **new}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_at_least, require_one_of
 from kdse.models.base import Estimate, Tap
 from kdse.models.inverted_bottleneck import ACTIVATIONS, InvertedBottleneck, PlainBlock, SeparableBlock
-from kdse.models.layers import GroupedGru, OneFrame, State, whole
+from kdse.models.layers import GroupedGru, NextFrames, State, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -179,5 +179,5 @@ class UNet(SpectralModel):
             yield "recurrent", self.recurrent, self.bands // 2**self.depth
 
     def step_spectrum(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
-        run = OneFrame(state)
+        run = NextFrames(state)
         return spectrum * self.bin_gain(self.mask_logits(self.features(spectrum), run)), run.new

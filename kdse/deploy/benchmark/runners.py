@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdse.errors import UserError
-from kdse.machine.onnx_sessions import open_session, run_session
+from kdse.machine.onnx_sessions import HopLoop, open_session
 from kdse.machine.packages import required
 from kdse.pretrained import is_onnx
 
@@ -81,16 +81,11 @@ def onnx_runner(path: Path, threads: int) -> Runner:
         raise UserError(
             f"{path}: not a streaming graph with the STFT inside; make one: kdse export CKPT --format onnx --streaming"
         )
-    states = about["states"]
-    outputs = ["enhanced", *(f"next.{state['name']}" for state in states)]
-    inputs = [f"state.{state['name']}" for state in states]
-    feeds = {name: np.zeros(state["shape"], dtype=state["dtype"]) for name, state in zip(inputs, states, strict=True)}
+    states = {state["name"]: np.zeros(state["shape"], dtype=state["dtype"]) for state in about["states"]}
+    loop = HopLoop(session, ("audio", "enhanced"), (1, about["hop_samples"]), states, str(path))
 
     def process(hop: np.ndarray) -> np.ndarray:
-        feeds["audio"] = hop[None]
-        enhanced, *after = run_session(session, outputs, feeds, str(path))
-        feeds.update(zip(inputs, after, strict=True))
-        return enhanced[0]
+        return loop(hop)[0].copy()
 
     runtime = f"onnxruntime {required('onnxruntime').__version__}"
     return Runner(process, about["sample_rate_hz"], about["hop_samples"], about["latency_samples"], runtime)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,13 @@ class _Step(ExportedStudent):
         super().__init__(about, source)
         self._program = (program,)  # (no submodule: a torch.export program has no eval())
 
-    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        answer, *after = self._program[0](first, *states.values())
-        return answer, dict(zip(states, after, strict=True))
+    def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        answers = []
+        for signal in signals:
+            answer, *after = self._program[0](signal, *states.values())
+            answers.append(answer)
+            states = dict(zip(states, after, strict=True))
+        return answers, states
 
 
 class _Whole(SpeechModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +196,14 @@ class _Listener(OnnxStudent):
         super().__init__(path)
         self.heard: list[dict[str, np.ndarray]] = []
 
-    def run(self, first: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        feeds = {f"state.{name}": value.numpy().copy() for name, value in states.items()}
-        self.heard.append({self._first: first.numpy().copy(), **feeds})
-        return super().run(first, states)
+    def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        answers = []
+        for signal in signals:
+            feeds = {f"state.{name}": value.numpy().copy() for name, value in states.items()}
+            self.heard.append({self._first: signal.numpy().copy(), **feeds})
+            answer, states = super().run([signal], states)
+            answers += answer
+        return answers, states
 
 
 def _feeds(path: Path, clips: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:

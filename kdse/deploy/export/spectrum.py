@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.models.stft import Stft
@@ -68,9 +67,8 @@ class RealStft(Stft):
 
     def analyse(self, frames: Tensor) -> Any:
         """Frames ``[..., W]`` to a pair of ``[..., F]``."""
-        after = self.n_fft - self.window_samples - self.window_offset
-        padded = F.pad(frames * self.window, (self.window_offset, after))
-        return to_pair(torch.view_as_real(torch.fft.rfft(padded)))  # the exporter knows this as one real operator
+        # (the exporter knows this as one real operator)
+        return to_pair(torch.view_as_real(torch.fft.rfft(self.windowed(frames))))
 
     def synthesise(self, bins: Any) -> Tensor:
         """A pair of ``[..., F]`` to windowed frames ``[..., W]``."""
