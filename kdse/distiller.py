@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from kdse.compiling import Compiled, CompiledNetwork, prepare, why_eager, why_eager_network
 from kdse.data.batch import Batch
 from kdse.enhancer import Enhancer, has_labels
 from kdse.errors import UserError
@@ -23,6 +24,8 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
+from kdse.models.probing import restored
+from kdse.models.recorded import Recorded
 from kdse.objectives.base import CLIP_SECONDS, Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.taps import probe, record, resolve_taps
@@ -46,7 +49,6 @@ class Distiller(FollowedModule, Enhancer):
         teacher_taps: taps of the teacher by name, if not its own: ``{name: {path, layout, sizes, group}}``.
         student_taps: the same for the student.
         teacher_autocast: run the teacher in this lower precision, "bfloat16" or "float16"; None runs it as it is.
-        compile_teacher: run the teacher through torch.compile.
         trust_code: allow `teacher_checkpoint` to name classes that kdse does not ship.
         balance_gradients: bring the gradient norms of all terms (with respect to the student) to that of the
             supervised loss, so that weights are ratios of norms; see `kdse.gradients`.
@@ -62,7 +64,6 @@ class Distiller(FollowedModule, Enhancer):
         teacher_taps: dict[str, Any] | None = None,
         student_taps: dict[str, Any] | None = None,
         teacher_autocast: str | None = None,
-        compile_teacher: bool = False,
         trust_code: bool = False,
         balance_gradients: bool = False,
         balance_every: int = 10,
@@ -81,7 +82,7 @@ class Distiller(FollowedModule, Enhancer):
                 "wrap the teacher in kdse.models.Aligned with the student's sample_rate_hz"
             )
         # not a submodule: the teacher is in no state_dict, no optimizer and no train() call
-        self._teacher = Teacher(loaded, resolve_taps(loaded, teacher_taps), teacher_autocast, compile_teacher)
+        self._teacher = Teacher(loaded, resolve_taps(loaded, teacher_taps), teacher_autocast)
         self.heads = nn.ModuleDict()
         self.student_taps = resolve_taps(self.student, student_taps)
         self.objectives: dict[str, Objective] = {}
@@ -91,6 +92,7 @@ class Distiller(FollowedModule, Enhancer):
         self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
         self._active: tuple[str, ...] = ()
         self._teacher_scored = False
+        self._uncompiled = False  # whether parts wait for their first batch
         sizes = count_parameters(loaded), count_parameters(self.student)
         if sizes[0]:
             log.info("teacher %d parameters, student %d: ratio %.2f", *sizes, sizes[0] / max(1, sizes[1]))
@@ -158,22 +160,30 @@ class Distiller(FollowedModule, Enhancer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         weights = self.term_weights()
-        active = [o for o in self.objectives.values() if weights[o.name] * o.weight > 0]
-        supervised = weights[SUPERVISED] > 0
-        if not active and not supervised:
+        factors = {SUPERVISED: 1.0} | {o.name: o.weight for o in self.objectives.values()}
+        self._active = tuple(name for name, weight in weights.items() if weight * factors[name] > 0)
+        if not self._active:
             raise UserError(f"schedule: every term has weight zero at step {self.global_step}: nothing to train")
+        if self._uncompiled:
+            self._compile_all_terms(batch)
+        if self._student_pass is not None and self._active not in self._idle:
+            self._connect_eager(batch)
+        raw = self._values(batch, self._active)
+        total = self._weigh(raw, {name: weights[name] * factors[name] for name in raw}, has_labels(batch))
+        self.log_step(total)
+        return self._connect(total) * window_factor(self.trainer, batch_idx)
+
+    def _values(self, batch: Batch, names: Iterable[str]) -> dict[str, Tensor]:
+        """Raw values of terms on a batch, the supervised loss first."""
+        active = [o for o in self.objectives.values() if o.name in names]
         exchange = self.exchange(batch, active)
         raw: dict[str, Tensor] = {}
-        if supervised:
+        if SUPERVISED in names:
             raw[SUPERVISED] = self.supervised_loss(exchange.student, batch)
         for objective in active:
             exchange.heads = self.heads_of(objective)
             raw[objective.name] = objective.loss(exchange)
-            weights[objective.name] *= objective.weight
-        self._active = tuple(raw)
-        total = self._weigh(raw, weights, has_labels(batch))
-        self.log_step(total)
-        return self._connect(total) * window_factor(self.trainer, batch_idx)
+        return raw
 
     def _weigh(self, raw: dict[str, Tensor], weights: dict[str, float], labelled: bool) -> Tensor:
         """The sum of weight x raw value, each term noted for the log; balanced first if that is on."""
@@ -221,7 +231,7 @@ class Distiller(FollowedModule, Enhancer):
 
     def _learn(self, noisy: Tensor, names: set[str]) -> tuple[Estimate, Mapping[str, Tensor]]:
         taps = {name: tap for name, tap in self.student_taps.items() if name in names}
-        return record(self.student, taps, noisy)
+        return record(self.student, taps, noisy, self._student_pass)
 
     def _connect(self, total: Tensor) -> Tensor:
         """Joins parameters outside this phase to the total, so that plain DDP survives the switch.
@@ -241,10 +251,14 @@ class Distiller(FollowedModule, Enhancer):
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return [*self.model.parameters(), *self.heads.parameters()]
 
-    def on_fit_start(self) -> None:
+    def _terms_ahead(self) -> list[str]:
+        """The terms that have a weight in any phase, the supervised loss first."""
         phases = self.schedule.phases if self.schedule is not None else [Phase({SUPERVISED: 1.0, EVERY_OBJECTIVE: 1.0})]
-        needing = [SUPERVISED, *(o.name for o in self.objectives.values() if o.uses_clean and o.weight > 0)]
-        self.check_labels([term for term in needing if any(phase.weight(term) > 0 for phase in phases)])
+        terms = [SUPERVISED, *(o.name for o in self.objectives.values() if o.weight > 0)]
+        return [term for term in terms if any(phase.weight(term) > 0 for phase in phases)]
+
+    def on_fit_start(self) -> None:
+        self.check_labels([t for t in self._terms_ahead() if t == SUPERVISED or self.objectives[t].uses_clean])
         if not self.objectives:
             log.warning("no objectives: the student is trained with the supervised loss alone")
         if self.schedule is None and self.objectives:
@@ -253,6 +267,51 @@ class Distiller(FollowedModule, Enhancer):
             if objective.compares_items:
                 gather = bool(getattr(objective, "gather", False))
                 log.info("objectives.%s: %s", objective.name, _effective_batch(gather, self.trainer))
+
+    # --- torch.compile ---
+
+    def compile_parts(self) -> dict[str, str | None]:
+        prepare(keep_graphs=self._balance is not None)
+        objectives = [self.objectives[term] for term in self._terms_ahead() if term != SUPERVISED]
+        pairs = [pair for objective in objectives for pair in objective.bound_pairs]
+        parts: dict[str, str | None] = {}
+        if objectives and not isinstance(self.teacher, Recorded):
+            taps = {name: self.teacher_taps[name] for name, _ in pairs}
+            parts["teacher"] = why_eager_network(self.teacher, taps, self.device, trains=False)
+            if parts["teacher"] is None:
+                self._teacher.compiled = CompiledNetwork(self.teacher, taps, "teacher")
+        taps = {name: self.student_taps[name] for _, name in pairs}
+        parts["student"] = why_eager_network(self.student, taps, self.device, trains=True)
+        if parts["student"] is None:
+            self._student_pass = CompiledNetwork(self.student, taps, "student")
+        parts |= self.compile_loss()
+        for objective in objectives:
+            what = f"objectives.{objective.name}"
+            parts[what] = why_eager(objective, self.device)
+            if parts[what] is None:  # (a method of one object alone)
+                vars(objective)["compare"] = Compiled(getattr(objective, "compare"), what)
+        self._uncompiled = None in parts.values()
+        return parts
+
+    def _compile_all_terms(self, batch: Batch) -> None:
+        """Compiles what any phase needs by a step that changes nothing, so that no switch has to wait."""
+        self._uncompiled = False
+        with restored(self):
+            trained = [p for p in self.trained_parameters() if p.requires_grad]
+            torch.autograd.grad(_sum(self._values(batch, self._terms_ahead())), trained, allow_unused=True)
+
+    def _connect_eager(self, batch: Batch) -> None:
+        """`_connect` before a step: a compiled network depends on all its parameters, whatever is asked of it."""
+        compiled, self._student_pass = self._student_pass, None
+        with restored(self):
+            self._connect(_sum(self._values(batch, self._active)))
+        self._student_pass = compiled
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        self._teacher.compiled = None
+        for objective in self.objectives.values():
+            vars(objective).pop("compare", None)
 
     # --- the teacher's own quality, once ---
 
@@ -307,6 +366,10 @@ def _effective_batch(gather: bool, trainer: L.Trainer) -> str:
     if trainer.accumulate_grad_batches > 1:
         parts += f", each of the {trainer.accumulate_grad_batches} accumulated micro-batches by itself"
     return f"compares the items of {parts}"
+
+
+def _sum(values: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([*values.values()]).sum()
 
 
 def _leaves(total: Tensor) -> set[int]:

@@ -12,6 +12,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from kdse.compiling import (
+    Compiled,
+    CompiledNetwork,
+    announce,
+    no_compiler,
+    prepare,
+    why_eager,
+    why_eager_network,
+)
 from kdse.data.batch import Batch, by_length
 from kdse.data.shared import check_shared
 from kdse.distributed import check_processes, take_buffers_of_rank_zero
@@ -29,6 +38,7 @@ from kdse.precision import check_precision
 from kdse.run.optimizer_settings import check_optimizer
 from kdse.schedule import SUPERVISED
 from kdse.seeding import seed_batch
+from kdse.taps import record
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,8 @@ class Enhancer(L.LightningModule):
         metric_workers: processes that compute metrics; 0 computes them in the training process, but for those whose
             native code can crash (PESQ, DNSMOS), which have one of their own.
         weights: checkpoint to take initial weights from (not a resume: use --ckpt_path for that).
+        compile: run training steps through torch.compile where that pays: half a minute or more before the first step,
+            a few seconds in later runs on this machine. The log says which parts it is.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class Enhancer(L.LightningModule):
         metrics: list[str] = ["si_sdr", "pesq_wb", "estoi"],  # noqa: B006 (jsonargparse shows it in --help)
         metric_workers: int = 0,
         weights: str | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         require_at_least(0, metric_workers=metric_workers)
@@ -77,6 +90,9 @@ class Enhancer(L.LightningModule):
         self.scores = ValidationScores(tuple(metrics), workers=metric_workers, sample_rate_hz=self.model.sample_rate_hz)
         if weights is not None:
             load_weights(self.model, read_checkpoint(weights)["state_dict"], source=f"--model.weights {weights}")
+        self._compiles = compile
+        self._student_pass: CompiledNetwork | None = None  # these two while a run with `compile` trains
+        self._compiled_loss: Compiled | None = None
         self._losses = ItemLosses()  # of this epoch's validation or test
         self._terms: dict[str, Tensor | float] = {}
         self._logged_step = -1
@@ -89,7 +105,7 @@ class Enhancer(L.LightningModule):
         return self.model(noisy)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.supervised_loss(self.model(batch["noisy"]), batch)
+        loss = self.supervised_loss(record(self.model, {}, batch["noisy"], self._student_pass)[0], batch)
         self.note_supervised(loss, weight=1.0, labelled=has_labels(batch))
         self.log_step(loss)
         return loss * window_factor(self.trainer, batch_idx)
@@ -112,8 +128,8 @@ class Enhancer(L.LightningModule):
             if not has_labels(batch):
                 return estimate.waveform[:0].sum()  # nothing to learn from, yet every parameter stays connected
             estimate = rows_of(estimate, labelled)
-            clean, noisy = clean[labelled], noisy[labelled]
-        return self.loss(estimate, clean, noisy)
+            return self.loss(estimate, clean[labelled], noisy[labelled])
+        return (self._compiled_loss or self.loss)(estimate, clean, noisy)
 
     def on_fit_start(self) -> None:
         self.check_labels([SUPERVISED])
@@ -122,6 +138,24 @@ class Enhancer(L.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         check_shared(self.trainer, self.trainer.train_dataloader, "training")
+        if self._compiles:
+            missing = no_compiler(self.device)
+            announce({"everything": missing} if missing else self.compile_parts())
+
+    def compile_parts(self) -> dict[str, str | None]:
+        """Compiles what pays; returns the names of all parts, each with the reason why it runs eager or None."""
+        prepare(keep_graphs=False)
+        parts = {"student": why_eager_network(self.model, {}, self.device, trains=True)}
+        if parts["student"] is None:
+            self._student_pass = CompiledNetwork(self.model, {}, "student")
+        return parts | self.compile_loss()
+
+    def compile_loss(self) -> dict[str, str | None]:
+        """`compile_parts` of the supervised loss alone."""
+        reason = why_eager(self.loss, self.device)
+        if reason is None:
+            self._compiled_loss = Compiled(self.loss.forward, "supervised loss")
+        return {"supervised loss": reason}
 
     def check_labels(self, terms: list[str]) -> None:
         """Refuses to train terms that need clean speech on data that has none, before the first step."""
@@ -281,6 +315,7 @@ class Enhancer(L.LightningModule):
         check_shared(self.trainer, self.trainer.predict_dataloaders, "predict")
 
     def teardown(self, stage: str) -> None:
+        self._student_pass = self._compiled_loss = None
         self.scores.close()
 
     # --- checkpoints ---

@@ -14,7 +14,7 @@ import contextlib
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -249,11 +249,20 @@ def _shape_text(output: Any) -> str:
 
 
 def record(
-    model: SpeechModel, taps: Mapping[str, Tap], noisy: Tensor, run: Any = None
+    model: SpeechModel,
+    taps: Mapping[str, Tap],
+    noisy: Tensor,
+    compiled: Callable[[Tensor], tuple[Estimate, Mapping[str, Any]]] | None = None,
 ) -> tuple[Estimate, Mapping[str, Tensor]]:
-    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``; ``run`` is called for it if given (its compiled
-    form)."""
+    """Runs a model on ``[B, N]`` and records its taps ``[B, C, T, F]``.
+
+    Args:
+        compiled: runs the model in its stead and returns the raw outputs of these taps and others, by name.
+    """
+    if compiled is not None:
+        estimate, outputs = compiled(noisy)
+        return estimate, {name: to_bctf(first_tensor(outputs[name], name), tap, name) for name, tap in taps.items()}
     recorder = TapRecorder(model, taps)
     with recorder if taps else contextlib.nullcontext():
-        estimate = (run or model)(noisy)
+        estimate = model(noisy)
     return estimate, recorder.activations()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from kdse.compiling import CompiledNetwork
 from kdse.errors import PackageError, UserError, require_one_of
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
@@ -20,19 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A frozen network and how it is run: in a lower precision ("bfloat16", "float16"), or through torch.compile.
+    """A frozen network and how it is run: in a lower precision ("bfloat16", "float16"), or `compiled`.
 
     Not a module: what holds one neither trains nor saves it.
     """
 
-    def __init__(
-        self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None, compiled: bool = False
-    ) -> None:
+    compiled: CompiledNetwork | None = None  # set while it teaches a run with --model.compile
+
+    def __init__(self, network: SpeechModel, taps: Mapping[str, Tap], autocast: str | None = None) -> None:
         require_one_of("teacher_autocast", autocast, None, "bfloat16", "float16")
         self.network = network.requires_grad_(False).eval()
         self.taps = dict(taps)
         self.has_activations = not isinstance(network, Recorded)
-        self._run = torch.compile(network) if compiled else network
         self._dtype = None if autocast is None else getattr(torch, autocast)
 
     def teach(
@@ -47,7 +47,7 @@ class Teacher:
         self.network.eval()
         lowered = None if self._dtype is None else torch.autocast(noisy.device.type, dtype=self._dtype)
         with torch.no_grad(), lowered or contextlib.nullcontext():
-            return record(self.network, {name: self.taps[name] for name in names}, noisy, self._run)
+            return record(self.network, {name: self.taps[name] for name in names}, noisy, self.compiled)
 
 
 def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:

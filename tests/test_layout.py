@@ -16,7 +16,7 @@ FLOORS = (
     {"audio", "gradients"},
     {"models", "data"},
     {"metrics"},
-    {"losses", "taps", "run", "cluster", "web"},
+    {"losses", "taps", "compiling", "run", "cluster", "web"},
     {"objectives", "enhancer", "teacher", "deploy"},
     {"distiller", "evaluation"},
     {"report"},

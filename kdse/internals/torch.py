@@ -62,6 +62,42 @@ class FollowedModule(nn.Module):
         return super()._apply(fn, recurse)
 
 
+# --- torch.compile ---
+
+#: Graphs that one function may be compiled to: those of each tap set, mode and network of a process. Past PyTorch's own
+#: limit of 8 it would go on eager.
+GRAPHS = 64
+
+
+def prepare_compiler(keep_graphs: bool) -> None:
+    """Settings of torch.compile that are no arguments of it, for this process.
+
+    Args:
+        keep_graphs: backward passes may keep their graphs (``retain_graph``), which costs memory.
+    """
+    TORCH.put(TORCH.load("torch", "_dynamo").config, "recompile_limit", GRAPHS)
+    if keep_graphs:
+        TORCH.put(TORCH.load("torch._functorch", "config"), "donated_buffer", False)
+
+
+def compiler_errors() -> tuple[type[Exception], ...]:
+    """What a compiled function raises if it cannot be compiled."""
+    return (TORCH.load("torch._dynamo.exc", "TorchDynamoException"),)
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has made in this process."""
+    return int(TORCH.load("torch._dynamo.utils", "counters")["stats"]["unique_graphs"])
+
+
+def cxx_compiler() -> str | None:
+    """The C++ compiler that torch.compile would call; None if there is none."""
+    invalid = TORCH.load("torch._inductor.exc", "InvalidCxxCompiler")
+    with contextlib.suppress(invalid):
+        return str(TORCH.load("torch._inductor.cpp_builder", "get_cpp_compiler")())
+    return None
+
+
 # --- operators ---
 
 

@@ -17,18 +17,27 @@ def probe_signal(model: nn.Module, samples: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Runs the body in eval mode under no_grad, then puts training flags, buffers and random streams back."""
-    flags = [(module, module.training) for module in model.modules()]
+def restored(model: nn.Module) -> Iterator[None]:
+    """Runs the body, then puts buffers and random streams back."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Runs the body in eval mode under no_grad, then puts training flags, buffers and random streams back."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        with restored(model), torch.no_grad():
             model.eval()
             yield
     finally:
         for module, training in flags:
             module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)

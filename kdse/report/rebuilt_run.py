@@ -20,8 +20,8 @@ from kdse.trust import NETWORKS, build, harmless, require_harmless
 
 #: Arguments of `Enhancer` and `Distiller` that decide neither network nor taps.
 NOT_NEEDED = {
-    "loss", "optimizer", "lr_scheduler", "metrics", "metric_workers", "teacher_autocast", "compile_teacher",
-    "balance_gradients", "balance_every",
+    "loss", "optimizer", "lr_scheduler", "metrics", "metric_workers", "teacher_autocast", "compile",
+    "compile_teacher", "balance_gradients", "balance_every",
 }  # fmt: skip
 
 
