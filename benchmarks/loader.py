@@ -1,6 +1,6 @@
-"""Whether training waits for data: the demo's student on the embedded corpus with two data processes.
+"""Whether training waits for data: the demo's student on the embedded corpus, without and with data processes.
 
-    python benchmarks/loader.py [--workers 2] [--steps 80]
+    python benchmarks/loader.py [--workers 0] [--steps 80]
 
 Target: (next to) no waiting. Prints the share of the time between the end of one step and the start of the next, and
 the longest single wait after the first ten steps. The student alone is the fastest thing the demo trains, so the
@@ -45,7 +45,7 @@ class Waits(L.Callback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--steps", type=int, default=80)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -66,6 +66,11 @@ class Crops(Dataset[Item]):
         self.lengths, self.sample_rate_hz, self.samples, self.seed = lengths, sample_rate_hz, samples, seed
         self.labelled, self.taught = labelled, taught
 
+    def decode(self, cache_dir: str | Path | None, most_gb: float) -> None:
+        """Reads decoded copies of the recordings from now on, where they can be kept (see `Corpus.decode`)."""
+        if self.taught is not None:
+            self.taught = self.taught.decoded(self.lengths, self.sample_rate_hz, cache_dir, most_gb)
+
     @abstractmethod
     def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, Tensor | None]:
         """Name and SNR in dB of a recording, then noisy and clean audio ``[N]`` of its crop.
@@ -108,11 +113,13 @@ class CropData(ResumableData):
         teacher_folder: str | None,
         teacher_delay_samples: int | None,
         teacher_gain: float | None,
+        cache_gb: float,
+        cache_dir: str | None,
     ) -> None:
         super().__init__()
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
         check_positive(steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
-        check_positive(or_zero=True, num_workers=num_workers)
+        check_positive(or_zero=True, num_workers=num_workers, cache_gb=cache_gb)
         if teacher_gain == 0:
             raise UserError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
         self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
@@ -120,6 +127,7 @@ class CropData(ResumableData):
         self.seed = run_seed() if seed is None else seed
         self.teacher_folder, self.teacher_delay_samples = teacher_folder, teacher_delay_samples
         self.teacher_gain = teacher_gain
+        self.cache_gb, self.cache_dir = cache_gb, cache_dir
 
     @property
     def segment_samples(self) -> int:
@@ -128,6 +136,7 @@ class CropData(ResumableData):
 
     def crop_loader(self, crops: Crops) -> DataLoader[Any]:
         """The training loader; an epoch is once through the recordings unless `steps_per_epoch` says otherwise."""
+        crops.decode(self.cache_dir, self.cache_gb)
         _, world = self.rank_and_world()
         steps = self.steps_per_epoch or max(1, len(crops) // (self.batch_size * world))
         return self.loader(crops, batch_sampler=self.batches(steps, self.batch_size))

@@ -21,7 +21,6 @@ from kdse.data.corpus.decoded import UNIT
 from kdse.data.mixing import mix
 from kdse.data.position import Key
 from kdse.errors import UserError
-from kdse.machine.packages import required
 from kdse.seeding import derive_seed
 
 log = logging.getLogger(__name__)
@@ -278,11 +277,20 @@ class MixtureSet(Dataset[Item]):
 
     def _reverberate(self, dry: Tensor, response: Tensor, direct: int) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""
-        fftconvolve = required("torchaudio.functional", "fftconvolve")
-        response = response[direct:] / response[direct].abs().clamp_min(1e-6)
+        from scipy import fft as scipy_fft
+
+        count = dry.numel()
+        response = response[direct : direct + count] / response[direct].abs().clamp_min(1e-6)
         early = response[: 1 + round(self.early_ms * self.sample_rate_hz / 1000)]
-        n = dry.numel()
-        return fftconvolve(dry, response)[:n], fftconvolve(dry, early)[:n]
+        size = scipy_fft.next_fast_len(count + response.numel() - 1, real=True)
+        # on the CPU torch's transforms take twice as long, and round differently with another number of threads
+        fft, plain = (scipy_fft, Tensor.numpy) if dry.device.type == "cpu" else (torch.fft, Tensor.contiguous)
+        spectrum = fft.rfft(plain(dry), size)
+        reverberant, target = (
+            torch.as_tensor(fft.irfft(spectrum * fft.rfft(plain(part), size), size)[:count])
+            for part in (response, early)
+        )
+        return reverberant, target
 
 
 def _replaced(crops: list[list[Crop]], waves: Tensor, others: dict[int, Drawn]) -> tuple[list[list[Crop]], Tensor]:

@@ -11,14 +11,12 @@ from torch.utils.data import DataLoader
 
 from kdse.audio.levels import SNR_DEFINITIONS
 from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
+from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixture_set import MixtureSet, Plan, Plans, Resident, as_it_is
 from kdse.data.position import ResumableData, check_positive
 from kdse.errors import UserError
 from kdse.seeding import derive_seed, run_seed
-
-#: Size of the decoded copy of a folder of recordings, at most: 170 hours at 16 bits and 16 kHz. Our choice.
-CACHE_GB = 20.0
 
 
 class Mixtures(ResumableData):

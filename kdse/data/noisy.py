@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from kdse.audio.opening import AudioError
 from kdse.data.corpus.corpora import Corpus, Crop, scan
+from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import find_pairs, stem
@@ -31,6 +32,10 @@ class NoisyCrops(Crops):
             raise AudioError(f"{empty}: holds no samples at {sample_rate_hz} Hz; remove it")
         super().__init__(lengths, sample_rate_hz, samples, seed, taught=taught)
         self.corpus = corpus
+
+    def decode(self, cache_dir: str | Path | None, most_gb: float) -> None:
+        super().decode(cache_dir, most_gb)
+        self.corpus = self.corpus.decode(self.sample_rate_hz, cache_dir, most_gb)
 
     def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, None]:
         noisy = self.corpus.read(crop.place, self.sample_rate_hz, crop.start, crop.stop)
@@ -60,6 +65,9 @@ class NoisyFolder(CropData):
         manifest: file of `kdse corpus index --out`, for a folder that cannot be written to; one that lies in the folder
             is found without.
         shard_cache: folder that keeps whole shards of object storage as they are used; None keeps nothing.
+        cache_gb: the training recordings, and the teacher's, are decoded once, into copies on disk that all later runs
+            map into memory, if each takes at most so many GB; 0 reads the files.
+        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
     """
 
     labelled_share = 0.0
@@ -80,10 +88,12 @@ class NoisyFolder(CropData):
         teacher_gain: float | None = None,
         manifest: str | None = None,
         shard_cache: str | None = None,
+        cache_gb: float = CACHE_GB,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain,
+            teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
         )  # fmt: skip
         self.folder = folder if is_remote(folder) else Path(folder)
         self.valid_folders = given_together(("valid_noisy", "valid_clean"), valid_noisy, valid_clean)

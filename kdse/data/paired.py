@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kdse.audio.files import read
 from kdse.data.batch import pad_batch
-from kdse.data.corpus.corpora import Crop
+from kdse.data.corpus.corpora import Crop, of_files
+from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
@@ -40,12 +40,22 @@ class CropSet(Crops):
     ) -> None:
         super().__init__([pair.samples for pair in pairs], sample_rate_hz, samples, seed, labelled, taught)
         self.pairs = pairs
+        self.noisy = of_files([pair.noisy for pair in pairs], self.lengths, sample_rate_hz)
+        self.clean = of_files([pair.clean for pair in pairs], self.lengths, sample_rate_hz)
+
+    def decode(self, cache_dir: str | Path | None, most_gb: float) -> None:
+        super().decode(cache_dir, most_gb)
+        self.noisy, self.clean = (
+            corpus.decode(self.sample_rate_hz, cache_dir, most_gb) for corpus in (self.noisy, self.clean)
+        )
 
     def read(self, crop: Crop, labelled: bool) -> tuple[str, float, Tensor, Tensor]:
         pair = self.pairs[crop.place]
         pair.check()
-        noisy = read(pair.noisy, self.sample_rate_hz, crop.start, crop.stop)
-        clean = read(pair.clean, self.sample_rate_hz, crop.start, crop.stop) if labelled else torch.zeros_like(noisy)
+        noisy = self.noisy.read(crop.place, self.sample_rate_hz, crop.start, crop.stop)
+        clean = torch.zeros_like(noisy)
+        if labelled:
+            clean = self.clean.read(crop.place, self.sample_rate_hz, crop.start, crop.stop)
         return pair.name, pair.snr_db, noisy, clean
 
 
@@ -81,6 +91,9 @@ class PairedFolders(CropData):
             too. Up to 0.1 s more or less at the end is cut or filled with zeros.
         teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
         teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
+        cache_gb: the noisy, clean and taught training files are decoded (and resampled) once, into copies on disk that
+            all later runs map into memory, if each takes at most so many GB; 0 reads the files.
+        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
     """
 
     def __init__(
@@ -103,10 +116,12 @@ class PairedFolders(CropData):
         teacher_folder: str | None = None,
         teacher_delay_samples: int | None = None,
         teacher_gain: float | None = None,
+        cache_gb: float = CACHE_GB,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain,
+            teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
         )  # fmt: skip
         if root is None and noisy is clean is train_noisy is train_clean is None:
             raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from kdse.audio.files import read
-from kdse.data.corpus.corpora import scan
+from kdse.data.corpus.corpora import Corpus, of_files, scan
 from kdse.data.file_pairs import stem
 from kdse.errors import UserError, some
 
@@ -91,18 +92,31 @@ class Taught(NamedTuple):
     files: one for each recording.
     delay_samples: how late they are, at the rate of the data module.
     gain: their level, which is divided out.
+    copy: the same files, decoded; None reads them.
     """
 
     files: list[str]
     delay_samples: int = 0
     gain: float = 1.0
+    copy: Corpus | None = None
+
+    def decoded(
+        self, lengths: Sequence[int] | np.ndarray, sample_rate_hz: int, cache_dir: str | Path | None, most_gb: float
+    ) -> Taught:
+        """The same, read from a decoded copy where that can be kept; ``lengths`` are those of the recordings."""
+        corpus = of_files(self.files, lengths, sample_rate_hz)
+        return self._replace(copy=corpus.decode(sample_rate_hz, cache_dir, most_gb))
 
     def read(self, place: int, sample_rate_hz: int, start: int, stop: int) -> Tensor:
         """What was taught at samples ``[start, stop)`` of a recording, zeros where the file holds nothing."""
         first, last = start + self.delay_samples, stop + self.delay_samples
-        wave = read(self.files[place], sample_rate_hz, max(0, first), max(0, last))
+        start, stop = max(0, first), max(0, last)
+        if self.copy is not None:
+            wave = self.copy.read(place, sample_rate_hz, start, stop)
+        else:
+            wave = read(self.files[place], sample_rate_hz, start, stop)
         wave = pad(wave, (max(0, -first), 0))
-        return pad(wave, (0, stop - start - wave.numel())) / self.gain
+        return pad(wave, (0, last - first - wave.numel())) / self.gain
 
 
 def align_taught(

@@ -140,6 +140,15 @@ def test_prefetched_batches_do_not_count_as_seen(tmp_path, folder):
         assert rest == whole[6:]
 
 
+def test_mixing_on_the_accelerator_gives_the_same_run_and_resumes(tmp_path, folder):
+    whole = fit(make_data(Mixtures, folder), tmp_path)
+    there = {"on_accelerator": True}
+    assert fit(make_data(Mixtures, folder, **there), tmp_path, callbacks=[SaveEveryStep(tmp_path)]) == whole
+    for workers in (0, 1):
+        data = make_data(Mixtures, folder, num_workers=workers, **there)
+        assert fit(data, tmp_path, ckpt=str(tmp_path / "6.ckpt")) == whole[6:]
+
+
 def test_a_batch_that_was_begun_and_not_finished_is_seen_again(tmp_path, folder):
     whole = fit(make_data(Mixtures, folder), tmp_path)
     with pytest.raises(RuntimeError, match="killed"):

@@ -24,6 +24,7 @@ from kdse.data.corpus.manifest import Manifest, load
 from kdse.data.corpus.manifest_lookup import is_packed, nearest
 from kdse.data.corpus.shards import Shards, is_remote, open_shards
 from kdse.errors import UserError
+from kdse.machine.progress import say
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +116,16 @@ class Corpus:
 
         Those in object storage are not: a copy of all of them is not what a user of it wants.
         """
+        lengths = self.lengths(sample_rate_hz)
+        gigabytes = 2e-9 * float(lengths.sum())
         if most_gb == 0 or is_remote(self.root):
             return self
+        root = self.root or os.path.dirname(self.paths[0])
+        if gigabytes > most_gb:
+            say(f"{root}: decoded it takes {gigabytes:.1f} GB, more than --data.cache_gb={most_gb:g}: files are read")
+            return self
 
-        def stamp(file: str | Path) -> tuple[int, int]:
+        def stamp(file: Path) -> tuple[int, int]:
             status = os.stat(file)
             return status.st_size, status.st_mtime_ns
 
@@ -132,12 +139,12 @@ class Corpus:
         listed = self.manifest.sizes.tolist() if self.manifest is not None and self.shards is None else None
         if listed is not None and [size for size, _ in stamps] != listed:
             return self  # (the same)
-        content, lengths = [self.fingerprint, *stamps], self.lengths(sample_rate_hz)
+        content = [self.fingerprint, *stamps]
 
         def whole(index: int) -> Tensor:
             return self.read(index, sample_rate_hz)
 
-        return replace(self, decoded=decode(self.root, content, whole, lengths, sample_rate_hz, cache_dir, most_gb))
+        return replace(self, decoded=decode(root, content, whole, lengths, sample_rate_hz, cache_dir, most_gb))
 
     def to(self, device: torch.device) -> Corpus:
         """The same with what is decoded in the memory of a device."""
@@ -156,6 +163,11 @@ class Corpus:
 def of_manifest(root: str, manifest: Manifest, shards: Shards | None = None, decoded: Decoded | None = None) -> Corpus:
     """The files of a manifest as a corpus below ``root``, or the recordings of shards."""
     return Corpus(root, manifest.paths, manifest.frames, manifest.rates, manifest, shards, decoded)
+
+
+def of_files(files: Sequence[str], samples: Sequence[int] | np.ndarray, sample_rate_hz: int) -> Corpus:
+    """Files of whatever folders as a corpus; ``samples`` are their lengths at ``sample_rate_hz``."""
+    return Corpus("", files, samples, np.full(len(files), sample_rate_hz))
 
 
 def check_listed(file: str | Path, size: int, manifest: str) -> None:
