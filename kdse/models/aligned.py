@@ -156,7 +156,7 @@ class Aligned(SpeechModel):
             return Alignment(self.delay_samples, self.gain, math.nan)
         clean, noisy = self._probe_pair(device)
         with _unobserved(self.inner, device), full_precision(device):
-            answer = self.inner(noisy).waveform.float()
+            answer = torch.cat([self.inner(item).waveform.float() for item in noisy.split(1)])
         most, name = self.maximum_delay_samples, type(self.inner).__name__
         try:
             delay = self.delay_samples
