@@ -71,8 +71,8 @@ class Wrapped(SpeechModel):
     @property
     def brings_weights(self) -> bool:  # type: ignore[override]  # (here it takes another construction to know)
         """Whether a file gave the weights, or the class loads its own: they are then the same whatever the seed."""
-        if self._from_file:
-            return True
+        if self._from_file or any(p.is_meta for p in self.module.parameters()):
+            return self._from_file  # (a model is also built under the meta device, which holds no values)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(OTHER_SEED)
             again = _construct(*self._recipe)
