@@ -144,7 +144,7 @@ class Distiller(FollowedModule, Enhancer):
 
     def _tap_shapes(self, clip_seconds: float) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
-            samples = round(clip_seconds * self.student.sample_rate_hz)
+            samples = self.teacher.fixed_samples or round(clip_seconds * self.student.sample_rate_hz)
             taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
             self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
         return self._shapes

@@ -96,8 +96,7 @@ class Aligned(SpeechModel):
             raise UserError(f"Aligned: minimum_correlation={minimum_correlation} must lie between 0 and 1")
         if probe is not None and not Path(probe).is_file():
             raise UserError(f"Aligned: probe {probe}: no such file")
-        self.inner = _build(model)
-        self._built_anew = isinstance(model, dict)
+        self.inner, self.brings_weights = _build(model)
         if isinstance(self.inner, Recorded):
             raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
@@ -114,11 +113,6 @@ class Aligned(SpeechModel):
         self._alignment: Alignment | None = None
         self.inner.register_load_state_dict_post_hook(self._forget)
         self.register_buffer("settings_sha256", digest_tensor(self._settings()))
-
-    @property
-    def brings_weights(self) -> bool:  # type: ignore[override]  # (as the inner model's may be)
-        """Whether the inner model is a checkpoint, an instance, or brings weights of its own."""
-        return not self._built_anew or self.inner.brings_weights
 
     def taps(self) -> dict[str, Tap]:
         return {name: replace(tap, path=f"inner.{tap.path}") for name, tap in self.inner.taps().items()}
@@ -156,7 +150,7 @@ class Aligned(SpeechModel):
             return Alignment(self.delay_samples, self.gain, math.nan)
         clean, noisy = self._probe_pair(device)
         with _unobserved(self.inner, device), full_precision(device):
-            answer = self.inner(noisy).waveform.float()
+            answer = torch.cat([self.inner(item).waveform.float() for item in noisy.split(1)])
         most, name = self.maximum_delay_samples, type(self.inner).__name__
         try:
             delay = self.delay_samples
@@ -217,20 +211,22 @@ _ADVICE = (
 )
 
 
-def _build(model: dict[str, Any] | str | SpeechModel) -> SpeechModel:
+def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
+    """The inner model, and whether it comes with weights."""
     if isinstance(model, SpeechModel):
-        return model
+        return model, True
     if isinstance(model, str):
-        return load_model(model)
+        return load_model(model), True
     if not isinstance(model, dict) or set(model) - {"class_path", "init_args"} or "class_path" not in model:
         raise UserError(
             f"Aligned: model={model!r}: give {{class_path, init_args}}, a checkpoint of kdse fit or a model"
         )
     cls = resolve_class(str(model["class_path"]), trust_code=True, source="Aligned: model")
     try:
-        return cls(**dict(model.get("init_args") or {}))
+        built = cls(**dict(model.get("init_args") or {}))
     except TypeError as error:
         raise UserError(f"Aligned: {model['class_path']} does not take these init_args: {error}") from None
+    return built, built.brings_weights
 
 
 @contextlib.contextmanager

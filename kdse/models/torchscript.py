@@ -31,11 +31,11 @@ class TorchScript(SpeechModel):
         channel_axis: the network wants ``[B, 1, N]`` instead of ``[B, N]``.
         minimum_samples: shorter audio is filled with zeros to this length (a network with reflecting padding fails
             on less than half a window).
-        multiple_samples: audio is filled with zeros to a multiple of this length (a network that divides time by
-            strides and brings it back).
         causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
         lookahead_samples: largest m - n such that output n depends on input m.
         latency_samples: algorithmic latency.
+        multiple_samples: audio is filled with zeros to a multiple of this length (a network that divides time by
+            strides and brings it back).
     """
 
     brings_weights = True
@@ -47,10 +47,10 @@ class TorchScript(SpeechModel):
         sample_rate_hz: int = 16000,
         channel_axis: bool = False,
         minimum_samples: int = 1,
-        multiple_samples: int = 1,
         causal: bool = False,
         lookahead_samples: int = 0,
         latency_samples: int = 0,
+        multiple_samples: int = 1,
     ) -> None:
         super().__init__()
         require_at_least(1, minimum_samples=minimum_samples, multiple_samples=multiple_samples)

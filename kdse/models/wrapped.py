@@ -29,16 +29,16 @@ class Wrapped(SpeechModel):
         init_args: its constructor arguments.
         weights: file with the module's weights, read as data only; None keeps those that the class builds or loads.
             Where they lie in it (``state_dict``, ``model``, ``generator``) and which prefix their names have is found.
-        weights_key: where they lie, if several things in the file fit: what the error lists, e.g. "ema.model".
         channel_axis: the module wants and returns ``[B, 1, N]`` instead of ``[B, N]``.
-        minimum_samples: shorter audio is filled with zeros to this length (a network with reflecting padding fails
-            on less than half a window).
-        multiple_samples: audio is filled with zeros to a multiple of this length (a network that divides time by
-            strides and brings it back).
         sample_rate_hz: rate the module works at.
         causal: whether no future sample is used. Not checked here; `kdse enhance` cross-fades chunks if False.
         lookahead_samples: largest m - n such that output n depends on input m.
         latency_samples: algorithmic latency.
+        weights_key: where they lie, if several things in the file fit: what the error lists, e.g. "ema.model".
+        minimum_samples: shorter audio is filled with zeros to this length (a network with reflecting padding fails
+            on less than half a window).
+        multiple_samples: audio is filled with zeros to a multiple of this length (a network that divides time by
+            strides and brings it back).
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Wrapped(SpeechModel):
         class_path: str,
         init_args: dict[str, Any] | None = None,
         weights: str | None = None,
-        weights_key: str | None = None,
         channel_axis: bool = False,
-        minimum_samples: int = 1,
-        multiple_samples: int = 1,
         sample_rate_hz: int = 16000,
         causal: bool = False,
         lookahead_samples: int = 0,
         latency_samples: int = 0,
+        weights_key: str | None = None,
+        minimum_samples: int = 1,
+        multiple_samples: int = 1,
     ) -> None:
         super().__init__()
         require_at_least(1, minimum_samples=minimum_samples, multiple_samples=multiple_samples)
@@ -71,8 +71,8 @@ class Wrapped(SpeechModel):
     @property
     def brings_weights(self) -> bool:  # type: ignore[override]  # (here it takes another construction to know)
         """Whether a file gave the weights, or the class loads its own: they are then the same whatever the seed."""
-        if self._from_file:
-            return True
+        if self._from_file or any(p.is_meta for p in self.module.parameters()):
+            return self._from_file  # (a model is also built under the meta device, which holds no values)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(OTHER_SEED)
             again = _construct(*self._recipe)
