@@ -26,7 +26,7 @@ MODELS = {
     "cruse": make_student,
     "unet": lambda: UNet(channels=[4, 8]),
     "dccrn": lambda: Dccrn([4, 4, 6], lstm_units=8),
-    "gtcrn": lambda: Gtcrn(channels=4),
+    "gtcrn": lambda: Gtcrn(channels=4, hidden=4),
     "ul-unas": lambda: UlUnas(channels=[2, 2, 2, 2, 4]),
     "uformer": lambda: Uformer(channels=[2, 2], dilated_layers=1),
     "manner": lambda: Manner(hidden=3, depth=2),

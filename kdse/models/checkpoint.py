@@ -129,7 +129,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         model, weights = found
         return {"state_dict": {f"{MODEL_PREFIX}{k}": v for k, v in weights.items()}, "kdse": describe(model)}
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"checkpoint {path}: has no state_dict, so it is not a training checkpoint")
+        raise UserError(
+            f"checkpoint {path}: has no state_dict, so it is neither a training checkpoint nor published weights that "
+            "kdse knows"
+        )
     return content
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdse.errors import UserError
+from kdse.errors import UserError, require_at_least
 from kdse.models.dual_path_layers import Interleave, RecurrentGate, band_conv
 from kdse.models.dual_path_unet import DualPathUNet, power
 from kdse.models.layers import Stages, State
@@ -32,7 +32,8 @@ class Gtcrn(DualPathUNet):
     running ones in eval mode, also of a teacher.
 
     Args:
-        channels: of all blocks, a multiple of 4.
+        channels: of all blocks' outputs and of the recurrences, a multiple of 4.
+        hidden: of the depthwise convolutions inside the grouped blocks; published as many as `channels`.
         window: of the STFT; published "sqrt_hann".
         n_fft, hop: window and transform, and samples between frames.
         linear_bins, erb_bands: lowest bins that are kept, and bands for the others; together one more than a multiple
@@ -40,11 +41,12 @@ class Gtcrn(DualPathUNet):
         sample_rate_hz: 16000 in the paper.
     """
 
-    width_parameters = ("channels",)
+    width_parameters = ("channels", "hidden")
 
     def __init__(
         self,
         channels: int = 16,
+        hidden: int = 16,
         window: str = "sqrt_hann",
         n_fft: int = 512,
         hop: int = 256,
@@ -54,17 +56,18 @@ class Gtcrn(DualPathUNet):
     ) -> None:
         if channels < 4 or channels % 4:
             raise UserError(f"channels={channels}: must be a multiple of 4 (halved into groups, these into directions)")
+        require_at_least(1, hidden=hidden)
         super().__init__(channels, window, n_fft, hop, linear_bins, erb_bands, sample_rate_hz)
         self.encoder = nn.ModuleList(
             [
                 _edge(9, channels, nn.PReLU()),
                 _edge(channels, channels, nn.PReLU(), groups=2),
-                *(GroupedBlock(channels, dilation) for dilation in DILATIONS),
+                *(GroupedBlock(channels, hidden, dilation) for dilation in DILATIONS),
             ]
         )
         self.decoder = nn.ModuleList(
             [
-                *(GroupedBlock(channels, dilation) for dilation in reversed(DILATIONS)),
+                *(GroupedBlock(channels, hidden, dilation) for dilation in reversed(DILATIONS)),
                 _edge(channels, channels, nn.PReLU(), groups=2, up=True),
                 _edge(channels, 2, nn.Tanh(), up=True),
             ]
@@ -92,16 +95,16 @@ class GroupedBlock(Stages):
     two with PReLU -> `RecurrentGate`.
     """
 
-    def __init__(self, channels: int, dilation: int) -> None:
-        half = channels // 2
+    def __init__(self, channels: int, hidden: int, dilation: int) -> None:
         super().__init__()
-        self.expand = band_conv(half, channels, 3)
-        self.expand_norm = nn.BatchNorm2d(channels)
+        half = channels // 2
+        self.expand = band_conv(half, hidden, 3)
+        self.expand_norm = nn.BatchNorm2d(hidden)
         self.expand_activation = nn.PReLU()
-        self.depthwise = band_conv(channels, channels, 3, 3, channels, dilation=dilation)
-        self.depthwise_norm = nn.BatchNorm2d(channels)
+        self.depthwise = band_conv(hidden, hidden, 3, 3, hidden, dilation=dilation)
+        self.depthwise_norm = nn.BatchNorm2d(hidden)
         self.depthwise_activation = nn.PReLU()
-        self.project = band_conv(channels, half, 1)
+        self.project = band_conv(hidden, half, 1)
         self.project_norm = nn.BatchNorm2d(half)
         self.gate = RecurrentGate(half)
 

@@ -24,7 +24,7 @@ MODELS = {
     "dccrn, complex": (Dccrn, {**DCCRN, "complex_lstm": True, "complex_norm": True, "mask_mode": "C"}),
     "dccrn, other frames": (Dccrn, {**DCCRN, "hop": 90, "window_samples": 330}),
     "dccrn, causal": (Dccrn, {**DCCRN, "look_ahead": False}),
-    "gtcrn": (Gtcrn, {"channels": 4}),
+    "gtcrn": (Gtcrn, {"channels": 4, "hidden": 3}),
     "ul-unas": (UlUnas, {"channels": [2, 4, 4, 2, 4]}),
 }
 

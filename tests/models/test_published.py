@@ -115,3 +115,31 @@ def test_published_weights_give_on_speech_what_the_published_graph_gives(name):
         found = model(noisy[None]).waveform[0]
     assert found.std() > 0.01
     torch.testing.assert_close(found, run_graph(content, noisy, window), atol=1e-4, rtol=0)
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_published_weights_are_put_into_a_model_like_those_of_a_checkpoint(name):
+    family, *_ = FILES[name]
+    content = read_checkpoint(weights_file(name))
+    assert content["kdse"]["model"]["class_path"] == f"kdse.models.{family.__name__}"
+    model: SpeechModel = family()
+    load_weights(model, content["state_dict"], "the file")
+    loaded = load_model(weights_file(name)).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="the file: is of another architecture than Gtcrn"):
+        load_weights(Gtcrn(channels=8), content["state_dict"], "the file")
+
+
+def test_weights_with_other_band_filters_or_of_another_size_are_refused(tmp_path):
+    content = torch.load(weights_file("gtcrn"), map_location="cpu", weights_only=True)
+    content["model"]["encoder.en_convs.0.conv.weight"] = torch.zeros(8, 9, 1, 5)
+    torch.save(content, tmp_path / "size.tar")
+    with pytest.raises(ValueError, match=r"size\.tar: .* other shapes for \['encoder\.0\.conv\.conv\.weight'\]"):
+        load_model(tmp_path / "size.tar")
+    content["model"]["erb.erb_fc.weight"] = content["model"]["erb.erb_fc.weight"].roll(1, 1)
+    torch.save(content, tmp_path / "filters.tar")
+    with pytest.raises(ValueError, match=r"filters\.tar: .*neither a training checkpoint nor published weights"):
+        load_model(tmp_path / "filters.tar")

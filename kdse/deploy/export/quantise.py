@@ -83,7 +83,7 @@ def quantise_file(
             if not clips:
                 raise UserError("--calibration: holds no audio; give at least a few seconds of noisy speech")
             seconds = sum(len(clip) for clip in clips) / rate
-            _static(source, draft, clips, first_weighted(graph), activations)
+            _static(source, draft, clips, first_weighted(graph) + transposed_in_groups(graph), activations)
         elif mode == "dynamic":
             _dynamic(source, draft, first_weighted(graph))
         model = onnx.load(source if mode == "weights" else draft)
@@ -111,7 +111,7 @@ def quantise_file(
     return done
 
 
-def _static(source: Path, target: Path, clips: list[np.ndarray], first: list[str], activations: str) -> None:
+def _static(source: Path, target: Path, clips: list[np.ndarray], left: list[str], activations: str) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     hops = _feeds(source, clips)
@@ -128,7 +128,7 @@ def _static(source: Path, target: Path, clips: list[np.ndarray], first: list[str
         per_channel=True,
         activation_type=QuantType.QUInt8 if activations == "uint8" else QuantType.QInt16,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=first,
+        nodes_to_exclude=left,
         extra_options={"OpTypesToExcludeOutputQuantization": list(WEIGHTED)},
     )
 
@@ -236,6 +236,16 @@ def first_weighted(graph: Any) -> list[str]:
         else:
             reached.update(node.output)
     return found
+
+
+def transposed_in_groups(graph: Any) -> list[str]:
+    """Names of the transposed convolutions in groups, whose biases ONNX Runtime cannot quantise by channel: it finds
+    one scale a channel of a group, and the bias has one value a channel of all groups."""
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
 
 
 def store_in_8_bits(model: Any) -> list[str]:

@@ -19,7 +19,7 @@ MODELS = {
     "dccrn": (Dccrn, DCCRN),
     "dccrn, complex": (Dccrn, {**DCCRN, "complex_lstm": True, "complex_norm": True, "mask_mode": "R"}),
     "dccrn, causal": (Dccrn, {**DCCRN, "look_ahead": False, "mask_mode": "C"}),
-    "gtcrn": (Gtcrn, {"channels": 4, **BANDS}),
+    "gtcrn": (Gtcrn, {"channels": 4, "hidden": 4, **BANDS}),
     "ul-unas": (UlUnas, {"channels": [2, 2, 2, 2, 4], **BANDS}),
     "uformer": (Uformer, {**UFORMER, "n_fft": 64, "window_samples": 50, "hop_samples": 20}),
     "manner": (Manner, {"hidden": 3, "depth": 2, "chunk": 16}),
