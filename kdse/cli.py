@@ -88,6 +88,9 @@ def _run(command: str, arguments: list[str], about_threads: str) -> int:
 def run_lightning(arguments: list[str], about_threads: str = "") -> int:
     """Runs `kdse fit | validate | test | predict`; a fit says how many threads it has."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    from kdse.internals.lean_imports import import_lightning
+
+    import_lightning()
     from kdse.internals.lightning import process_rank, quiet
 
     _talk_plainly(logging.INFO if process_rank() == 0 else logging.WARNING)

@@ -42,7 +42,7 @@ of INPUT -: 130 after Ctrl-C, 141 if the reader of standard output went away.
 examples:
   kdse enhance noisy.wav
   kdse enhance recordings/ more/talk.flac --checkpoint runs/student --out clean --overwrite
-  kdse enhance noisy.wav --mix 0.1 --backend onnx
+  kdse enhance noisy.wav --mix 0.1 --backend torch
   ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | kdse enhance - | aplay -f S16_LE -r 16000
   arecord -f S16_LE -r 48000 -c 2 | kdse enhance - --rate 48000 --channels 2 | aplay -f S16_LE -r 48000 -c 2
   kdse enhance --live --mix 0.05
@@ -55,10 +55,10 @@ def make_parser() -> Parser:
     add("inputs", nargs="*", metavar="INPUT", help="audio file, folder searched with its subfolders, or - for a pipe")
     add_model(parser, "--checkpoint", "--model", dest="model", default=DEFAULT, help=f"{MODEL} (default: {DEFAULT})")
     add(
-        "--backend", choices=("torch", "onnx"), default="torch",
-        help="what runs a checkpoint: torch (default), or onnx (ONNX Runtime on the CPU, for models that stream; a "
-        "checkpoint of yours is exported first, which takes seconds: kdse export does that once, and its .onnx file "
-        "always runs there)",
+        "--backend", choices=("auto", "torch", "onnx"), default="auto",
+        help="what runs a checkpoint: torch, onnx (ONNX Runtime on the CPU, for models that stream), or auto (default), "
+        "which is onnx if that is installed and the graph is there, as those in the box are. --backend onnx exports "
+        "that of a checkpoint of yours, which takes seconds, and keeps it in kdse's cache; .onnx files always run there",
     )  # fmt: skip
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1 or auto")
     add(
@@ -71,7 +71,7 @@ def make_parser() -> Parser:
     files("--overwrite", action="store_true", help="replace results that exist (default: skip them)")
     files("--chunk-seconds", type=at_least(0.1, float), help="longer files are processed in pieces (default: 30)")
     either("--whole-file", action="store_true", help="process every file at once, however long it is")
-    either("--stream", action="store_true", help="process every file hop by hop, however short it is")
+    either("--stream", action="store_true", help="process every file as a stream, however short it is")
     files("--json", action="store_true", help="print one JSON document: one entry a file")
     pipe = parser.add_argument_group("INPUT - (raw samples)").add_argument
     pipe("--format", choices=("s16le", "f32le"), help="of both sides (default: s16le)")

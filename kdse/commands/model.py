@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import inspect
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdse.commands.parser import Parser, name_and_value
-from kdse.errors import UserError, first_line
+from kdse.errors import PackageError, UserError, first_line
+from kdse.machine.cache import cache_root
+from kdse.machine.files import write_bytes
+from kdse.machine.packages import required
 from kdse.pretrained import MODEL, Named, exported, is_onnx, resolve
 
 if TYPE_CHECKING:
@@ -147,20 +152,42 @@ def open_in_backend(arguments: argparse.Namespace) -> tuple[SpeechModel, str]:
         named = named_model(arguments)
     except UserError as error:
         raise UserError(f"--checkpoint {error}") from None
-    graph = is_onnx(named.path)
-    if not graph and arguments.backend == "torch":
-        return open_model(named, arguments).to(checked_device(arguments.device)), arguments.model
-    if arguments.device != "cpu":
+    backend, graph = arguments.backend, is_onnx(named.path)
+    if arguments.device != "cpu" and (graph or backend == "onnx"):
         what = f"{named.label} runs" if graph else "--backend onnx runs"
         raise UserError(f"--device {arguments.device}: {what} on the CPU; leave --device out")
-    boxed = exported(named.path) if named.path is not None else None
+    if backend == "auto":
+        backend = "onnx" if arguments.device == "cpu" and _runs_graphs() else "torch"
+    boxed = exported(named.path) if backend == "onnx" and named.path is not None else None
     model = open_model(named if boxed is None else named._replace(path=boxed), arguments)
-    model = model if graph or boxed else to_onnx(model, named.path)
-    return model, f"{arguments.model} in ONNX Runtime"
+    if graph or boxed:
+        return model, f"{arguments.model} in ONNX Runtime"
+    if arguments.backend == "onnx" or (backend == "onnx" and (kept := _graph_of(model)) and kept.is_file()):
+        return to_onnx(model, named.path), f"{arguments.model} in ONNX Runtime"
+    return model.to(checked_device(arguments.device)), f"{arguments.model} in PyTorch"
+
+
+def _runs_graphs() -> bool:
+    try:
+        required("onnxruntime")
+    except PackageError:
+        return False
+    return True
+
+
+def _graph_of(model: SpeechModel) -> Path | None:
+    """Where a model's exported graph is kept: by weights, arguments and version of kdse; None if it cannot be."""
+    from kdse.models.checkpoint import describe, fingerprint
+
+    try:
+        about = json.dumps([describe(model), fingerprint(model)], sort_keys=True)
+        return cache_root() / "onnx" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.onnx"
+    except UserError:  # (it has arguments that no file holds, or there is no home)
+        return None
 
 
 def to_onnx(model: SpeechModel, checkpoint: Path | None) -> SpeechModel:
-    """The same student in ONNX Runtime, through a temporary file; its export checks that the two agree.
+    """The same student in ONNX Runtime; its graph is exported once, which checks that the two agree, and kept.
 
     Raises:
         UserError: if the model does not stream, so that it has no graph of one hop.
@@ -169,10 +196,18 @@ def to_onnx(model: SpeechModel, checkpoint: Path | None) -> SpeechModel:
 
     if not can_stream(model):
         raise UserError(f"--backend onnx: {type(model).__name__} does not stream; use --backend torch")
-    from kdse.deploy.export.write import export_file
     from kdse.models.onnx_student import OnnxStudent
+
+    kept = _graph_of(model)
+    if kept is not None and kept.is_file():
+        with contextlib.suppress(UserError):  # (what is damaged is made again)
+            return OnnxStudent(str(kept)).eval()
+    from kdse.deploy.export.write import export_file
 
     with tempfile.TemporaryDirectory(prefix="kdse-onnx-") as folder:
         file = Path(folder) / "student.onnx"
         export_file(model, file, checkpoint=checkpoint)
+        with contextlib.suppress(UserError):  # (a cache that cannot be written costs the next call some seconds)
+            if kept is not None:
+                write_bytes(kept, file.read_bytes())
         return OnnxStudent(str(file)).eval()

@@ -36,7 +36,7 @@ class Stage(Protocol):
 class Enhanced:
     """What was done to a file.
 
-    method: "whole" (one forward pass), "streamed" (hop by hop, equal to whole) or "cross-faded" (differs from whole).
+    method: "whole" (one forward pass), "streamed" (hops, equal to whole) or "cross-faded" (differs from whole).
     clipped: samples that left [-1, 1] and were clipped, in formats that cannot hold them.
     """
 
@@ -68,7 +68,7 @@ def enhance_file(
         chunk_seconds: longer files are streamed by causal models and cross-faded in pieces of this length by others.
         whole_file: process any length in one forward pass.
         progress: called with the seconds of audio just read.
-        stream: process any length hop by hop.
+        stream: process any length in blocks of hops.
         mix: share of the noisy input in the result, see `Mix`.
 
     Raises:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError, first_line
+from kdse.internals.lean_imports import uncompiled
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import run_foreign
@@ -218,7 +219,7 @@ class DeepFilterNet(Adapter):
         self.network = network.cpu().eval()  # init_df moves it to the first GPU it sees
         self.sample_rate_hz = int(self._state.sr())
 
-    @torch.compiler.disable
+    @uncompiled
     def speech(self, noisy: Tensor) -> Tensor:
         self._df.config.set("DEVICE", str(self.device), str, section="train")  # where enhance() puts the features
         heard = noisy.detach().float().cpu()

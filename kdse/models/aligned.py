@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdse.audio.alignment import Alignment, fit_length, item_gains, measure_alignment
 from kdse.errors import UserError, require_positive
+from kdse.internals.lean_imports import uncompiled
 from kdse.internals.torch import without_forward_hooks
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, SpeechModel, Tap
@@ -144,7 +145,7 @@ class Aligned(SpeechModel):
             self._alignment = self._measure(self.device if device is None else device)
         return self._alignment
 
-    @torch.compiler.disable
+    @uncompiled
     def _measure(self, device: torch.device) -> Alignment:
         if self.delay_samples is not None and isinstance(self.gain, float):
             return Alignment(self.delay_samples, self.gain, math.nan)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, run_foreign
@@ -80,7 +81,7 @@ class Onnx(SpeechModel):
         wave = run_foreign(self._run, heard, "Onnx", minimum_samples=self.minimum_samples)
         return Estimate(wave[:, : noisy.shape[1]])
 
-    @torch.compiler.disable
+    @uncompiled
     def _run(self, heard: Tensor) -> Tensor:
         """``[B, N]`` through the session, in pieces of the batch size it wants."""
         piece = self._input.batch or heard.shape[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.machine.onnx_sessions import HopLoop, open_session
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent, delays, parse
@@ -58,7 +59,7 @@ class OnnxStudent(ExportedStudent):
         # the weights are in the file, not in parameters: its digest stands for them in the fingerprint
         self.register_buffer("file_sha256", file_identity(Path(path)))
 
-    @torch.compiler.disable
+    @uncompiled
     def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         with self._lock:
             for name, state in states.items():

@@ -23,7 +23,7 @@ class SpectralModel(SpeechModel):
     encoder: nn.ModuleList
 
     def encode(self, x: Tensor, run: Callable[[str, Any, Tensor], Tensor]) -> list[Tensor]:
-        """The outputs of all encoder blocks, by `kdse.models.layers.whole` or the next frames of them by `NextFrames`."""
+        """The outputs of all encoder blocks: `kdse.models.layers.whole`, or the next frames by `NextFrames`."""
         outputs = []
         for i, block in enumerate(self.encoder):
             x = run(f"encoder{i}", block, x)

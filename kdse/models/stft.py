@@ -77,11 +77,12 @@ class Stft(nn.Module):
         self.n_fft, self.hop, self.window_samples, self.window_offset = n_fft, hop, length, window_offset
         self.window_name = window
         self.overlap = -(-length // hop)
-        analysis = torch.hann_window(length, dtype=torch.float64)
-        if window == "sqrt_hann":
-            analysis = analysis.sqrt()
-        power = F.pad(analysis.square(), (0, self.overlap * hop - length))
-        covered = power.reshape(-1, hop).sum(0).repeat(self.overlap)[:length]
+        with torch.device("cpu"):  # (real values also when a model is built on the meta device)
+            analysis = torch.hann_window(length, dtype=torch.float64)
+            if window == "sqrt_hann":
+                analysis = analysis.sqrt()
+            power = F.pad(analysis.square(), (0, self.overlap * hop - length))
+            covered = power.reshape(-1, hop).sum(0).repeat(self.overlap)[:length]
         self.register_buffer("window", analysis.float(), persistent=False)
         self.register_buffer("dual", (analysis / covered).float(), persistent=False)
 
@@ -163,7 +164,11 @@ class Stft(nn.Module):
             wave, state: the hops; that of `initial_state`, and the network's own.
             network: turns the spectrum of T frames ``[B, F, T]`` and the state into the enhanced one and its new state.
         """
-        seen, samples, margin = torch.cat([state["input"], wave], dim=-1), wave.shape[-1], self.window_samples - self.hop
+        seen, samples, margin = (
+            torch.cat([state["input"], wave], dim=-1),
+            wave.shape[-1],
+            self.window_samples - self.hop,
+        )
         if samples == self.hop:  # (with fewer operations, which bind a graph of one hop)
             spectrum, new = network(self.analyse(seen)[:, :, None], state)
             enhanced = self.synthesise(spectrum[:, :, 0])

@@ -105,6 +105,7 @@ class KdseCLI(FlagsWinCLI):
         self.cleanup = cleanup
         self.stop = StopSignals()
         self.identity = ""
+        self.settings: dict[str, Any] = {}  # as plain values, before a run folder is chosen
         self.named_by_settings = False
         self.resume_from: Path | None = None
         self.first_write: FirstWrite | None = None  # of fit
@@ -139,7 +140,8 @@ class KdseCLI(FlagsWinCLI):
             raise UserError(given.mistake(str(error))) from error
         if (wrong := given.wrong_null()) is not None:
             raise UserError(wrong)
-        check_settings(self._plain_settings())
+        self.settings = self._plain_settings()
+        check_settings(self.settings)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -152,7 +154,7 @@ class KdseCLI(FlagsWinCLI):
         if self.subcommand != "fit":
             self._refuse_fit_flags()
             return
-        settings = self._plain_settings()
+        settings = self.settings
         self.identity = identity(settings)
         if config.run_root is not None:
             if config.seed_everything is False:

@@ -89,7 +89,7 @@ def test_streaming_can_be_asked_for_at_any_length_and_gives_the_same(capsys):
 def test_a_model_that_cannot_stream_says_so_in_a_line_and_writes_nothing(monkeypatch, capsys):
     record(Path("talk.wav"), 700)
     monkeypatch.setattr(Cruse, "lookahead_samples", UNBOUNDED)
-    assert main(["enhance", "talk.wav", "--stream"]) == 2
+    assert main(["enhance", "talk.wav", "--stream", "--backend", "torch"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "--stream" in lines[0] and "does not stream" in lines[0]
     assert not Path("enhanced").exists()
@@ -136,10 +136,38 @@ def test_onnx_runtime_gives_what_torch_gives_and_leaves_no_file(capsys, tmp_path
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     record(Path("talk.wav"), 9000, channels=2, subtype="FLOAT")
-    assert main(["enhance", "talk.wav", "--out", "a"]) == 0
+    assert main(["enhance", "talk.wav", "--out", "a", "--backend", "torch"]) == 0
+    assert "in PyTorch" in capsys.readouterr().out
     assert main(["enhance", "talk.wav", "--out", "b", "--backend", "onnx"]) == 0
     assert "in ONNX Runtime" in capsys.readouterr().out and not list(Path("temporary").iterdir())
     np.testing.assert_allclose(enhanced("b/talk.wav"), enhanced("a/talk.wav"), atol=1e-5)
+
+
+def test_a_checkpoints_graph_is_exported_once_and_then_runs_by_default(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("KDSE_CACHE", str(tmp_path / "cache"))
+    exports = []
+
+    def export(model, file, checkpoint):  # (the box's graph is the very one: an export takes seconds)
+        exports.append(checkpoint)
+        shutil.copy(pretrained.exported(pretrained.find(pretrained.DEFAULT)), file)
+
+    monkeypatch.setattr("kdse.deploy.export.write.export_file", export)
+    record(Path("talk.wav"), 9000, subtype="FLOAT")
+    mine = Path(shutil.copy(pretrained.find(pretrained.DEFAULT), "mine.ckpt"))
+    shutil.copy(pretrained.find("cruse-30k"), "other.ckpt")
+    runs = [("a", [], "PyTorch"), ("b", ["--backend", "onnx"], "ONNX Runtime"), ("c", [], "ONNX Runtime")]
+    for out, flags, runtime in [*runs, ("d", ["--backend", "onnx"], "ONNX Runtime")]:
+        assert main(["enhance", "talk.wav", "--checkpoint", "mine.ckpt", "--out", out, *flags]) == 0
+        assert f"mine.ckpt in {runtime}" in capsys.readouterr().out
+        np.testing.assert_allclose(enhanced(f"{out}/talk.wav"), enhanced("a/talk.wav"), atol=1e-5)
+    assert exports == [mine]
+    assert main(["enhance", "talk.wav", "--checkpoint", "other.ckpt", "--out", "e"]) == 0
+    assert "other.ckpt in PyTorch" in capsys.readouterr().out
+    (kept,) = (tmp_path / "cache").rglob("*.onnx")
+    kept.write_bytes(b"damaged")
+    assert main(["enhance", "talk.wav", "--checkpoint", "mine.ckpt", "--out", "f"]) == 0
+    assert exports == [mine, mine] and kept.stat().st_size > 1000
 
 
 def test_help_loads_no_torch():

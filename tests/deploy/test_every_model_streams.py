@@ -74,6 +74,28 @@ def test_the_shortest_signals_are_streamed_exactly_one_after_another(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_blocks_of_hops_give_what_single_hops_give(name):
+    model = built(name)
+    signal = 0.3 * torch.randn(2, 20 * model.hop_samples + 7, generator=torch.Generator().manual_seed(2))
+    single, *blocks = (streamed(Streamer(model, 2, hops), signal, signal.shape[1]) for hops in (1, 2, 5, 64))
+    for found in blocks:
+        torch.testing.assert_close(found, single, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_takes_one_hop_gets_no_more():
+    class OneHop(Cruse):
+        many_hops = False
+
+        def step(self, noisy_hop, state):
+            assert noisy_hop.shape[1] == self.hop_samples
+            return super().step(noisy_hop, state)
+
+    model, signal = OneHop(**CRUSE).eval(), torch.randn(1, 5000)
+    with torch.no_grad():
+        torch.testing.assert_close(streamed(Streamer(model), signal, 3000), model(signal).waveform, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_sample_comes_out_no_later_than_the_declared_latency(name):
     model = built(name)
     streamer, received, emitted = Streamer(model), 0, 0
