@@ -71,7 +71,7 @@ class Compiled:
         try:
             return self._compiled(*inputs)
         except compiler_errors() as error:
-            log.warning("compile: %s runs eager: %s", self._what, (str(error).strip() or repr(error)).splitlines()[0])
+            log.warning("compile: %s runs eager: %s", self._what, " ".join(str(error).split())[:300])
             self._compiled = None
             return self._function(*inputs)
 
@@ -92,6 +92,7 @@ class CompiledNetwork:
     def __init__(self, network: SpeechModel, taps: Mapping[str, Tap], what: str) -> None:
         self._network = network
         self._seen: dict[str, Any] = {}
+        self._channels_last = any(p.dim() == 4 and not p.is_contiguous() for p in network.parameters())
         self._forwards: dict[nn.Module, Callable[..., Any]] = {
             part: torch.compiler.disable(part.forward) for part in network.modules() if isinstance(part, RECURRENT)
         }
@@ -101,10 +102,12 @@ class CompiledNetwork:
         self._run = Compiled(self._pass, what)
 
     def _noting(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        seen = self._seen
+        seen, channels_last = self._seen, self._channels_last
 
         def noting(*inputs: Any) -> Any:
             output = forward(*inputs)
+            if channels_last and isinstance(output, Tensor) and output.dim() == 4:  # (as eager; Grams of bins want it)
+                output = output.contiguous(memory_format=torch.channels_last)
             seen[name] = output
             return output
 
