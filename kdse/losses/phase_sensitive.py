@@ -63,5 +63,5 @@ class PhaseSensitive(nn.Module):
                     f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
                     "(kdse.losses.SiSdr, CompressedSpectral)"
                 )
-            magnitude = (power(spectrum) + 1e-20).sqrt()
+            magnitude = power(spectrum).add_(1e-20).sqrt_()
             return phase_sensitive_loss(magnitude * scale[:, None, None], clean_bft, noisy_bft, self.truncate)
