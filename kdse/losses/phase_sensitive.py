@@ -11,7 +11,9 @@ from kdse.models.stft import Stft, power
 from kdse.precision import exact, full_precision
 
 
-def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False) -> Tensor:
+def phase_sensitive_loss(
+    estimate: Tensor, clean: Tensor, noisy: Tensor, truncate: bool = False, scale: Tensor | None = None
+) -> Tensor:
     """Mean over batch, bins and frames of ``(|S^| - |S| cos(theta_S - theta_Y))^2``.
 
     Args:
@@ -19,6 +21,7 @@ def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncat
         clean: complex clean spectrum S ``[B, F, T]``.
         noisy: complex noisy spectrum Y ``[B, F, T]``.
         truncate: clip the target to [0, |Y|].
+        scale: factor on all three, one an item ``[B]``; None for 1.
 
     Silence (all zero) gives zero with zero gradient.
     """
@@ -26,7 +29,8 @@ def phase_sensitive_loss(estimate: Tensor, clean: Tensor, noisy: Tensor, truncat
     target = (clean * noisy.conj()).real / magnitude.clamp_min(1e-12)
     if truncate:
         target = torch.minimum(target.clamp_min(0.0), magnitude)
-    return (estimate - target).square().mean()
+    gap = estimate - target
+    return (gap if scale is None else gap * scale[:, None, None]).square().mean()
 
 
 class PhaseSensitive(nn.Module):
@@ -52,16 +56,16 @@ class PhaseSensitive(nn.Module):
     def forward(self, estimate: Estimate, clean: Tensor, noisy: Tensor) -> Tensor:
         with full_precision(noisy.device):
             spectrum = estimate.spectrum if estimate.spectrum is not None else self.stft(estimate.waveform)
-            scale = torch.ones_like(noisy[:, 0])
+            scale = None
             if self.normalise:  # white noise of the noisy input's level would have unit power in every bin
                 energy = exact(noisy).square().mean(-1).clamp_min(1e-12) * self.stft.window.square().sum()
                 scale = energy.rsqrt()
-            noisy_bft, clean_bft = self.stft(torch.cat([noisy, clean]) * scale.repeat(2)[:, None]).chunk(2)
+            noisy_bft, clean_bft = self.stft(torch.cat([noisy, clean])).chunk(2)
             if spectrum.shape != noisy_bft.shape:
                 raise UserError(
                     f"model.loss: PhaseSensitive's STFT gives {[*noisy_bft.shape[1:]]} bins and frames, the model's "
                     f"{[*spectrum.shape[1:]]}; give --model.loss the model's n_fft and hop, or a loss on waveforms "
                     "(kdse.losses.SiSdr, CompressedSpectral)"
                 )
-            magnitude = (power(spectrum) + 1e-20).sqrt()
-            return phase_sensitive_loss(magnitude * scale[:, None, None], clean_bft, noisy_bft, self.truncate)
+            magnitude = power(spectrum).add_(1e-20).sqrt_()
+            return phase_sensitive_loss(magnitude, clean_bft, noisy_bft, self.truncate, scale)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdse.errors import UserError, require_one_of
 from kdse.machine.packages import required
 from kdse.models.base import Estimate, Tap
-from kdse.models.layers import CausalBlock, GroupedGru, NextFrames, State, product, whole
+from kdse.models.layers import CausalBlock, GroupedGru, NextFrames, State, join_skip, product, whole
 from kdse.models.spectral import SpectralModel, block_taps
 from kdse.models.stft import Stft
 from kdse.precision import exact
@@ -117,7 +117,7 @@ class Cruse(SpectralModel):
 
     def features(self, spectrum: Tensor) -> Tensor:
         """Complex spectrum ``[B, F, T]`` to compressed mel magnitudes ``[B, 1, T, 80]``."""
-        magnitude = torch.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag + 1e-12)
+        magnitude = (spectrum.real * spectrum.real + spectrum.imag * spectrum.imag).add_(1e-12).sqrt_()
         mel = product(magnitude.transpose(1, 2), self.mel)
         return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
 
@@ -126,7 +126,7 @@ class Cruse(SpectralModel):
         outputs = self.encode(features, run)
         x = run("bottleneck", self.bottleneck, outputs[-1])
         for i, (block, skip) in enumerate(zip(self.decoder, self.skips, strict=True)):
-            x = run(f"decoder{i}", block, x + skip(outputs[-1 - i]))
+            x = run(f"decoder{i}", block, join_skip(x, skip, outputs[-1 - i]))
         return x
 
     def bin_gain(self, mask: Tensor) -> Tensor:

@@ -110,8 +110,7 @@ class _CumulativeNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, gain, *moments = ctx.saved_tensors
-        to_x = torch.empty_like(x)
-        to_gain, to_bias = _normalise_backward(grad.permute(0, 2, 3, 1), x, gain, moments, ctx.over_time, to_x)
+        to_x, to_gain, to_bias = _normalise_backward(grad.permute(0, 2, 3, 1), x, gain, moments, ctx.over_time, 0)
         return to_x.permute(0, 3, 1, 2), to_gain, to_bias, None, None
 
 
@@ -131,12 +130,16 @@ def _normalise(x: Tensor, gain: Tensor, bias: Tensor, eps: float, over_time: boo
 
 
 def _normalise_backward(
-    grad: Tensor, x: Tensor, gain: Tensor, moments: list[Tensor], over_time: bool, to_x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Writes the gradient for x to ``to_x`` and returns those for gain and bias."""
+    grad: Tensor, x: Tensor, gain: Tensor, moments: list[Tensor], over_time: bool, zeros: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients for x, followed by so many frames of ``zeros``, for gain and for bias."""
     mean, variance, scale, count = moments
-    # sums over a frame and over all frames, as products of matrices [B T, F C] and vectors
-    rows, weights = (grad * x).flatten(2).flatten(0, 1), gain.repeat(x.shape[2])
+    batch, frames, bins, channels = x.shape
+    to_x = x.new_empty(batch, frames + zeros, bins, channels)
+    # sums over a frame and over all frames, as products of matrices [B T, F C] and vectors; new memory is dear, so the
+    # gradient's own holds the first of them meanwhile
+    product = torch.mul(grad, x, out=to_x.view(-1)[: x.numel()].view(x.shape))
+    rows, weights = product.flatten(2).flatten(0, 1), gain.repeat(bins)
     plain = grad.flatten(2).flatten(0, 1)
     by_x, by_one = (torch.mv(part, weights).view_as(mean).double() for part in (rows, plain))
     to_variance = torch.where(variance > 0, -0.5 * scale**3 * (by_x - mean * by_one), 0.0)
@@ -146,9 +149,10 @@ def _normalise_backward(
         parts = parts.flip(-1).cumsum(-1).flip(-1)
     shift, factor = parts.to(x.dtype)[..., None, None]
     single = scale.to(x.dtype)
-    torch.mul(x, factor, out=to_x).add_(shift).addcmul_(grad, single[..., None, None] * gain)
     to_gain = torch.mv(rows.t(), single.flatten()) - torch.mv(plain.t(), (mean * scale).to(x.dtype).flatten())
-    return to_gain.view(-1, len(gain)).sum(0), plain.sum(0).view(-1, len(gain)).sum(0)
+    to_x[:, frames:] = 0
+    torch.mul(x, factor, out=to_x[:, :frames]).add_(shift).addcmul_(grad, single[..., None, None] * gain)
+    return to_x, to_gain.view(-1, channels).sum(0), plain.sum(0).view(-1, channels).sum(0)
 
 
 def causal_conv(x: Tensor, conv: nn.Module, up: bool) -> Tensor:
@@ -211,10 +215,7 @@ class _CausalBlock(torch.autograd.Function):
         x, weight, gain, y, out, *moments = ctx.saved_tensors
         up, over_time, slope = ctx.settings
         grad = torch.ops.aten.leaky_relu_backward(grad.permute(0, 2, 3, 1), out, slope, True)
-        batch, frames, bins, channels = y.shape
-        to_y = y.new_empty(batch, frames + 1, bins, channels)
-        to_y[:, frames:] = 0
-        to_norm = _normalise_backward(grad, y, gain, moments, over_time, to_y[:, :frames])
+        to_y, *to_norm = _normalise_backward(grad, y, gain, moments, over_time, 1)
         to_conv = _convolve_backward(to_y, x, weight, up, ctx.needs_input_grad[0])
         return *to_conv, *to_norm, None, None, None, None
 

@@ -59,6 +59,14 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     return fused.product(x, matrix.t()) if x.shape[1] > 1 and _fused(x) else x @ matrix
 
 
+def join_skip(x: Tensor, skip: nn.Module, earlier: Tensor) -> Tensor:
+    """``x + skip(earlier)``, in the memory of the skip's output unless somebody asked to see that."""
+    if has_forward_hooks(skip) or not _fused(x):
+        return x + skip(earlier)
+    y: Tensor = skip(earlier)
+    return y.add_(x)
+
+
 class CumulativeLayerNorm(nn.Module):
     """Layer norm over channels, frequency and all frames so far (Conv-TasNet's cLN), gain and bias per channel.
 

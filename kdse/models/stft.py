@@ -37,6 +37,11 @@ def power(spectrum: Tensor) -> Tensor:
     return _Power.apply(spectrum)
 
 
+def _padded(x: Tensor, before: int, after: int) -> Tensor:
+    """Zeros around the last axis; the tensor itself, which `F.pad` would copy, where there are none."""
+    return F.pad(x, (before, after)) if before or after else x
+
+
 class Stft(nn.Module):
     """Analysis and synthesis with the same window; exact reconstruction; no frame looks further ahead than it must.
 
@@ -101,8 +106,8 @@ class Stft(nn.Module):
 
     def windowed(self, frames: Tensor) -> Tensor:
         """Frames ``[..., W]`` times the window, with the zeros around it: ``[..., n_fft]``."""
-        after, windowed = self.n_fft - self.window_samples - self.window_offset, frames * self.window
-        return F.pad(windowed, (self.window_offset, after)) if self.window_offset or after else windowed
+        after = self.n_fft - self.window_samples - self.window_offset
+        return _padded(frames * self.window, self.window_offset, after)
 
     def synthesise(self, bins: Tensor) -> Tensor:
         """Complex bins ``[..., F]`` to windowed frames ``[..., W]``, ready to overlap and add.
@@ -132,11 +137,12 @@ class Stft(nn.Module):
             frames = self.synthesise(spectrum.transpose(1, 2))
             batch, count, _ = frames.shape
             # zeros complete the window before it, so that the first hop to come out is one that all frames cover
-            frames = F.pad(frames, (self.overlap * self.hop - self.window_samples, 0))
+            frames = _padded(frames, self.overlap * self.hop - self.window_samples, 0)
             parts = frames.reshape(batch, count, self.overlap, self.hop)
             last = self.overlap - 1
-            wave = sum(parts[:, last - i : count - i, i] for i in range(self.overlap))
-            assert isinstance(wave, Tensor)
+            wave = parts[:, last:count, 0]
+            for i in range(1, self.overlap):
+                wave = wave + parts[:, last - i : count - i, i]
             return wave.reshape(batch, -1)[:, :length]
 
     def _overlapped(self, frames: Tensor) -> Tensor:

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.models import Cruse
-from kdse.models.layers import CumulativeLayerNorm, GroupedGru
+from kdse.models.base import Tap
+from kdse.models.layers import CausalBlock, CumulativeLayerNorm, GroupedGru, product
+from kdse.taps import TapRecorder
 
 
 def _gradients(layer: nn.Module, x: Tensor, run: Any) -> list[Tensor]:
@@ -57,6 +60,53 @@ def test_cumulative_norm_has_the_values_and_gradients_of_its_definition(over_tim
 
     for ours, theirs in zip(_gradients(layer, x, layer), _gradients(layer, x, defined), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("over_time", [True, False])
+@pytest.mark.parametrize("last", [False, True], ids=["norm", "last"])
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_a_block_has_the_values_and_gradients_of_its_stages(up: bool, last: bool, over_time: bool) -> None:
+    torch.manual_seed(0)
+    block = CausalBlock(3, 4, up, last, norm_over_time=over_time).double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
+    conv: Any = block.conv
+
+    def stages(x: Tensor) -> Tensor:
+        shared = {"stride": (1, 2), "padding": (0, 1)}
+        if up:
+            y = F.conv_transpose2d(x, conv.weight, conv.bias, output_padding=(0, 1), **shared)[:, :, :6]
+        else:
+            y = F.conv2d(F.pad(x, (0, 0, 1, 0)), conv.weight, conv.bias, **shared)
+        if last:
+            return y.sigmoid()
+        seen = torch.arange(1.0, 7.0, dtype=torch.float64) * y[0, :, 0].numel() if over_time else y[0, :, 0].numel()
+        sums = [z.sum((1, 3)) for z in (y, y.square())]
+        mean, square = (z.cumsum(-1) / seen if over_time else z / seen for z in sums)
+        norm: Any = block.norm
+        y = (y - mean[:, None, :, None]) / (square - mean.square() + norm.eps).sqrt()[:, None, :, None]
+        return F.leaky_relu(y * norm.gain[:, None, None] + norm.bias[:, None, None], 0.2)
+
+    for ours, theirs in zip(_gradients(block, x, block), _gradients(block, x, stages), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_products_have_the_values_and_gradients_of_matrix_products() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(7, 5, bias=False).double()
+    x = torch.randn(2, 3, 7, dtype=torch.float64)
+    ours = _gradients(layer, x, lambda x: product(x, layer.weight.t()))
+    for one, other in zip(ours, _gradients(layer, x, layer), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_tap_on_a_skip_is_still_recorded_in_training() -> None:
+    model = Cruse(channels=[4, 8, 16, 24])
+    recorder = TapRecorder(model, {"skip": Tap("skips.1")})
+    with recorder:
+        model(0.1 * torch.randn(2, 8000))
+    assert recorder.activations()["skip"].shape == (2, 16, 33, 10)
 
 
 def test_a_silent_frame_has_finite_gradients() -> None:

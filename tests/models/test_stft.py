@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdse.models.stft import Stft
+from kdse.models.stft import Stft, power
 
 
 @pytest.mark.parametrize("window", ["sqrt_hann", "hann"])
@@ -54,6 +54,12 @@ def test_autocast_does_not_lower_its_precision():
             stft.inverse(spectrum, 2048), stft.inverse(stft(wave), 2048)
         )
     assert torch.equal(spectrum, stft(wave))
+
+
+def test_power_has_the_values_and_the_gradient_of_its_definition():
+    spectrum = torch.randn(2, 3, dtype=torch.complex128, requires_grad=True)
+    torch.testing.assert_close(power(spectrum), spectrum.abs().square())
+    assert torch.autograd.gradcheck(power, spectrum)
 
 
 @pytest.mark.parametrize("bad", [{"hop": 300}, {"hop": 512}, {"window": "box"}])

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim import lr_scheduler as schedulers
 
 from kdse.errors import UserError
-from kdse.run.optimizer_settings import check_optimizer
+from kdse.run.optimizer_settings import check_optimizer, use_fused
 
 
 def make(optimizer, scheduler=None):
@@ -86,3 +86,22 @@ def test_other_optimizer_settings_are_refused_by_name(asked, named):
 def test_another_scheduler_is_refused_by_name(asked, named):
     with pytest.raises(UserError, match=re.escape(named)):
         check_optimizer(trained(ADAM, MOVING["cosine"]), *make(ADAM, asked), "last.ckpt")
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW, partial(SGD, momentum=0.9)])
+def test_a_fused_optimizer_goes_on_where_the_plain_one_was(kind):
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [kind([weight], lr=0.1) for weight in weights]
+    for step in range(4):
+        if step == 2:
+            assert use_fused(optimizers[1])
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = torch.tensor([1.0, -2.0, 3.0 * step])
+            optimizer.step()
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("kind", [partial(Adam, foreach=True), torch.optim.RMSprop, torch.optim.Adagrad])
+def test_an_optimizer_of_another_form_or_kind_is_left_as_it_is(kind):
+    optimizer = kind([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    assert not use_fused(optimizer) and not optimizer.param_groups[0].get("fused")
