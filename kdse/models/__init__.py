@@ -1,8 +1,8 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
 Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
-`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
-`onnx_student`.
+`onnx`, `onnx_graphs`, `native`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit. Students from
+files of `kdse export`: `onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
@@ -12,7 +12,9 @@ from kdse.models.budget import compress, count_parameters
 from kdse.models.cruse import Cruse
 from kdse.models.dccrn import Dccrn
 from kdse.models.manner import Manner
+from kdse.models.native import DeepFilterNetNative, RnNoise
 from kdse.models.onnx import Onnx
+from kdse.models.onnx_graphs import OnnxSpectral, OnnxStream
 from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
 from kdse.models.torchscript import TorchScript
@@ -26,12 +28,16 @@ __all__ = [
     "Cruse",
     "Dccrn",
     "DeepFilterNet",
+    "DeepFilterNetNative",
     "Denoiser",
     "Estimate",
     "Manner",
     "Onnx",
+    "OnnxSpectral",
+    "OnnxStream",
     "OnnxStudent",
     "Recorded",
+    "RnNoise",
     "SpeechBrain",
     "SpeechModel",
     "Tap",
