@@ -24,6 +24,7 @@ from kdse.models.budget import compress, count_parameters
 from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
 from kdse.objectives.base import Exchange, Objective
+from kdse.pretrained.teachers import TeacherName
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.taps import probe, record, resolve_taps
 from kdse.teacher import Teacher, load_teacher
@@ -38,7 +39,8 @@ class Distiller(FollowedModule, Enhancer):
     term has weight 1.
 
     Args:
-        teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
+        teacher: the teacher network, or the name of a public denoiser ("ul-unas"; `kdse teachers` lists them); None
+            rebuilds it from `teacher_checkpoint`.
         teacher_checkpoint: checkpoint with the teacher's weights: a file, or the name of a model in the box
             ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
@@ -55,7 +57,7 @@ class Distiller(FollowedModule, Enhancer):
 
     def __init__(
         self,
-        teacher: ModelOrFactory | None = None,
+        teacher: TeacherName | ModelOrFactory | None = None,
         teacher_checkpoint: str | None = None,
         student: ModelOrFactory | None = None,
         compression: float | None = None,

@@ -27,8 +27,8 @@ def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -
     parser.add_argument(*flags, **({"metavar": "MODEL", "help": help} | settings))
     parser.add_argument(
         "--init", metavar="NAME=VALUE", action="append", type=name_and_value, default=[],
-        help="constructor argument for a class path or an .onnx file, value in YAML, e.g. --init channels='[8,16,32,32]', "
-        "--init hop=256; repeatable",
+        help="constructor argument for a class path or an .onnx file, value in YAML, e.g. "
+        "--init channels='[8,16,32,32]', --init hop=256; repeatable",
     )  # fmt: skip
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE)
 

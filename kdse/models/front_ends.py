@@ -170,9 +170,7 @@ KNOWN: dict[str, Known] = {
     "gtcrn": Known(_one_frame("tra_cache"), FrontEnd(("spectrum",), ("spectrum",), 512, 256, "sqrt_hann")),
     "ul-unas": Known(_one_frame("tfa_cache"), FrontEnd(("spectrum",), ("spectrum",), 512, 256, "hann")),
     "dtln": Known(_dtln, FrontEnd(("magnitude", "frame"), ("gain", "frame"), 512, 128, "ones")),
-    "nsnet2": Known(
-        _nsnet2(161), FrontEnd(("log_power",), ("gain",), 320, 160, "sqrt_hann", causal=True)
-    ),
+    "nsnet2": Known(_nsnet2(161), FrontEnd(("log_power",), ("gain",), 320, 160, "sqrt_hann", causal=True)),
     "nsnet2-48k": Known(
         _nsnet2(513),
         FrontEnd(("log_power",), ("gain",), 1024, 480, "sqrt_hann", 960, causal=True),

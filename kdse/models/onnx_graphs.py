@@ -19,7 +19,7 @@ from kdse.errors import UserError
 from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.foreign import file_identity
-from kdse.models.front_ends import FrontEnd, Frames, Ports, as_numpy, declared, given, recognised, taken
+from kdse.models.front_ends import Frames, FrontEnd, Ports, as_numpy, declared, given, recognised, taken
 from kdse.trust import LARGEST_STATE_BYTES
 
 if TYPE_CHECKING:
@@ -269,9 +269,7 @@ class Graph:
             raise UserError(f"{source}: its states ask for more than {LARGEST_STATE_BYTES >> 20} MiB")
         self._wanted = [self.output, *self.states.values()]
 
-    def run(
-        self, heard: np.ndarray, states: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def run(self, heard: np.ndarray, states: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Audio ``[B, T, F]`` (``[B, T, F, 2]``) and states in, the same out."""
         fed = rearrange(heard, self._feed).astype(self.kinds[self.input])
         feeds = {self.input: fed, **self._constants, **states}
@@ -299,28 +297,31 @@ def ports_of(session: InferenceSession) -> Ports:
     return Ports(*({e.name: (e.type, e.shape) for e in of} for of in (session.get_inputs(), session.get_outputs())))
 
 
-def paired(
-    ports: Ports, inputs: Sequence[str], audio: str, named: Mapping[str, str], source: str
-) -> dict[str, str]:
+def paired(ports: Ports, inputs: Sequence[str], audio: str, named: Mapping[str, str], source: str) -> dict[str, str]:
     """The output that holds the next value of each state, by the name of its input.
 
     Raises:
         UserError: if names and shapes leave none, or more than one.
     """
-    left = {name: port for name, port in ports.outputs.items() if name != audio}
+    left = [name for name in ports.outputs if name != audio]
     found = {name: named[name] for name in inputs if named.get(name) in left}
-    stems = [_stem(name) for name in left]
-    for alike in (lambda a, b: _stem(a) == _stem(b) and stems.count(_stem(b)) == 1, lambda a, b: True):
-        for name in [name for name in inputs if name not in found]:
-            kind, shape = ports.inputs[name]
-            fits = [
-                other
-                for other, (its_kind, its_shape) in left.items()
-                if other not in found.values() and its_kind == kind and _same(shape, its_shape) and alike(name, other)
-            ]
-            rivals = [n for n in inputs if n not in found and _same(ports.inputs[n][1], shape)]
-            if len(fits) == 1 and (len(rivals) == 1 or _stem(fits[0]) == _stem(name)):
-                found[name] = fits[0]
+
+    def open_outputs(name: str) -> list[str]:
+        kind, shape = ports.inputs[name]
+        return [
+            other
+            for other in left
+            if other not in found.values() and ports.outputs[other][0] == kind and _same(shape, ports.outputs[other][1])
+        ]
+
+    for name in inputs:
+        alike = [other for other in open_outputs(name) if _stem(other) == _stem(name)]
+        if name not in found and len(alike) == 1:
+            found[name] = alike[0]
+    waiting = {name: open_outputs(name) for name in inputs if name not in found}
+    for name, others in waiting.items():
+        if len(others) == 1 and sum(others[0] in rivals for rivals in waiting.values()) == 1:
+            found[name] = others[0]
     if missing := [name for name in inputs if name not in found]:
         raise UserError(
             f"{source}: which output holds the next value of {', '.join(missing)} is not clear ({ports.listed()}); "

@@ -89,7 +89,8 @@ def find(model: str | Path) -> Path:
     """
     path = resolve(model).path
     if path is None:
-        raise UserError(f"{model}: is no checkpoint, and this needs the weights of one; give its file or run")
+        what = "public denoiser" if os.fspath(model) in TEACHERS else "class path"
+        raise UserError(f"{model}: is a {what}, and this needs the weights of a checkpoint; give its file or run")
     return path
 
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdse.errors import UserError
 
+#: Names that a config can give in the place of a teacher: those of `TEACHERS`.
+TeacherName = Literal["ul-unas", "gtcrn", "dtln", "nsnet2", "nsnet2-48k", "deepfilternet3", "rnnoise"]
 #: Environment variable of the folder with weights of denoisers that are in no package.
 FOLDER = "KDSE_TEACHERS"
 #: Scores as measured by `kdse evaluate`: a row for each denoiser and test set.
