@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError, require_at_least, require_one_of
+from kdse.models.onnx_ports import Ports
 from kdse.models.stft import Stft
 from kdse.pretrained.teachers import TEACHERS
 
@@ -112,21 +113,6 @@ def given(current: np.ndarray, answer: np.ndarray, what: str, about: FrontEnd) -
         return answer[..., 0] + 1j * answer[..., 1]
     bins = current if np.iscomplexobj(current) else np.fft.rfft(current, about.transform)
     return bins * (answer if what == "gain" else answer[..., 0] + 1j * answer[..., 1])
-
-
-class Ports(NamedTuple):
-    """Inputs and outputs of a graph by name, in its order: their type as onnxruntime calls it, and their shape."""
-
-    inputs: Mapping[str, tuple[str, list[Any]]]
-    outputs: Mapping[str, tuple[str, list[Any]]]
-
-    def listed(self) -> str:
-        """All of them, for messages."""
-        texts = [
-            ", ".join(f"{name} {kind.removeprefix('tensor(').removesuffix(')')} {shape}" for name, (kind, shape) in of)
-            for of in (self.inputs.items(), self.outputs.items())
-        ]
-        return f"inputs {texts[0]}; outputs {texts[1]}"
 
 
 class Known(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +18,12 @@ from kdse.errors import UserError
 from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.foreign import file_identity
-from kdse.models.front_ends import Frames, FrontEnd, Ports, as_numpy, declared, given, recognised, taken
+from kdse.models.front_ends import Frames, FrontEnd, as_numpy, declared, given, recognised, taken
+from kdse.models.onnx_ports import audio_port, canonical, dtype_of, paired, ports_of
 from kdse.trust import LARGEST_STATE_BYTES
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-#: Words in the names of states that only tell the one before a frame from the one after it.
-BEFORE_OR_AFTER = {"in", "input", "out", "output", "next", "new", "prev", "previous", "past", "present", "last"}
 
 
 class OtherClass(UserError):
@@ -95,6 +92,9 @@ class OnnxSpectral(SpeechModel):
             "window_samples": window_samples, "centred": centred, "causal": causal, "sample_rate_hz": sample_rate_hz,
         }  # fmt: skip
         self.declared = about = declared(settings, known, graphs, source)
+        inputs = [name for graph in graphs for name in graph.inputs]
+        if unknown := [name for name in (*(states or ()), *(constants or ())) if name not in inputs]:
+            raise UserError(f"{source}: states and constants: {unknown[0]} is no input; there are {', '.join(inputs)}")
         frames = Frames(about) if about.framed else None
         self._frames = (frames,)  # (no submodule: it stays on the CPU, where the graph runs)
         self._graphs = [
@@ -164,7 +164,7 @@ class OnnxSpectral(SpeechModel):
 
     def _initial(self) -> dict[str, np.ndarray]:
         return {
-            f"graph{number}.{name}": np.zeros(graph.state_shapes[name], graph.kinds[name])
+            f"graph{number}.{name}": np.zeros(graph.shapes[name], graph.kinds[name])
             for number, graph in enumerate(self._graphs)
             for name in graph.states
         }
@@ -245,27 +245,27 @@ class Graph:
     ) -> None:
         self.session, self.takes, self.gives, self.source = session, takes, gives, source
         ports = ports_of(session)
-        self.kinds = {name: _dtype(kind, name, source) for name, (kind, _) in ports.inputs.items()}
+        self.kinds = {name: dtype_of(kind, name, source) for name, (kind, _) in ports.inputs.items()}
         width, parts = about.width(takes), takes == "spectrum"
-        self.input, axes = _audio(ports.inputs, width, parts, f"takes={takes!r}", source, ports)
+        self.input, axes = audio_port(ports.inputs, width, parts, f"takes={takes!r}", source, ports)
         self.free, self.free_batch = (
             letter in axes and not isinstance(ports.inputs[self.input][1][axes.index(letter)], int) for letter in "tb"
         )
         width, parts = about.width(gives), gives in ("spectrum", "mask")
-        self.output, answered = _audio(ports.outputs, width, parts, f"gives={gives!r}", source, ports)
-        self._feed = f"{_canonical(axes)} -> {' '.join(axes)}"
-        self._read = f"{' '.join(answered)} -> {_canonical(answered)}"
+        self.output, answered = audio_port(ports.outputs, width, parts, f"gives={gives!r}", source, ports)
+        self._feed = f"{canonical(axes)} -> {' '.join(axes)}"
+        self._read = f"{' '.join(answered)} -> {canonical(answered)}"
         others = [name for name in ports.inputs if name != self.input]
+        self.shapes = {
+            name: [size if isinstance(size, int) else 1 for size in shape] for name, (_, shape) in ports.inputs.items()
+        }
         self._constants = {
-            name: np.full([size if isinstance(size, int) else 1 for size in ports.inputs[name][1]], value, kind)
+            name: np.full(self.shapes[name], value, self.kinds[name])
             for name, value in constants.items()
-            if name in others and (kind := self.kinds[name])
+            if name in others
         }
         self.states = paired(ports, [name for name in others if name not in constants], self.output, states, source)
-        self.state_shapes = {
-            name: [size if isinstance(size, int) else 1 for size in ports.inputs[name][1]] for name in self.states
-        }
-        if sum(8 * math.prod(shape) for shape in self.state_shapes.values()) > LARGEST_STATE_BYTES:
+        if sum(8 * math.prod(self.shapes[name]) for name in self.states) > LARGEST_STATE_BYTES:
             raise UserError(f"{source}: its states ask for more than {LARGEST_STATE_BYTES >> 20} MiB")
         self._wanted = [self.output, *self.states.values()]
 
@@ -290,100 +290,3 @@ def graph_files(path: str | Sequence[str], source: str) -> list[Path]:
     if not files:
         raise UserError(f"{source}: holds no .onnx file")
     return files
-
-
-def ports_of(session: InferenceSession) -> Ports:
-    """Inputs and outputs of a session."""
-    return Ports(*({e.name: (e.type, e.shape) for e in of} for of in (session.get_inputs(), session.get_outputs())))
-
-
-def paired(ports: Ports, inputs: Sequence[str], audio: str, named: Mapping[str, str], source: str) -> dict[str, str]:
-    """The output that holds the next value of each state, by the name of its input.
-
-    Raises:
-        UserError: if names and shapes leave none, or more than one.
-    """
-    left = [name for name in ports.outputs if name != audio]
-    found = {name: named[name] for name in inputs if named.get(name) in left}
-
-    def open_outputs(name: str) -> list[str]:
-        kind, shape = ports.inputs[name]
-        return [
-            other
-            for other in left
-            if other not in found.values() and ports.outputs[other][0] == kind and _same(shape, ports.outputs[other][1])
-        ]
-
-    for name in inputs:
-        alike = [other for other in open_outputs(name) if _stem(other) == _stem(name)]
-        if name not in found and len(alike) == 1:
-            found[name] = alike[0]
-    waiting = {name: open_outputs(name) for name in inputs if name not in found}
-    for name, others in waiting.items():
-        if len(others) == 1 and sum(others[0] in rivals for rivals in waiting.values()) == 1:
-            found[name] = others[0]
-    if missing := [name for name in inputs if name not in found]:
-        raise UserError(
-            f"{source}: which output holds the next value of {', '.join(missing)} is not clear ({ports.listed()}); "
-            "give states={INPUT: OUTPUT}, or constants={INPUT: VALUE} for what is no state"
-        )
-    return {name: found[name] for name in inputs}
-
-
-def _stem(name: str) -> str:
-    return "_".join(word for word in re.split(r"[^a-z0-9]+", name.lower()) if word not in BEFORE_OR_AFTER)
-
-
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(
-        a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(one, other, strict=True)
-    )
-
-
-def _dtype(kind: str, name: str, source: str) -> np.dtype[Any]:
-    plain = kind.removeprefix("tensor(").removesuffix(")")
-    try:
-        return np.dtype({"float": "float32", "double": "float64"}.get(plain, plain))
-    except TypeError:
-        raise UserError(f"{source}: its input {name} is a {kind}, which kdse cannot feed") from None
-
-
-def _audio(
-    ports: Mapping[str, tuple[str, list[Any]]], width: int, parts: bool, what: str, source: str, all_ports: Ports
-) -> tuple[str, list[str]]:
-    """The first input (output) that can be audio of so many values a frame, and its axes."""
-    for name, (_, shape) in ports.items():
-        if axes := axes_of(shape, width, parts):
-            return name, axes
-    wanted = f"an axis of {width}" + (" and one of 2" if parts else "")
-    raise UserError(f"{source}: nothing fits {what}, which wants {wanted}: {all_ports.listed()}")
-
-
-def axes_of(shape: Sequence[Any], width: int, parts: bool) -> list[str]:
-    """Axes of audio by letter: b, t, f, c of real and imaginary part, 1 of any other; empty if it is none."""
-    letters = [""] * len(shape)
-    free = [i for i, size in enumerate(shape) if not isinstance(size, int)]
-    found = [i for i, size in enumerate(shape) if size == width] or free
-    if not found:
-        return []
-    letters[found[-1]] = "f"
-    if parts:
-        pairs = [i for i, size in enumerate(shape) if size == 2 and not letters[i]]
-        if not pairs:
-            return []
-        letters[pairs[-1]] = "c"
-    rest = [i for i, letter in enumerate(letters) if not letter]
-    if any(shape[i] != 1 and i not in free for i in rest):
-        return []
-    if rest:
-        letters[rest[0]] = "b"
-        frames = [i for i in rest[1:] if i in free] or rest[1:]
-        for i in rest[1:]:
-            letters[i] = "t" if i == frames[-1] else "1"
-    return letters
-
-
-def _canonical(axes: Sequence[str]) -> str:
-    """The order ``b t f (c)``, with 1 for axes that are not there."""
-    order = "btfc" if "c" in axes else "btf"
-    return " ".join(letter if letter in axes else "1" for letter in order)

@@ -15,7 +15,8 @@ from kdse.models.exported import ExportedStudent, delays, parse
 from kdse.models.foreign import file_identity
 from kdse.models.front_ends import recognised
 from kdse.models.onnx import Onnx
-from kdse.models.onnx_graphs import open_graph, ports_of
+from kdse.models.onnx_graphs import open_graph
+from kdse.models.onnx_ports import ports_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -11,7 +11,7 @@ from kdse.models import Aligned, OnnxSpectral, OnnxStream
 from kdse.models.checkpoint import describe, load_model
 from kdse.models.front_ends import KNOWN
 from kdse.models.onnx import Onnx
-from kdse.models.onnx_graphs import axes_of
+from kdse.models.onnx_ports import axes_of
 from kdse.models.streaming import Streamer, can_stream
 from tests.public_teachers import weights
 
@@ -227,6 +227,8 @@ def test_what_does_not_fit_a_graph_is_named(tmp_path):
         "window='flat'": {"takes": "spectrum", "window": "flat"},
         "is for 2 graphs, not 1": {"takes": ["spectrum", "frame"]},
         "a waveform goes with no frames": {"takes": "waveform", "gives": "spectrum"},
+        "states and constants: sr is no input; there are x": {"takes": "spectrum", "constants": {"sr": 1.0}},
+        "states: z is no output": {"takes": "spectrum", "states": {"memory": "z"}},
         "holds no .onnx file": {"path": str(tmp_path / "empty"), "takes": "spectrum"},
     }.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
