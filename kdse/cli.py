@@ -19,6 +19,7 @@ from kdse.machine.processes import DIVERGED, INTERRUPTED, safe_path, working_fol
 
 #: Tool commands: name to (module with main(argv) -> exit code, one-line help).
 TOOLS = {
+    "teachers": ("kdse.commands.teachers", "list the public denoisers that kdse knows by name"),
     "taps": ("kdse.commands.taps", "list the distillation points of a model: path, layout, shape"),
     "profile": ("kdse.commands.profile", "parameters, MACs, latency and real-time factor of a model"),
     "evaluate": ("kdse.commands.evaluate", "score checkpoints and the noisy input on held-out data"),

@@ -27,6 +27,7 @@ from kdse.models.checkpoint import fingerprint
 from kdse.models.probing import restored
 from kdse.models.recorded import Recorded
 from kdse.objectives.base import CLIP_SECONDS, Exchange, Objective
+from kdse.pretrained.teachers import TeacherName
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.taps import probe, record, resolve_taps
 from kdse.teacher import Teacher, load_teacher
@@ -41,7 +42,8 @@ class Distiller(FollowedModule, Enhancer):
     term has weight 1.
 
     Args:
-        teacher: the teacher network; None rebuilds it from `teacher_checkpoint`.
+        teacher: the teacher network, or the name of a public denoiser ("ul-unas"; `kdse teachers` lists them); None
+            rebuilds it from `teacher_checkpoint`.
         teacher_checkpoint: checkpoint with the teacher's weights: a file, or the name of a model in the box
             ("cruse-62k"). None keeps the weights `teacher` came with.
         student: the student network. Give this or `compression`.
@@ -57,7 +59,7 @@ class Distiller(FollowedModule, Enhancer):
 
     def __init__(
         self,
-        teacher: ModelOrFactory | None = None,
+        teacher: TeacherName | ModelOrFactory | None = None,
         teacher_checkpoint: str | None = None,
         student: ModelOrFactory | None = None,
         compression: float | None = None,

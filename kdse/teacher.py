@@ -15,6 +15,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
 from kdse.models.recorded import Recorded
+from kdse.pretrained.teachers import TeacherName
 from kdse.taps import record
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Teacher:
             return record(self.network, {name: self.taps[name] for name in names}, noisy, self.compiled)
 
 
-def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
+def load_teacher(teacher: TeacherName | ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:
     """The teacher network: given, or rebuilt from its checkpoint, with the checkpoint's weights if there is one."""
     if teacher is None:
         if checkpoint is None:
@@ -63,7 +64,7 @@ def load_teacher(teacher: ModelOrFactory | None, checkpoint: str | None, trust_c
             raise
         except UserError as error:
             raise UserError(f"--model.teacher_checkpoint: {error}") from error
-    loaded = build(teacher, "teacher")
+    loaded = load_model(teacher) if isinstance(teacher, str) else build(teacher, "teacher")
     if checkpoint is not None:
         source = f"--model.teacher_checkpoint {checkpoint}"
         load_weights(loaded, read_checkpoint(checkpoint)["state_dict"], source=source)

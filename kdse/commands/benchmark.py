@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +77,17 @@ def main(argv: list[str]) -> int:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory(prefix="kdse-benchmark-") as folder:
         systems: dict[str, str] = {}
+        elsewhere: list[str] = []  # (weights that are not in the file that is run)
         for number, (label, named) in enumerate(models.items()):
-            systems |= _forms(label, named, Path(folder) / str(number), audio, rate, arguments)
+            forms = _forms(label, named, Path(folder) / str(number), audio, rate, arguments)
+            systems |= forms
+            elsewhere += [form for form in forms if form == label]
         if not arguments.no_rnnoise:
             systems["RNNoise"] = RNNOISE
-        measured = measure(systems, audio, rate, arguments.rounds, arguments.threads, _tell)
+        measured = [
+            replace(m, file_bytes=None, weight_bytes=None) if m.label in elsewhere else m
+            for m in measure(systems, audio, rate, arguments.rounds, arguments.threads, _tell)
+        ]
     about = {
         "machine": _machine(),
         "load_before": load,
@@ -101,16 +107,22 @@ def _forms(
     label: str, named: Named, folder: Path, audio: np.ndarray, rate: int, arguments: argparse.Namespace
 ) -> dict[str, str]:
     """Label to file of what is timed for one MODEL; what is made for that lies in ``folder``."""
-    if is_onnx(named.path):
-        return {f"{label}.onnx": str(named.path)}
-    from kdse.deploy.export.format import Options
-    from kdse.deploy.export.write import export_file
+    from kdse.models.onnx_student import OnnxStudent
     from kdse.models.streaming import can_stream
 
     model = open_model(named, arguments)
+    if isinstance(model, OnnxStudent):
+        return {f"{label}.onnx": str(named.path)}
     if not can_stream(model):
         raise UserError(f"{label}: {type(model).__name__} does not stream, so there is no hop to time; `kdse profile`")
     folder.mkdir()
+    if model.brings_weights:  # (a runtime of its own is in there)
+        if is_onnx(named.path):
+            named = named._replace(path=None, class_path="kdse.models.OnnxStream", init_args={"path": str(named.path)})
+        return {label: str(checkpoint_file(named, arguments, folder))}
+    from kdse.deploy.export.format import Options
+    from kdse.deploy.export.write import export_file
+
     forms = {f"{label} torch": str(checkpoint_file(named, arguments, folder))}
     if arguments.no_export:
         return forms

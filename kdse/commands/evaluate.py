@@ -108,7 +108,8 @@ def _evaluate(arguments: argparse.Namespace, pool: ScorePool, started: float) ->
     systems: dict[str, System] = {NOISY: unprocessed()}
     for label, named in models.items():
         with tempfile.TemporaryDirectory(prefix="kdse-evaluate-") as temporary:
-            path, trusted = checkpoint_file(named, arguments, Path(temporary)), arguments.trust_code or not named.path
+            path = checkpoint_file(named, arguments, Path(temporary), rate)
+            trusted = arguments.trust_code or not named.path
             systems[label] = model_system(path, rate, device, trusted, cost=not arguments.no_cost)
         if named.path is None:
             systems[label].about["path"] = named.class_path

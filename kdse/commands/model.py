@@ -18,6 +18,7 @@ from kdse.machine.cache import cache_root
 from kdse.machine.files import write_bytes
 from kdse.machine.packages import required
 from kdse.pretrained import MODEL, Named, exported, is_onnx, resolve
+from kdse.pretrained.teachers import TEACHERS
 
 if TYPE_CHECKING:
     from kdse.models.base import SpeechModel
@@ -31,16 +32,15 @@ def add_model(parser: Parser, *flags: str, help: str = MODEL, **settings: Any) -
     parser.add_argument(*flags, **({"metavar": "MODEL", "help": help} | settings))
     parser.add_argument(
         "--init", metavar="NAME=VALUE", action="append", type=name_and_value, default=[],
-        help="constructor argument for a class path, value in YAML, e.g. --init channels='[8,16,32,32]'; repeatable",
+        help="constructor argument for a class path or an .onnx file, value in YAML, e.g. "
+        "--init channels='[8,16,32,32]', --init hop=256; repeatable",
     )  # fmt: skip
     parser.add_argument("--trust-code", action="store_true", help=TRUST_CODE)
 
 
 def named_model(arguments: argparse.Namespace) -> Named:
     """What the MODEL of a command that takes one names."""
-    named = resolve(arguments.model)
-    _check_init([named], arguments.init)
-    return named
+    return _with_init([resolve(arguments.model)], arguments.init)[0]
 
 
 def name_and_path(text: str) -> tuple[str, str]:
@@ -66,8 +66,7 @@ def labelled(texts: Sequence[str], init: Sequence[tuple[str, Any]]) -> dict[str,
         label = label or named.label
         check_label(label, found)
         found[label] = named
-    _check_init(list(found.values()), init)
-    return found
+    return dict(zip(found, _with_init(list(found.values()), init), strict=True))
 
 
 def run_of(named: Named) -> Path | None:
@@ -77,9 +76,19 @@ def run_of(named: Named) -> Path | None:
     return None if named.path is None else run_folder_of(named.path)
 
 
-def _check_init(models: Sequence[Named], init: Sequence[tuple[str, Any]]) -> None:
-    if init and all(named.path is not None for named in models):
+def _with_init(models: Sequence[Named], init: Sequence[tuple[str, Any]]) -> list[Named]:
+    """The models with --init: arguments of those that are class paths, and the front end of those in ONNX files."""
+    if not init:
+        return list(models)
+    if all(named.path is not None and not is_onnx(named.path) for named in models):
         raise UserError("--init: is for a class path, a checkpoint stores its own arguments; leave --init out")
+    given = dict(init)
+    return [
+        named._replace(path=None, class_path="kdse.models.OnnxStream", init_args={"path": str(named.path)} | given)
+        if is_onnx(named.path)
+        else named._replace(init_args=named.init_args | given)
+        for named in models
+    ]
 
 
 def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
@@ -93,7 +102,7 @@ def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
 
     if named.path is not None:
         return load_model(named.path, trust_code=arguments.trust_code)
-    name, init = named.class_path, dict(arguments.init)
+    name, init = named.class_path, named.init_args
     cls = resolve_class(name, trust_code=True, source="MODEL")  # (who types a class path trusts it)
     try:
         inspect.signature(cls).bind(**init)
@@ -107,15 +116,23 @@ def open_model(named: Named, arguments: argparse.Namespace) -> SpeechModel:
         raise UserError(f"--init: {name} cannot be built with {init}: {first_line(error)}") from None
 
 
-def checkpoint_file(named: Named, arguments: argparse.Namespace, folder: Path) -> Path:
-    """The file of a model; a class is built and saved in ``folder``."""
+def checkpoint_file(
+    named: Named, arguments: argparse.Namespace, folder: Path, sample_rate_hz: int | None = None
+) -> Path:
+    """The file of a model; a class is built and saved in ``folder``.
+
+    A public denoiser of another sample rate than the one that is given is brought to it.
+    """
     if named.path is not None:
         return named.path
     import torch
 
+    from kdse.models.aligned import Aligned
     from kdse.models.checkpoint import MODEL_PREFIX, describe
 
     model = open_model(named, arguments)
+    if named.label in TEACHERS and sample_rate_hz not in (None, model.sample_rate_hz):
+        model = Aligned(model, sample_rate_hz, delay_samples=0, gain=1.0)
     weights = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"kdse": describe(model), "state_dict": weights}, folder / f"{named.label}.ckpt")
     return folder / f"{named.label}.ckpt"

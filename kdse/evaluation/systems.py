@@ -45,9 +45,10 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     import torch
 
     from kdse.models.checkpoint import fingerprint, load_model
+    from kdse.models.onnx_student import load_onnx
 
-    onnx = is_onnx(path)
-    model = _onnx(path, sample_rate_hz) if onnx else load_model(path, trust_code=trust_code)
+    onnx = is_onnx(path)  # (one that does not state its sample rate works at that of the test set)
+    model = load_onnx(path, sample_rate_hz, THREADS) if onnx else load_model(path, trust_code=trust_code)
     if model.sample_rate_hz != sample_rate_hz:
         raise UserError(
             f"checkpoint {path}: works at {model.sample_rate_hz} Hz and the test set is at {sample_rate_hz} Hz; "
@@ -74,20 +75,9 @@ def model_system(path: Path, sample_rate_hz: int, device: str, trust_code: bool,
     return System(enhance, about, identity)
 
 
-def _onnx(path: Path, sample_rate_hz: int) -> SpeechModel:
-    """An ONNX file as a model; one that does not state its sample rate works at that of the test set."""
-    from kdse.models import Onnx
-    from kdse.models.checkpoint import load_model
-    from kdse.models.onnx_student import read_metadata
-
-    if read_metadata(path) is not None:
-        return load_model(path)
-    return Onnx(str(path), sample_rate_hz=sample_rate_hz, threads=THREADS).eval()
-
-
 def _code_of(cls: type) -> str:
     """Code that runs a model, beyond this version of kdse: a user's source, the runtime of an ONNX file, or none."""
-    if cls.__name__ in ("Onnx", "OnnxStudent"):
+    if cls.__name__.startswith("Onnx"):
         import onnxruntime  # (of whichever distribution)
 
         return f"onnxruntime {onnxruntime.__version__}"

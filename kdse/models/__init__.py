@@ -1,8 +1,8 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
 Networks of kdse: `cruse`, `dccrn`, `gtcrn`, `manner`, `uformer`, `ul_unas`, `unet`; `published` loads the weights that
-authors published. Teachers from elsewhere: `wrapped`, `torchscript`, `onnx`, `adapters`, `recorded`, and `aligned`,
-which corrects what does not fit. Students from files of `kdse export`: `onnx_student`.
+authors published. Teachers from elsewhere: `wrapped`, `torchscript`, `onnx`, `onnx_graphs`, `native`, `adapters`,
+`recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`: `onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
@@ -13,7 +13,9 @@ from kdse.models.cruse import Cruse
 from kdse.models.dccrn import Dccrn
 from kdse.models.gtcrn import Gtcrn
 from kdse.models.manner import Manner
+from kdse.models.native import DeepFilterNetNative, RnNoise
 from kdse.models.onnx import Onnx
+from kdse.models.onnx_graphs import OnnxSpectral, OnnxStream
 from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
 from kdse.models.torchscript import TorchScript
@@ -28,13 +30,17 @@ __all__ = [
     "Cruse",
     "Dccrn",
     "DeepFilterNet",
+    "DeepFilterNetNative",
     "Denoiser",
     "Estimate",
     "Gtcrn",
     "Manner",
     "Onnx",
+    "OnnxSpectral",
+    "OnnxStream",
     "OnnxStudent",
     "Recorded",
+    "RnNoise",
     "SpeechBrain",
     "SpeechModel",
     "Tap",

@@ -37,6 +37,7 @@ from kdse.models.base import SpeechModel
 from kdse.models.published import recognised
 from kdse.pretrained import LAST as LAST  # (beside PREVIOUS for those who read a run's checkpoints)
 from kdse.pretrained import find, is_onnx, resolve
+from kdse.pretrained.teachers import TEACHERS
 from kdse.trust import MOST_EXTRA_TENSORS, MOST_EXTRA_VALUES, MOST_VALUES, check_numbers, require_harmless
 
 log = logging.getLogger(__name__)
@@ -186,11 +187,11 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     """Rebuilds the model of a kdse checkpoint (the student, or a teacher) with its weights, in eval mode.
 
     Needs no teacher, objectives or config. An ONNX file gives what runs it: `OnnxStudent` for a step file of
-    `kdse export`, else `Onnx`. A class path gives the class with its default arguments.
+    `kdse export`, else `OnnxStream`, `OnnxSpectral` or `Onnx`. A class path gives the class with its default arguments.
 
     Args:
         path: a MODEL: a model in the box ("cruse-62k"), a run folder (RUN, or RUN:best), a checkpoint written by
-            `kdse fit`, an ONNX file, or a class path.
+            `kdse fit`, an ONNX file, a public denoiser ("ul-unas"), or a class path.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:
@@ -198,7 +199,8 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
     """
     named = resolve(path)
     if named.path is None:
-        model = _build(resolve_class(named.class_path, trust_code, str(path)), {}, str(path))
+        trusted = trust_code or bool(named.init_args) or str(path) in TEACHERS  # (of kdse's own choice)
+        model = _build(resolve_class(named.class_path, trusted, str(path)), named.init_args, str(path))
         if not model.brings_weights:
             log.warning("%s: a class path, so its weights are random", path)
         return model.eval()

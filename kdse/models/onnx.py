@@ -122,7 +122,7 @@ def _only_input(session: InferenceSession, path: str) -> _Input:
         listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise UserError(
             f"Onnx: path {path}: has {len(inputs)} inputs ({listed}); one graph input, the audio, can be served: "
-            "export the model for whole signals, without streaming state"
+            "kdse.models.OnnxStream takes streaming state"
         )
     (entry,) = inputs
     sizes = [size if isinstance(size, int) else None for size in entry.shape]

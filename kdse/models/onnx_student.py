@@ -16,7 +16,10 @@ from kdse.machine.onnx_sessions import HopLoop, open_session
 from kdse.models.base import SpeechModel
 from kdse.models.exported import ExportedStudent, delays, parse
 from kdse.models.foreign import file_identity
+from kdse.models.front_ends import recognised
 from kdse.models.onnx import Onnx
+from kdse.models.onnx_graphs import open_graph
+from kdse.models.onnx_ports import ports_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -84,11 +87,23 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     return session_metadata(session, str(path))
 
 
-def load_onnx(path: str | Path) -> SpeechModel:
-    """What runs an ONNX file, in eval mode: `OnnxStudent` for single hops of `kdse export`, else `Onnx`."""
-    about = read_metadata(path)
+def load_onnx(path: str | Path, sample_rate_hz: int = 16000, threads: int = 0) -> SpeechModel:
+    """What runs an ONNX file, in eval mode.
+
+    `OnnxStudent` for single hops of `kdse export`, `OnnxStream` or `OnnxSpectral` for an interface that
+    `kdse.models.front_ends` knows, else `Onnx`.
+
+    Args:
+        path: the file.
+        sample_rate_hz, threads: of an `Onnx` whose file does not state them.
+    """
+    source = f"OnnxStudent: path {path}"
+    session = open_session(str(path), 1, source)
+    about = session_metadata(session, str(path))
     if about is None:
-        return Onnx(str(path)).eval()
+        if len(session.get_inputs()) > 1 or recognised([ports_of(session)]) is not None:
+            return open_graph(str(path), threads=threads)
+        return Onnx(str(path), sample_rate_hz, threads=threads).eval()
     if about["kind"] == "step":
         return OnnxStudent(str(path)).eval()
     latency, lookahead = delays(about)

@@ -1,5 +1,7 @@
 """What a MODEL names, and the students in the box (small checkpoints that come with kdse: MODEL_CARD.md).
 
+Public denoisers, whose weights do not come with kdse, are in `teachers`.
+
 The tool commands, `--model.teacher_checkpoint`, `--model.weights` and `kdse.load_student` take the same MODELs: what
 `MODEL` says. A file or run folder of the user's wins over a student of the same name.
 """
@@ -8,9 +10,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdse.errors import UserError, did_you_mean
+from kdse.pretrained.teachers import TEACHERS, init_args
 
 FOLDER = Path(__file__).parent
 
@@ -22,11 +25,12 @@ CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 
 
 class Named(NamedTuple):
-    """What a MODEL names: a file, or a class if ``path`` is None. ``label`` is its short name."""
+    """What a MODEL names: a file, or a class with arguments if ``path`` is None. ``label`` is its short name."""
 
     label: str
     path: Path | None = None
     class_path: str = ""
+    init_args: dict[str, Any] = {}
 
 
 def names() -> list[str]:
@@ -37,7 +41,8 @@ def names() -> list[str]:
 #: What a MODEL can be, for --help.
 MODEL = (
     f"a model in the box ({', '.join(names())}), a run folder (its last checkpoint; RUN:best: its best), a checkpoint "
-    "of kdse fit, an .onnx file of kdse export, or a class path (kdse.models.Cruse)"
+    "of kdse fit, an .onnx file of kdse export, a public denoiser (kdse teachers lists them), its .onnx file or the "
+    "folder of several, or a class path (kdse.models.Cruse)"
 )
 
 
@@ -53,8 +58,12 @@ def resolve(model: str | Path) -> Named:
         return Named(_label(path), path)
     if text in names() and not (path / CHECKPOINTS).is_dir():
         return Named(text, FOLDER / f"{text}.ckpt")
+    if text in TEACHERS and not path.is_dir():
+        return Named(text, class_path=TEACHERS[text].class_path, init_args=init_args(text))
     if text and path.is_dir():
         last = path / CHECKPOINTS / LAST
+        if not (path / CHECKPOINTS).is_dir() and any(path.glob("*.onnx")) and not any(path.glob("*.ckpt")):
+            return Named(path.absolute().name, class_path="kdse.models.OnnxStream", init_args={"path": text})
         flat = path / LAST  # (a folder of checkpoints alone)
         last = flat if flat.is_file() and not last.is_file() else last
         return Named(_label(last), last)
@@ -67,7 +76,8 @@ def resolve(model: str | Path) -> Named:
         return Named(name, class_path=text if package else f"kdse.models.{name}")
     raise UserError(
         f"{text or 'MODEL is empty'}: neither a checkpoint file nor a model in the box ({', '.join(names())}), a run "
-        f"folder, an .onnx file or a class path (kdse.models.Cruse){did_you_mean(text, names())}"
+        f"folder, an .onnx file, a public denoiser ({', '.join(TEACHERS)}) or a class path "
+        f"(kdse.models.Cruse){did_you_mean(text, [*names(), *TEACHERS])}"
     )
 
 
@@ -79,7 +89,8 @@ def find(model: str | Path) -> Path:
     """
     path = resolve(model).path
     if path is None:
-        raise UserError(f"{model}: is a class path, and this needs the weights of a checkpoint; give its file or run")
+        what = "public denoiser" if os.fspath(model) in TEACHERS else "class path"
+        raise UserError(f"{model}: is a {what}, and this needs the weights of a checkpoint; give its file or run")
     return path
 
 

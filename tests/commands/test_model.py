@@ -62,7 +62,7 @@ def test_a_text_names_one_file_with_one_label(run, text, label, file):
     ("text", "path"), [("Cruse", "kdse.models.Cruse"), ("kdse.models.Cruse", "kdse.models.Cruse"), ("a.B", "a.B")]
 )
 def test_a_dotted_name_or_one_in_capitals_is_a_class_path(text, path):
-    assert pretrained.resolve(text) == (path.rpartition(".")[2], None, path)
+    assert pretrained.resolve(text) == (path.rpartition(".")[2], None, path, {})
 
 
 @pytest.mark.parametrize(

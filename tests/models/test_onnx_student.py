@@ -176,13 +176,26 @@ def test_files_of_others_are_no_students(tmp_path):
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ValueError, match="foreign.onnx: was not written by kdse export"):
         OnnxStudent(str(path))
-    with pytest.raises(ValueError, match="foreign.onnx: has 7 inputs"):
+    with pytest.raises(ValueError, match="foreign.onnx: its interface is not one that kdse knows"):
         load_model(path)
     with pytest.raises(ValueError, match="none.onnx: no such file"):
         load_model(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not a graph")
     with pytest.raises(ValueError, match="text.onnx cannot be run by onnxruntime"):
         load_model(tmp_path / "text.onnx")
+
+
+def test_a_step_graph_without_metadata_runs_as_a_declared_one_whose_delay_is_left_in(tmp_path):
+    from kdse.models import OnnxStream
+
+    proto = onnx.load_model_from_string(step_bytes("tiny"))
+    (tmp_path / "student.onnx").write_bytes(proto.SerializeToString())
+    del proto.metadata_props[:]
+    (tmp_path / "foreign.onnx").write_bytes(proto.SerializeToString())
+    student = OnnxStudent(str(tmp_path / "student.onnx"))
+    foreign = OnnxStream(str(tmp_path / "foreign.onnx"), "waveform", hop=student.hop_samples)
+    noisy, late = 0.1 * torch.randn(2, 3000), student.latency_samples - student.hop_samples
+    torch.testing.assert_close(foreign(noisy).waveform[:, late:], student(noisy).waveform[:, :-late])
 
 
 def test_a_graph_of_whole_signals_keeps_its_sample_rate(tmp_path):
