@@ -154,13 +154,13 @@ class Aligned(SpeechModel):
             answer = torch.cat([self.inner(item).waveform.float() for item in noisy.split(1)])
         most, name = self.maximum_delay_samples, type(self.inner).__name__
         try:
-            delay = self.delay_samples
-            if delay is None:
-                delay = measure_alignment(noisy, answer, most, clean).delay_samples
-            rows = [row.split(1) for row in (noisy, answer, clean)]
-            levels = [measure_alignment(x, y, most, s, delay) for x, y, s in zip(*rows, strict=True)]
-        except ValueError as error:
+            delay = measure_alignment(noisy, answer, most, clean, self.delay_samples).delay_samples
+        except UserError as error:
             raise UserError(f"Aligned: {name} cannot be measured ({error}); {_ADVICE}") from None
+        levels = [Alignment(delay, 0.0, 0.0)] * len(clean)
+        for i in range(len(clean)):
+            with contextlib.suppress(UserError):  # (a gate may stay closed at the lowest level)
+                levels[i] = measure_alignment(noisy[i, None], answer[i, None], most, clean[i, None], delay)
         gain, correlation = (statistics.median(row[i] for row in levels) for i in (1, 2))
         if abs(correlation) < self.minimum_correlation:
             raise UserError(

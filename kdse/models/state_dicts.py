@@ -83,4 +83,4 @@ def _fitted(found: State, own: State) -> Iterator[tuple[str, State]]:
 
 
 def _same(one: State, other: State) -> bool:
-    return all(torch.equal(value, other[name]) for name, value in one.items())
+    return all(value.dtype == other[k].dtype and torch.equal(value, other[k]) for k, value in one.items())

@@ -41,6 +41,15 @@ def test_a_teacher_whose_level_follows_its_input_is_named(caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_gate_that_quiet_speech_does_not_open_is_measured_on_the_other_levels():
+    class Gate(SpeechModel):
+        def forward(self, noisy):
+            return Estimate(0.5 * noisy * (noisy.square().mean() > 10 ** (-30 / 10)))
+
+    found = Aligned(Gate()).measure()
+    assert found.delay_samples == 0 and found.gain == pytest.approx(0.5, rel=1e-3)
+
+
 def test_a_recording_can_be_the_probe(tmp_path):
     class OnlyNoise(SpeechModel):
         """Suppresses what is not like the recording: here, all below 1 kHz."""

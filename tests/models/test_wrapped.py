@@ -143,6 +143,7 @@ def test_weights_that_differ_are_listed_and_one_is_chosen_by_key(tmp_path):
     for name, content, keys in (
         ("two", {"model": weights(2.0), "ema": weights(3.0)}, ("model", "ema")),
         ("one", {"state_dict": both}, ("state_dict.net", "state_dict.ema")),
+        ("half", {"g": weights(2.0), "g16": {k: v.half() for k, v in weights(3.0).items()}}, ("g", "g16")),
     ):
         path = str(tmp_path / name)
         torch.save(content, path)
