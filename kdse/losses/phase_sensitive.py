@@ -25,12 +25,12 @@ def phase_sensitive_loss(
 
     Silence (all zero) gives zero with zero gradient.
     """
-    magnitude = power(noisy).sqrt()
-    target = (clean * noisy.conj()).real / magnitude.clamp_min(1e-12)
+    magnitude = power(noisy).clamp_min_(1e-24).sqrt_()
+    target = (clean * noisy.conj()).real / magnitude
     if truncate:
         target = torch.minimum(target.clamp_min(0.0), magnitude)
     gap = estimate - target
-    return (gap if scale is None else gap * scale[:, None, None]).square().mean()
+    return (gap if scale is None else gap.mul_(scale[:, None, None])).square().mean()
 
 
 class PhaseSensitive(nn.Module):

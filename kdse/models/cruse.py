@@ -117,7 +117,7 @@ class Cruse(SpectralModel):
 
     def features(self, spectrum: Tensor) -> Tensor:
         """Complex spectrum ``[B, F, T]`` to compressed mel magnitudes ``[B, 1, T, 80]``."""
-        magnitude = (spectrum.real * spectrum.real + spectrum.imag * spectrum.imag).add_(1e-12).sqrt_()
+        magnitude = (spectrum.real * spectrum.real).addcmul_(spectrum.imag, spectrum.imag).add_(1e-12).sqrt_()
         mel = product(magnitude.transpose(1, 2), self.mel)
         return mel.clamp_min(1e-8).pow(self.compression).unsqueeze(1)
 

@@ -1,9 +1,11 @@
-"""Forms of two layers for whole signals on a CPU, with a backward written by hand.
+"""Forms of layers for whole signals on a CPU, with a backward written by hand.
 
 Autograd notes a dozen small operations a frame for a GRU, and reads the input of a norm ten times. Here the products
 with the input, and those for the gradients of weights, are taken out of the loop over frames, and groups run side by
-side. Values and gradients equal those of autograd up to rounding (measured: 3 times as fast for the GRUs of the 62k
-CRUSE, forward and backward on one core; no gain from 200 hidden units a group on). Not differentiable twice.
+side; a block of convolution, norm and activation keeps two tensors. Values and gradients equal those of autograd up to
+rounding (measured: 3 times as fast for the GRUs of the 62k CRUSE, forward and backward on one core; no gain from 200
+hidden units a group on). What is left is bound by memory that no cache holds: fewer tensors are what makes a step
+faster here, not fewer operations. Not differentiable twice.
 """
 
 from __future__ import annotations
@@ -56,22 +58,22 @@ class _GroupedGru(torch.autograd.Function):
         to_n = torch.ops.aten.tanh_backward(1 - z, n)
         to_r, to_z = (torch.ops.aten.sigmoid_backward(*pair) for pair in ((to_n * own, r), (before - n, z)))
         factors = torch.stack([to_r, to_z, to_n * r], dim=-2)
-        by_gate = torch.empty_like(factors)
         states = torch.empty_like(hidden)
         states[-1] = grad[-1]
-        views = (states, states[..., None, :], factors, by_gate, by_gate.flatten(-2), z)
+        views = (states, states[..., None, :], factors, factors.flatten(-2), z)
         earlier = [*zip(grad[:-1].unbind(), states[:-1].unbind(), strict=True)][::-1]
-        for (state, wide, factor, out, flat, z_t), then in zip(
+        for (state, wide, factor, by_gate, z_t), then in zip(
             zip(*(v.unbind()[::-1] for v in views), strict=True), [*earlier, None], strict=True
         ):
-            torch.mul(wide, factor, out=out)
+            factor.mul_(wide)
             if then is not None:
-                torch.addcmul(then[0], state, z_t, out=then[1]).baddbmm_(flat, hh)
-        by_own = by_gate.flatten(-2).transpose(1, 2).contiguous()  # [T, B, G, 3 H]
-        by_input = torch.cat([by_own[..., : 2 * size], (states * to_n).transpose(1, 2)], dim=-1)
-        rows = [part.flatten(0, 1).transpose(0, 1) for part in (x, before.transpose(1, 2), by_input, by_own)]
-        to_ih, to_hh = rows[2].transpose(1, 2) @ rows[0], rows[3].transpose(1, 2) @ rows[1]
-        return _products(by_input, ih.transpose(1, 2)), to_ih, to_hh, rows[2].sum(1), rows[3].sum(1)
+                torch.addcmul(then[0], state, z_t, out=then[1]).baddbmm_(by_gate, hh)
+        by_own = factors.flatten(-2).transpose(1, 2).contiguous()  # [T, B, G, 3 H]
+        inputs, seen, rows = (v.flatten(0, 1).transpose(0, 1) for v in (x, before.transpose(1, 2), by_own))
+        to_hh, to_bias_hh = rows.transpose(1, 2) @ seen, rows.sum(1)
+        by_own[..., 2 * size :] = (states * to_n).transpose(1, 2)  # now those of the input's parts
+        to_x = _products(by_own, ih.transpose(1, 2))
+        return to_x, rows.transpose(1, 2) @ inputs, to_hh, rows.sum(1), to_bias_hh
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

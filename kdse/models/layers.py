@@ -46,12 +46,14 @@ class NextFrames:
 
 
 def _fused(x: Tensor) -> bool:
-    """Whether the forms of `kdse.models.fused` may run: in full precision, on a CPU, and not for an export.
+    """Whether the forms of `kdse.models.fused` may run: in full precision, on a CPU with oneDNN (which is off where
+    `kdse.deploy.cost` counts a layer's own products), and not for an export.
 
     (On a GPU the kernels of cuDNN are the faster recurrence.)
     """
-    device = x.device.type
-    return device == "cpu" and not torch.is_autocast_enabled(device) and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    return bool(torch.backends.mkldnn.enabled)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:

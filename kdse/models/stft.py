@@ -23,7 +23,7 @@ class _Power(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor) -> Tensor:
         ctx.save_for_backward(spectrum)
-        return spectrum.real.square().add_(spectrum.imag.square())
+        return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
 
     @staticmethod
     @once_differentiable
