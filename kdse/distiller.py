@@ -287,7 +287,8 @@ class Distiller(FollowedModule, Enhancer):
             what = f"objectives.{objective.name}"
             parts[what] = why_eager(objective, self.device)
             if parts[what] is None:  # (a method of one object alone)
-                vars(objective)["compare"] = Compiled(getattr(objective, "compare"), what)
+                part: Any = objective
+                vars(part)["compare"] = Compiled(part.compare, what)
         self._uncompiled = None in parts.values()
         return parts
 
