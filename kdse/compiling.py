@@ -1,9 +1,10 @@
 """`--model.compile`: which parts of a training step run through torch.compile, each with its reason, and how.
 
-On a CPU: the teachers, students, losses and objectives that gained by it when measured (`TEACHER_TIME`, `STEP_TIME`). On
-a GPU (where nobody ran it yet): all of these tables, whose values and gradients were compared with the eager ones. What
-is not in them runs eager, as does all outside training. Training batches of kdse's data have one shape; the first is compiled, and another (the last batch
-of somebody else's loader) runs eager. Compiled code is kept in the cache of kdse, for other runs and for a resume.
+On a CPU: the teachers, students, losses and objectives that gained by it when measured (`TEACHER_TIME`, `STEP_TIME`).
+On a GPU, where nobody ran it yet: all in these tables; their values and gradients were compared with the eager ones.
+What is not in them runs eager, as does all outside training. Training batches of kdse's data have one shape; the
+first is compiled, and another (the last batch of somebody else's loader) runs eager. Compiled code is kept in the
+cache of kdse, for other runs and for a resume.
 """
 
 from __future__ import annotations
