@@ -301,10 +301,8 @@ class Distiller(FollowedModule, Enhancer):
 
     def _connect_eager(self, batch: Batch) -> None:
         """`_connect` before a step: a compiled network depends on all its parameters, whatever is asked of it."""
-        compiled, self._student_pass = self._student_pass, None
-        with restored(self):
+        with restored(self), torch.compiler.set_stance("force_eager"):
             self._connect(_sum(self._values(batch, self._active)))
-        self._student_pass = compiled
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)

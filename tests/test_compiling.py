@@ -252,5 +252,6 @@ def test_kernels_keep_the_values_and_a_second_process_compiles_none(tmp_path):
         answers.append([line.split() for line in done.stdout.splitlines() if line.startswith(("difference", "found"))])
     for difference, _ in answers:
         assert float(difference[1]) < 1e-5
+    assert (tmp_path / "cache" / "compiled").is_dir()
     (_, first), (_, second) = answers
     assert int(first[-1]) > 0 and (int(second[-1]), int(second[-2])) == (0, int(first[-1]))
