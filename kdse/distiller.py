@@ -291,7 +291,8 @@ class Distiller(FollowedModule, Enhancer):
             what = f"objectives.{objective.name}"
             parts[what] = why_eager(objective, self.device)
             if parts[what] is None:  # (a method of one object alone)
-                vars(objective)["compare"] = Compiled(getattr(objective, "compare"), what)
+                part: Any = objective
+                vars(part)["compare"] = Compiled(part.compare, what)
         self._uncompiled = None in parts.values()
         return parts
 
@@ -304,10 +305,8 @@ class Distiller(FollowedModule, Enhancer):
 
     def _connect_eager(self, batch: Batch) -> None:
         """`_connect` before a step: a compiled network depends on all its parameters, whatever is asked of it."""
-        compiled, self._student_pass = self._student_pass, None
-        with restored(self):
+        with restored(self), torch.compiler.set_stance("force_eager"):
             self._connect(_sum(self._values(batch, self._active)))
-        self._student_pass = compiled
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)

@@ -1,8 +1,10 @@
-"""`--model.compile` changes time and nothing else: values, gradients, checkpoints and resumed runs are the eager ones."""
+"""`--model.compile` changes time and nothing else: values, checkpoints and resumed runs stay as they are."""
 
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -21,10 +23,11 @@ from kdse.internals.torch import compiled_graphs
 from kdse.models import Cruse, SpeechModel
 from kdse.models.base import Estimate, Tap
 from kdse.models.checkpoint import fingerprint
-from kdse.objectives import Hint, Objective, SimilarityPreserving
+from kdse.objectives import Hint, SimilarityPreserving
 from kdse.schedule import Joint, TwoStep
+from tests.ddp_launch import REPOSITORY, environment
 from tests.test_distiller import StopAt
-from tests.toys import ToyData, make_student, make_teacher, make_trainer
+from tests.toys import ToyData, make_student, make_trainer
 
 
 class Toy(SpeechModel):
@@ -121,7 +124,9 @@ def test_parameters_that_no_term_of_a_phase_reaches_get_no_gradient(tmp_path, ev
 
 
 @pytest.mark.parametrize("stopped_at", [2, 4])
-def test_a_compiled_run_that_is_resumed_reaches_the_bytes_of_one_that_was_not(stopped_at, tmp_path, everything_compiles):
+def test_a_compiled_run_that_is_resumed_reaches_the_bytes_of_one_that_was_not(
+    stopped_at, tmp_path, everything_compiles
+):
     whole = distil(tmp_path, True, objectives())
     saver = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_train_steps=1, enable_version_counter=False)
     distil(tmp_path, True, [*objectives(), saver, StopAt(stopped_at)], enable_checkpointing=True)
@@ -155,7 +160,14 @@ def test_what_does_not_pay_on_a_cpu_or_is_not_known_runs_eager_and_is_named_in_o
 
     Own.__module__ = "somewhere.else"
     caplog.set_level(logging.INFO, logger="kdse.compiling")
-    distil(tmp_path, True, [Own(pairs=[["encoder", "encoder0"]], over=[]), Joint(0.5)], steps=1, teacher=Toy(8), student=make_student)
+    distil(
+        tmp_path,
+        True,
+        [Own(pairs=[["encoder", "encoder0"]], over=[]), Joint(0.5)],
+        steps=1,
+        teacher=Toy(8),
+        student=make_student,
+    )
     (line,) = said(caplog)
     assert line == (
         "compile: teacher runs eager: nobody compared Toy compiled and eager; student runs eager: Cruse is as fast "
@@ -205,3 +217,41 @@ def test_a_batch_of_another_shape_runs_eager_and_compiles_nothing(caplog, monkey
     with torch.inference_mode():
         assert double(torch.ones(4, 8)).sum() == 64
     assert compiled_graphs() == graphs and len(said(caplog)) == 1
+
+
+# --- with the compiler itself ---
+
+TWICE = """
+import sys, torch
+import kdse.compiling
+from kdse.internals.torch import compiler_cache
+from tests.test_compiling import distil
+from tests.toys import make_student, make_teacher
+from kdse.objectives import Hint, SimilarityPreserving
+from kdse.schedule import TwoStep
+kdse.compiling.PAYS = 10.0
+def run(on):
+    callbacks = [SimilarityPreserving(), Hint(pairs="bottleneck"), TwoStep(distil_steps=2)]
+    return distil(sys.argv[1], on, callbacks, 4, teacher=make_teacher, student=make_student, loss=None)
+ours, theirs = run(True).state_dict(), run(False).state_dict()
+print("difference", max(float((ours[k] - theirs[k]).abs().max()) for k in ours))
+print("found and made", *compiler_cache())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kernels_keep_the_values_and_a_second_process_compiles_none(tmp_path):
+    answers = []
+    for _ in range(2):
+        call = [sys.executable, "-c", TWICE, str(tmp_path)]
+        place = {**environment(), "KDSE_CACHE": str(tmp_path / "cache")}
+        place.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        done = subprocess.run(call, cwd=REPOSITORY, env=place, capture_output=True, text=True, timeout=800)
+        assert done.returncode == 0, done.stderr[-3000:]
+        answers.append([line.split() for line in done.stdout.splitlines() if line.startswith(("difference", "found"))])
+    for difference, _ in answers:
+        assert float(difference[1]) < 1e-5
+    assert (tmp_path / "cache" / "compiled").is_dir()
+    (_, first), (_, second) = answers
+    assert int(first[-1]) > 0 and (int(second[-1]), int(second[-2])) == (0, int(first[-1]))

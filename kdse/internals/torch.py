@@ -90,6 +90,12 @@ def compiled_graphs() -> int:
     return int(TORCH.load("torch._dynamo.utils", "counters")["stats"]["unique_graphs"])
 
 
+def compiler_cache() -> tuple[int, int]:
+    """Graphs whose kernels this process found in torch.compile's cache, and those that it compiled."""
+    counts = TORCH.load("torch._dynamo.utils", "counters")["inductor"]
+    return int(counts["fxgraph_cache_hit"]), int(counts["fxgraph_cache_miss"])
+
+
 def cxx_compiler() -> str | None:
     """The C++ compiler that torch.compile would call; None if there is none."""
     invalid = TORCH.load("torch._inductor.exc", "InvalidCxxCompiler")

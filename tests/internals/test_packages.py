@@ -21,6 +21,9 @@ import optuna
 import pytest
 import submitit
 import torch
+import torch._dynamo.exc
+import torch._functorch.config
+import torch._inductor.exc
 import torch.utils._python_dispatch
 import wandb
 from onnxscript.rewriter.rules.common import _no_op
@@ -33,6 +36,9 @@ from kdse.internals.submitit import SUBMITIT, batch_script
 from kdse.internals.torch import (
     TORCH,
     FollowedModule,
+    compiler_errors,
+    cxx_compiler,
+    prepare_compiler,
     traced_as,
     version,
     watched,
@@ -174,6 +180,19 @@ def test_a_torchscript_file_without_some_records_still_loads():
     assert torch.equal(loaded(x), program(x))
 
 
+def test_compiled_backward_passes_keep_their_graphs_on_request(monkeypatch):
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    x = torch.ones(3, requires_grad=True)
+    y = torch.compile(lambda x: x.sin().exp().sum(), backend="aot_eager")
+    limit = 8
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
+    prepare_compiler(keep_graphs=True)
+    value = y(x)
+    first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second) and torch._dynamo.config.recompile_limit > limit
+    assert not torch._functorch.config.donated_buffer
+
+
 class Operator:
     def __init__(self, *kernels: dict[Any, Any]) -> None:
         for self.py_kernels in kernels:
@@ -206,6 +225,8 @@ GRU = torch.ops.aten.gru.input
         (TORCH, torch._decomp, "global_decomposition_table", lambda: trace_with_nothing(GRU)),
         (TORCH, torch._C, "DispatchKey", lambda: trace_with_nothing(GRU)),
         (TORCH, torch._C, "PyTorchFileReader", lambda: without_records(b"", bool)),
+        (TORCH, torch._dynamo.exc, "TorchDynamoException", compiler_errors),
+        (TORCH, torch._inductor.exc, "InvalidCxxCompiler", cxx_compiler),
         (ONNXSCRIPT, onnxscript.rewriter, "_DEFAULT_REWRITE_RULES", rewrite_nothing),
         (ONNXSCRIPT, _no_op, "rules", rewrite_nothing),
         (LITDATA, litdata.streaming.writer, "BinaryWriter", lambda: write_chunk(Path("x"), 0, [], 1)),
