@@ -1,13 +1,19 @@
 """What holds for all tests."""
 
+import contextlib
 import logging
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
+
+from kdse.machine.cache import cache_root
+
+STARTED = time.time()
 
 
 def pytest_configure() -> None:
@@ -35,3 +41,12 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Removes the decoded copies of small corpora, which are the tests' own, from the cache of whoever runs them."""
+    if not hasattr(session.config, "workerinput"):
+        for file in (cache_root() / "decoded").glob("*.samples*"):
+            with contextlib.suppress(OSError):
+                if file.stat().st_mtime >= STARTED and file.stat().st_size < 20e6:
+                    file.unlink()

@@ -42,7 +42,7 @@ class Mixtures(ResumableData):
         test_snr_db: the test set holds test_items at each of these SNRs.
         test_items: mixtures at each test SNR.
         minimum_active_dbfs: training speech crops below this level are drawn again, deterministically.
-        num_workers: data processes.
+        num_workers: data processes; with decoded recordings none are needed, a batch takes a few per cent of a step.
         sample_rate_hz: of everything; other files are resampled.
         seed: of the mixtures; None means the run's seed_everything.
         labelled_share: share of the training speech files whose clean speech is used. Below 1, training batches say
@@ -54,7 +54,8 @@ class Mixtures(ResumableData):
         shard_cache: folder that keeps whole shards of object storage as they are used, for a disk that holds the
             corpus; None keeps nothing and asks for one recording at a time.
         cache_gb: the training recordings are decoded once, into a copy on disk that all later runs map into memory, if
-            that takes at most so many GB for the speech and for the noise; 0 reads the files. Mixtures are the same.
+            that takes at most so many GB for the speech and for the noise; 0 reads the files. Mixtures are the same,
+            to float32's rounding where recordings are resampled.
         cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
         on_accelerator: keep that copy in the accelerator's memory and mix training batches there; what is drawn stays
             the same, and values to float32's rounding.

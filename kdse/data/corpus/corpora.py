@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -125,15 +126,16 @@ class Corpus:
             say(f"{root}: decoded it takes {gigabytes:.1f} GB, more than --data.cache_gb={most_gb:g}: files are read")
             return self
 
-        def stamp(file: Path) -> tuple[int, int]:
-            status = os.stat(file)
-            return status.st_size, status.st_mtime_ns
+        holders: Sequence[str] = self.paths if self.shards is None else self.shards.names
 
-        files = map(self.file, range(len(self)))
-        holders = files if self.shards is None else (Path(self.root) / name for name in self.shards.names)
+        def stamps_of(some: range) -> list[tuple[int, int]]:
+            found = (os.stat(os.path.join(self.root, holders[place])) for place in some)
+            return [(status.st_size, status.st_mtime_ns) for status in found]
+
         try:
             with ThreadPoolExecutor(8) as pool:
-                stamps = list(pool.map(stamp, holders))
+                parts = [range(len(holders))[first : first + 1000] for first in range(0, len(holders), 1000)]
+                stamps = list(itertools.chain.from_iterable(pool.map(stamps_of, parts)))
         except OSError:  # (whoever reads the file is told)
             return self
         listed = self.manifest.sizes.tolist() if self.manifest is not None and self.shards is None else None
