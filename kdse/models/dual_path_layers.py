@@ -6,6 +6,8 @@ their published weights. Networks work on ``[B, C, T, F]`` where F counts bands.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -79,7 +81,12 @@ def band_conv(
     """
     transposed = up and stride > 1
     kind = nn.ConvTranspose2d if transposed else DilatedConv if dilation > 1 else nn.Conv2d
-    settings = {"stride": (1, stride), "padding": (0, width // 2), "groups": groups, "dilation": (dilation, 1)}
+    settings: dict[str, Any] = {
+        "stride": (1, stride),
+        "padding": (0, width // 2),
+        "groups": groups,
+        "dilation": (dilation, 1),
+    }
     conv = kind(channels_in, channels_out, (frames, width), **settings)
     causal = CausalConv(conv, channels_in, transposed, (frames - 1) * dilation + 1)
     if dilation > 1:
@@ -169,9 +176,7 @@ class GroupedPath(nn.Module):
         super().__init__()
         half, self.along_bands = channels // 2, along_bands
         hidden = half // 2 if along_bands else half
-        self.grus = nn.ModuleList(
-            nn.GRU(half, hidden, batch_first=True, bidirectional=along_bands) for _ in range(2)
-        )
+        self.grus = nn.ModuleList(nn.GRU(half, hidden, batch_first=True, bidirectional=along_bands) for _ in range(2))
         self.linear = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm((bands, channels), eps=1e-8)
 

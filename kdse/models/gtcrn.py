@@ -25,8 +25,8 @@ class Gtcrn(DualPathUNet):
     mirrored decoder, to which the encoder's outputs are added -> mask in (-1, 1) for real and imaginary part -> complex
     product -> inverse STFT. Frame-causal, 32 ms latency.
 
-    Trainable parameters: 23,669 with the defaults (the paper's 23.67 k; the published file counts the fixed band filters
-    too). Its weights can be loaded: see `kdse.models.published`.
+    Trainable parameters: 23,669 with the defaults, the paper's 23.67 k. The weights that its authors published load as
+    any checkpoint does (`kdse.models.published`).
 
     Training uses batch norm as published, with PyTorch's momentum of 0.1: statistics of the batch while training, the
     running ones in eval mode, also of a teacher.

@@ -29,7 +29,7 @@ SHARED = {
     ".inter_fc.": ".frames.linear.",
     ".inter_ln.": ".frames.norm.",
 }
-NAMES: dict[type[DualPathUNet], dict[str, str]] = {
+NAMES: dict[type[Gtcrn] | type[UlUnas], dict[str, str]] = {
     Gtcrn: {
         "dpgrnn1.": "dual_path.0.",
         "dpgrnn2.": "dual_path.1.",

@@ -42,8 +42,8 @@ class UlUnas(DualPathUNet):
     grouped dual-path recurrences -> the mirrored decoder, to which the encoder's outputs are added -> gain -> inverse
     STFT. Frame-causal, 32 ms latency.
 
-    Trainable parameters: 146,752 with the defaults (the paper's 171 k counts the 24,576 values of the fixed band filters
-    too). Its weights can be loaded: see `kdse.models.published`.
+    Trainable parameters: 146,752 with the defaults; the paper's 171 k are these and the 24,576 values of the fixed band
+    filters. The weights that its authors published load as any checkpoint does (`kdse.models.published`).
 
     Training uses batch norm as published, with PyTorch's momentum of 0.1: statistics of the batch while training, the
     running ones in eval mode, also of a teacher.
@@ -85,7 +85,7 @@ class UlUnas(DualPathUNet):
         )
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """Complex spectrum ``[B, F, T]`` to bands of its logarithmic magnitude (at least 1e-12), ``[B, 1, T, bands]``."""
+        """Complex spectrum ``[B, F, T]`` to bands of the logarithm of its magnitude, ``[B, 1, T, bands]``."""
         return self.bands.merge(0.5 * power(spectrum).clamp_min(1e-24).log10())[:, None]
 
     @classmethod

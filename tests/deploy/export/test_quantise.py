@@ -165,3 +165,18 @@ def test_int8_loses_less_than_a_tenth_of_a_db_on_real_mixtures(float_file: Path,
         return float(np.mean(values))
 
     assert score(target) > score(float_file) - 0.1
+
+
+@pytest.mark.slow
+def test_transposed_convolutions_in_groups_are_stored_in_8_bits_and_keep_float_activations(tmp_path: Path) -> None:
+    from kdse.deploy.export.format import Options
+    from kdse.deploy.export.write import export_file
+    from tests.deploy.export.tiny import built
+
+    folder = tmp_path / "noisy"
+    put(folder / "a.wav", noisy(2.0))
+    options = Options(quantize="int8", calibration=folder)
+    done = export_file(built("gtcrn"), tmp_path / "int8.onnx", options=options).metadata["quantized"]
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    grouped = {n.name for n in graph.node if n.op_type == "ConvTranspose" and any(a.i == 2 for a in n.attribute)}
+    assert grouped and grouped <= set(done["float_activations"]) and done["si_sdr_to_float_db"] > 10
