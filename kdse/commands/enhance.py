@@ -56,9 +56,9 @@ def make_parser() -> Parser:
     add_model(parser, "--checkpoint", "--model", dest="model", default=DEFAULT, help=f"{MODEL} (default: {DEFAULT})")
     add(
         "--backend", choices=("auto", "torch", "onnx"), default="auto",
-        help="what runs a checkpoint: torch, onnx (ONNX Runtime on the CPU, for models that stream), or auto (default), "
-        "which is onnx if that is installed and the graph is there, as those in the box are. --backend onnx exports "
-        "that of a checkpoint of yours, which takes seconds, and keeps it in kdse's cache; .onnx files always run there",
+        help="what runs a checkpoint: torch, onnx (ONNX Runtime on the CPU, for models that stream) or auto (default): "
+        "onnx if it is installed and the graph is there, as those of the box are. --backend onnx exports the graph of "
+        "a checkpoint of yours, which takes seconds, and keeps it in kdse's cache; .onnx files always run there",
     )  # fmt: skip
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1 or auto")
     add(

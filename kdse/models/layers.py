@@ -160,7 +160,7 @@ class CausalConv(nn.Module):
         if isinstance(self.conv, nn.ConvTranspose2d) and frames == self.conv.groups == 1:
             # frames side by side as channels: one frame comes out, not those around it too
             weight = self.conv.weight.flip(2).transpose(1, 2).flatten(0, 1)[:, :, None]
-            wide, padding = seen.reshape(x.shape[0], -1, 1, x.shape[3]), (0, self.conv.padding[1])
+            wide, padding = seen.reshape(x.shape[0], -1, 1, x.shape[3]), (0, self.conv.kernel_size[1] // 2)
             return F.conv_transpose2d(wide, weight, self.conv.bias, (1, 2), padding, (0, 1)), {"past": past}
         y = self.conv(seen)
         return y[:, :, before : before + frames] if self.up else y, {"past": past}
