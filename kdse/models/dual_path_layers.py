@@ -37,7 +37,7 @@ class ErbBands(nn.Module):
         super().__init__()
         bin_hz, last = sample_rate_hz / n_fft, n_fft // 2
         ends = 21.4 * np.log10(1 + 0.00437 * bin_hz * np.array([linear_bins, last]))
-        hz = (10 ** (np.linspace(*ends, erb_bands) / 21.4) - 1) / 0.00437
+        hz = (10 ** (np.linspace(ends[0], ends[1], erb_bands) / 21.4) - 1) / 0.00437
         centres = np.round(hz / bin_hz)
         if not 0 < linear_bins < last or len(set(centres)) < erb_bands:
             raise UserError(

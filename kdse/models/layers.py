@@ -157,12 +157,14 @@ class CausalConv(nn.Module):
         seen = torch.cat([state["past"], x], dim=2)
         before, frames = self.frames - 1, x.shape[2]
         past = x if frames == before else seen[:, :, frames:]
-        if isinstance(self.conv, nn.ConvTranspose2d) and frames == self.conv.groups == 1:
+        conv: nn.Module = self.conv
+        if isinstance(conv, nn.ConvTranspose2d) and frames == conv.groups == conv.dilation[0] == 1:
             # frames side by side as channels: one frame comes out, not those around it too
-            weight = self.conv.weight.flip(2).transpose(1, 2).flatten(0, 1)[:, :, None]
-            wide, padding = seen.reshape(x.shape[0], -1, 1, x.shape[3]), (0, self.conv.kernel_size[1] // 2)
-            return F.conv_transpose2d(wide, weight, self.conv.bias, (1, 2), padding, (0, 1)), {"past": past}
-        y = self.conv(seen)
+            weight = conv.weight.flip(2).transpose(1, 2).flatten(0, 1)[:, :, None]
+            wide = seen.reshape(x.shape[0], -1, 1, x.shape[3])
+            at_bands = (1, conv.stride[1]), (0, int(conv.padding[1])), (0, conv.output_padding[1])
+            return F.conv_transpose2d(wide, weight, conv.bias, *at_bands), {"past": past}
+        y = conv(seen)
         return y[:, :, before : before + frames] if self.up else y, {"past": past}
 
 
