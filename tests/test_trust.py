@@ -38,8 +38,8 @@ class Evil(Cruse): pass
 class Data(lightning.LightningDataModule): pass
 """
 #: What kdse ships and does not mark as harmless: each opens a file, or imports code, that its arguments name.
-LOADERS = {"Aligned", "Asteroid", "DeepFilterNet", "Denoiser", "Onnx", "OnnxStudent", "SpeechBrain", "TorchScript",
-           "Wrapped"}  # fmt: skip
+LOADERS = {"Aligned", "Asteroid", "DeepFilterNet", "Denoiser", "Onnx", "OnnxStudent", "SpeechBrain", "Teachers",
+           "TorchScript", "Wrapped"}  # fmt: skip
 NET = {"class_path": "kdse.models.Cruse", "init_args": {"channels": [2, 4, 4, 4]}}
 EVIL = {"class_path": "canary.Evil", "init_args": {"channels": [2, 4, 4, 4]}}
 

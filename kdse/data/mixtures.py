@@ -21,9 +21,10 @@ from kdse.data.corpus.corpora import Corpus, corpus_root, part_of, scan
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixing import mix
 from kdse.data.position import Key, ResumableData, check_positive
+from kdse.data.taught_set import TaughtSet, data_seed
 from kdse.errors import UserError
 from kdse.machine.packages import required
-from kdse.seeding import derive_seed, run_seed
+from kdse.seeding import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +207,9 @@ class Mixtures(ResumableData):
             found without.
         shard_cache: folder that keeps whole shards of object storage as they are used, for a disk that holds the
             corpus; None keeps nothing and asks for one recording at a time.
+        taught_set: what `kdse teach` wrote for these mixtures, with as many epochs as it was asked for. Training goes
+            through them again and again, each with what was taught of it, and no teacher runs. Without `seed` theirs is
+            taken, so that runs of other seeds share a set.
     """
 
     def __init__(
@@ -231,6 +235,7 @@ class Mixtures(ResumableData):
         labelled_seed: int = 0,
         manifest: str | None = None,
         shard_cache: str | None = None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__()
         check_share(labelled_share, "labelled_share")
@@ -258,9 +263,19 @@ class Mixtures(ResumableData):
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.validation_items, self.test_snr_db, self.test_items = validation_items, list(test_snr_db), test_items
         self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
-        self.seed = run_seed() if seed is None else seed
+        self.seed, self.taught_set = data_seed(seed, taught_set), taught_set
+        if taught_set is not None and TaughtSet(taught_set).of_files:
+            raise UserError(
+                f"--data.taught_set {taught_set}: was taught on a folder of recordings, not on mixtures; run `kdse teach "
+                "--config` with this config"
+            )
         self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
+
+    item_settings = (
+        "sample_rate_hz", "segment_seconds", "snr_db", "snr_definition", "level_dbfs", "reverb_share", "early_ms",
+        "minimum_active_dbfs",
+    )  # fmt: skip
 
     def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
         """The set of mixtures of one split."""
@@ -298,9 +313,9 @@ class Mixtures(ResumableData):
         return corpus_root(self.root)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        batches = self.batches(self.steps_per_epoch, self.batch_size)
         samples = round(self.segment_seconds * self.sample_rate_hz)
-        return self.loader(self.mixture_set("train", self.snr_db, samples, 0, False), batch_sampler=batches)
+        items = self.mixture_set("train", self.snr_db, samples, 0, False)
+        return self.training_loader(items, self.steps_per_epoch, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._fixed("valid", self.snr_db, self.validation_items, False)

@@ -15,6 +15,7 @@ from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import Crop, CropData, Crops, given_together
 from kdse.data.file_pairs import find_pairs, stem
 from kdse.data.taught import Recording, Taught
+from kdse.data.taught_set import TaughtFiles
 from kdse.errors import UserError
 from kdse.seeding import derive_seed
 
@@ -23,7 +24,7 @@ class NoisyCrops(Crops):
     """Training crops of noisy recordings (see `Crops`), none of them empty: no "clean" and an unknown SNR."""
 
     def __init__(
-        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | None = None
+        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | TaughtFiles | None = None
     ) -> None:
         lengths = corpus.lengths(sample_rate_hz)
         if not lengths.all():
@@ -60,6 +61,9 @@ class NoisyFolder(CropData):
         manifest: file of `kdse corpus index --out`, for a folder that cannot be written to; one that lies in the folder
             is found without.
         shard_cache: folder that keeps whole shards of object storage as they are used; None keeps nothing.
+        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
+            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
+            again and again; their seed is taken where `seed` is not given.
     """
 
     labelled_share = 0.0
@@ -80,10 +84,11 @@ class NoisyFolder(CropData):
         teacher_gain: float | None = None,
         manifest: str | None = None,
         shard_cache: str | None = None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain,
+            teacher_delay_samples, teacher_gain, taught_set,
         )  # fmt: skip
         self.folder = folder if is_remote(folder) else Path(folder)
         self.valid_folders = given_together(("valid_noisy", "valid_clean"), valid_noisy, valid_clean)
@@ -99,8 +104,8 @@ class NoisyFolder(CropData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         corpus = self.recordings()
-        taught: Taught | None = None
-        if self.teacher_folder is not None:
+        taught: Taught | TaughtFiles | None = None
+        if self.teacher_folder is not None or self.taught_set is not None:
             lengths = corpus.lengths(self.sample_rate_hz).tolist()
             wanted = [Recording(stem(path), length) for path, length in zip(corpus.paths, lengths, strict=True)]
             taught = self.taught(wanted, [corpus.file(i) for i in range(len(corpus))])

@@ -15,6 +15,7 @@ from kdse.data.crops import Crop, CropData, Crops, given_together
 from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.taught import Recording, Taught
+from kdse.data.taught_set import TaughtFiles
 from kdse.errors import UserError
 from kdse.seeding import derive_seed
 
@@ -35,7 +36,7 @@ class CropSet(Crops):
         samples: int,
         seed: int,
         labelled: frozenset[int] | None = None,
-        taught: Taught | None = None,
+        taught: Taught | TaughtFiles | None = None,
     ) -> None:
         super().__init__([pair.samples for pair in pairs], sample_rate_hz, samples, seed, labelled, taught)
         self.pairs = pairs
@@ -80,6 +81,9 @@ class PairedFolders(CropData):
             too. Up to 0.1 s more or less at the end is cut or filled with zeros.
         teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
         teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
+        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
+            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
+            again and again; their seed is taken where `seed` is not given.
     """
 
     def __init__(
@@ -102,10 +106,11 @@ class PairedFolders(CropData):
         teacher_folder: str | None = None,
         teacher_delay_samples: int | None = None,
         teacher_gain: float | None = None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain,
+            teacher_delay_samples, teacher_gain, taught_set,
         )  # fmt: skip
         if root is None and noisy is clean is train_noisy is train_clean is None:
             raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
@@ -146,7 +151,7 @@ class PairedFolders(CropData):
     def test_dataloader(self) -> DataLoader[Any]:
         return self.whole_loader(self.pairs("test"))
 
-    def _taught(self, pairs: list[Pair], required: bool = True) -> Taught | None:
+    def _taught(self, pairs: list[Pair], required: bool = True) -> Taught | TaughtFiles | None:
         recordings = [Recording(pair.name, pair.samples) for pair in pairs]
         return self.taught(recordings, [pair.noisy for pair in pairs], required)
 

@@ -1,7 +1,7 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
 Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
-`onnx`, `adapters`, `recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
+`onnx`, `adapters`, `recorded`, several at once (`teachers`), and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
 `onnx_student`.
 """
 
@@ -15,6 +15,7 @@ from kdse.models.manner import Manner
 from kdse.models.onnx import Onnx
 from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
+from kdse.models.teachers import Teachers
 from kdse.models.torchscript import TorchScript
 from kdse.models.uformer import Uformer
 from kdse.models.unet import UNet
@@ -35,6 +36,7 @@ __all__ = [
     "SpeechBrain",
     "SpeechModel",
     "Tap",
+    "Teachers",
     "TorchScript",
     "UNet",
     "Uformer",

@@ -85,7 +85,7 @@ class Aligned(SpeechModel):
         require_positive(maximum_delay_ms=maximum_delay_ms)
         if probe is not None and not Path(probe).is_file():
             raise UserError(f"Aligned: probe {probe}: no such file")
-        self.inner, self.brings_weights = _build(model)
+        self.inner, self.brings_weights = build_inner(model)
         if isinstance(self.inner, Recorded):
             raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
@@ -193,7 +193,7 @@ class Aligned(SpeechModel):
 _ADVICE = "give a recording of clean speech as `probe`, or both `delay_samples` and `gain` (1.0 leaves the level)"
 
 
-def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
+def build_inner(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
     """The inner model, and whether it comes with weights."""
     if isinstance(model, SpeechModel):
         return model, True

@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kdse.data.position import ResumableData
+from kdse.data.taught_set import TaughtSet
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
 from kdse.errors import ParserError, UserError, mistake_in, one_line
@@ -74,6 +76,15 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("example_every_n_validations", int, 5,
      "Log audio and spectrograms of a few validation items every so many validations; 0 never."),
 )  # fmt: skip
+
+
+def teach_by_the_set(config: Any) -> None:
+    """Makes what a taught set holds the teacher of a run that names no other."""
+    model, data = ((config.get(part) or {}).get("init_args") or {} for part in ("model", "data"))
+    if data.get("taught_set") and "teacher" in model and not (model.teacher or model.teacher_checkpoint):
+        taught = TaughtSet(data.taught_set)
+        arguments = {"sample_rate_hz": taught.about["sample_rate_hz"], "taps": taught.taps}
+        model.teacher = Namespace(class_path="kdse.models.Recorded", init_args=Namespace(arguments))
 
 
 class AlreadyFinished(Exception):
@@ -139,6 +150,7 @@ class KdseCLI(FlagsWinCLI):
             raise UserError(given.mistake(str(error))) from error
         if (wrong := given.wrong_null()) is not None:
             raise UserError(wrong)
+        teach_by_the_set(self.config[command])
         check_settings(self._plain_settings())
 
     def before_instantiate_classes(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import kdse.objectives
 from kdse.distiller import Distiller
+from kdse.losses import PhaseSensitive
 from kdse.models import Cruse, Dccrn
 from kdse.models.checkpoint import fingerprint, load_model
 from kdse.objectives import Objective
@@ -21,6 +22,7 @@ ARGUMENTS = {
     "MultiViewAttention": {**BOTTLENECK, "view_weights": {"global": 1.0}},
     "OutputDistillation": {"on": "mask"},
     "SemanticCalibration": {"batch_size": BATCH, "pairs": "bottleneck"},
+    "TaughtLoss": {"loss": PhaseSensitive()},
     "TimeFrequencyCalibrated": {"batch_size": BATCH, "frames": 8, "mid_channels": 4},
 }
 KINDS = [name for name in kdse.objectives.__all__ if name not in ("Objective", "Exchange")]
