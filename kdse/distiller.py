@@ -130,8 +130,8 @@ class Distiller(FollowedModule, Enhancer):
             raise UserError(f"objectives: the name {name!r} is used twice; give each objective its own name")
         if objective.uses_taps and not self._teacher.has_activations:
             raise UserError(
-                f"objectives.{name}: compares activations, which recorded teachers and several at once do not have; use "
-                "an output objective, or store taps (`kdse teach --taps`)"
+                f"objectives.{name}: compares activations, which neither a recorded teacher nor several at once have; "
+                "use an output objective, or store taps (`kdse teach --taps`)"
             )
         heads = objective.bind(self.teacher_taps, self.student_taps, self._tap_shapes)
         if len(heads):
@@ -140,7 +140,7 @@ class Distiller(FollowedModule, Enhancer):
 
     def _tap_shapes(self) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
-            samples = 2 * self.student.sample_rate_hz
+            samples = self.teacher.fixed_samples or 2 * self.student.sample_rate_hz
             self._shapes = self._teacher.shapes(samples), probe(self.student, self.student_taps, samples)
         return self._shapes
 

@@ -27,7 +27,7 @@ they make of them: a taught set, which training reads instead of running a teach
 --config takes the config of the run that it is for: its data section says which items, of how many epochs (--epochs)
 of steps_per_epoch times batch_size items each. Training goes through them again and again, with any batch size and any
 number of epochs; sweeps, seeds and comparisons share one set. --folder takes whole recordings, for any crops of them
-(NoisyFolder, PairedFolders).
+(NoisyFolder, PairedFolders). --data.NAME=VALUE replaces a setting of the data section, as it does in kdse fit.
 
 Delay and level of every teacher are measured on speech and taken out of what it makes. A teacher at another sample rate
 is resampled. Size and time are stated before it starts. It can be killed and run again: finished pieces stay, and the
@@ -35,22 +35,23 @@ files are the same to the bit. With more --epochs, a finished set grows.
 """
 EXAMPLES = """\
 examples:
-  kdse teach cruse-62k --config experiments/quickstart.yaml --out taught --epochs 4
-  kdse fit --config experiments/quickstart.yaml --data.taught_set taught
-  kdse teach runs/teacher second=other.ckpt --config run.yaml --set root=corpus/ --out taught
+  kdse teach cruse-62k --config run.yaml --out taught --epochs 4
+  kdse fit --config run.yaml --data.taught_set taught
+  kdse teach runs/teacher second=other.ckpt --config run.yaml --data.root corpus/ --out taught
   kdse teach cruse-62k --folder recordings/ --out taught   and then   --data.taught_set taught
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    words, arguments_of_data = _data_flags(argv)
+    arguments = _parser().parse_args(words, argparse.Namespace(data=arguments_of_data))
     if (arguments.config is None) == (arguments.folder is None):
         raise UserError("--config, --folder: give one of them: what is it that is taught on?")
-    if arguments.folder is not None and (arguments.taps or arguments.set or arguments.epochs != 1):
-        raise UserError("--taps, --set, --epochs: are of --config; a folder's recordings are cropped later, and have none")
+    if arguments.folder is not None and (arguments.taps or arguments.data or arguments.epochs != 1):
+        raise UserError("--taps, --data.NAME, --epochs: are of --config; recordings of a --folder are cropped later")
     if arguments.config is not None and arguments.sample_rate_hz is not None:
-        raise UserError("--sample-rate-hz: is of --folder; --config has its own (--set sample_rate_hz=...)")
+        raise UserError("--sample-rate-hz: is of --folder; --config has its own (--data.sample_rate_hz)")
     if arguments.taps and len(arguments.models) > 1:
         raise UserError("--taps: activations of several teachers have no common target; give one MODEL")
     from kdse.training import teaching
@@ -80,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
         for teacher in taught.about["teachers"]:
             say(_of_teacher(teacher))
         say(
-            f"{out}: {len(taught)} items ({hours:.2f} hours), {len(taught) - count} of them there; {size / 1e6:.0f} MB to "
-            f"write in about {expected:.0f} s ({seconds * 1e3:.0f} ms an item, {workers or 1} at once)"
+            f"{out}: {len(taught)} items ({hours:.2f} hours), {len(taught) - count} of them there; {size / 1e6:.0f} MB "
+            f"to write in about {expected:.0f} s ({seconds * 1e3:.0f} ms an item, {workers or 1} at once)"
         )
     started = time.monotonic()
     with teaching.begun(out, work.about, arguments.overwrite), counting(show) as progress:
@@ -102,6 +103,23 @@ def main(argv: Sequence[str]) -> int:
         print(f"{printable(out)}: {len(taught)} items of {', '.join(taught.teachers)}, {size:.0f} MB, {spent:.0f} s")
         print(f"train on it with  --data.taught_set {printable(out)}")
     return 0
+
+
+def _data_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command line without its --data.NAME flags, and the settings that these give."""
+    words, given = [], {}
+    left = iter(argv)
+    for word in left:
+        flag, equals, text = word.partition("=")
+        if not flag.startswith("--data."):
+            words.append(word)
+            continue
+        name = flag.removeprefix("--data.").replace("-", "_")
+        try:
+            given[name] = name_and_value(f"{name}={text if equals else next(left, '')}")[1]
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--data.{error}") from None
+    return words, given
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
@@ -135,11 +153,12 @@ def _items(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
     from kdse.evaluation.held_out import data_module
 
-    seeds = [content.get("seed_everything") for content in map(read_yaml, arguments.config) if isinstance(content, dict)]
+    contents = map(read_yaml, arguments.config)
+    seeds = [content.get("seed_everything") for content in contents if isinstance(content, dict)]
     torch.manual_seed(next((seed for seed in reversed(seeds) if type(seed) is int), 0))  # (0 is that of kdse fit)
     # (the run that the set is for names it, and what it would be instead; nothing of that is an item's)
     no_teacher = dict.fromkeys(("taught_set", "teacher_folder", "teacher_delay_samples", "teacher_gain"))
-    changes = {**no_teacher, **dict(arguments.set)}
+    changes = {**no_teacher, **arguments.data}
     module, _ = data_module(arguments.config, "--config", arguments.trust_code, changes)
     return teaching.training_items(module, arguments.epochs)
 
@@ -158,11 +177,7 @@ def _parser() -> Parser:
     parser = Parser("kdse teach", DESCRIPTION, EXAMPLES)
     add_model(parser, "models", nargs="+", metavar="[NAME=]MODEL")
     add = parser.add_argument
-    add("--config", type=Path, action="append", metavar="YAML", help="config of a run, for its data section; repeatable")
-    add(
-        "--set", metavar="NAME=VALUE", action="append", type=name_and_value, default=[],
-        help="a setting of the data section, as --data.NAME of kdse fit, e.g. --set root=corpus/; repeatable",
-    )  # fmt: skip
+    add("--config", type=Path, action="append", metavar="YAML", help="config of a run: its data section; repeatable")
     add("--folder", type=Path, metavar="DIR", help="recordings, searched with its subfolders")
     add("--out", type=Path, required=True, metavar="SET", help="folder of the taught set")
     add("--epochs", type=at_least(1), default=1, metavar="K", help="epochs of items (default: 1)")

@@ -266,8 +266,8 @@ class Mixtures(ResumableData):
         self.seed, self.taught_set = data_seed(seed, taught_set), taught_set
         if taught_set is not None and TaughtSet(taught_set).of_files:
             raise UserError(
-                f"--data.taught_set {taught_set}: was taught on a folder of recordings, not on mixtures; run `kdse teach "
-                "--config` with this config"
+                f"--data.taught_set {taught_set}: was taught on a folder of recordings, not on mixtures; run `kdse "
+                "teach --config` with this config"
             )
         self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}

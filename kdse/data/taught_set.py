@@ -25,12 +25,20 @@ from kdse.seeding import run_seed
 
 FLAG = "--data.taught_set"
 DESCRIPTION = "taught.json"
+#: What a description has: settings of the data, items of an epoch, samples of each (or of every) item, teachers, taps.
+KEYS = {"settings", "sample_rate_hz", "items", "epochs", "samples", "teachers", "taps"}
 #: Samples of a piece (131 s at 16 kHz, 4 MB a teacher): what a kill can cost at most, a process. Our choice.
 PIECE_SAMPLES = 1 << 21
 LARGEST = 32767
-#: Items that are made again when training begins, and how much their level may differ from what the teachers heard.
-#: Our choices: a mixer of another version rounds differently, other recordings differ more.
-LOOKED_AT, LEVEL_TOLERANCE = 4, 1e-3
+#: Items that are made again when training begins, and how far their imprints may differ, as a share of their RMS, from
+#: those of what the teachers heard. Our choices: a mixer of another version rounds differently, other audio is far off.
+LOOKED_AT, TOLERANCE = 4, 1e-3
+
+
+def imprint(noisy: Tensor) -> float:
+    """A number that tells audio ``[N]`` apart: its product with fixed noise, about as large as its RMS."""
+    noise = np.random.Generator(np.random.Philox(0)).standard_normal(noisy.shape[-1], dtype=np.float32)
+    return float(noisy.double() @ torch.from_numpy(noise).double()) / max(1, noisy.shape[-1]) ** 0.5
 
 
 def fetch(items: Any, keys: Sequence[Any]) -> list[Item]:
@@ -120,7 +128,7 @@ class TaughtSet:
         Args:
             piece: its number.
             outputs: what the teachers made of each of its items, ``[T, N]``, finite.
-            noisy: RMS of what they heard, of each item.
+            noisy: `imprint` of what they heard, of each item.
             taps: arrays of all its items ``[n, C, T, F]``, one for each tap.
         """
         scales = np.stack([np.abs(output).max(1, initial=0) for output in outputs], 1).astype(np.float32)
@@ -142,8 +150,8 @@ class TaughtSet:
         """This set, if all of it is there; a ValueError otherwise."""
         if missing := sum(not self.finished(piece) for piece in range(self.pieces)):
             raise UserError(
-                f"{FLAG} {self.folder}: is not complete ({missing} of {self.pieces} pieces are missing or damaged); run "
-                "the same `kdse teach` again, it goes on"
+                f"{FLAG} {self.folder}: is not complete ({missing} of {self.pieces} pieces are missing or damaged); "
+                "run the same `kdse teach` again, it goes on"
             )
         return self
 
@@ -168,17 +176,16 @@ class TaughtSet:
         wave = torch.from_numpy(self._array(f"{name}.npy")[:, offset + min(start, stop) : offset + stop] * scales)
         return wave[0] if len(wave) == 1 else wave
 
-    def noisy_rms(self, item: int) -> float:
-        """RMS of what the teachers heard."""
+    def imprint(self, item: int) -> float:
+        """That of what the teachers heard."""
         name, first = self._place(item)
         return float(self._array(f"{name}.levels.npy")[-1, item - first])
 
     def activations(self, item: int) -> dict[str, Tensor]:
         """The stored taps of an item, name to half-precision ``[C, T, F]``."""
         name, first = self._place(item)
-        return {
-            tap: torch.from_numpy(self._array(f"{name}.tap{i}.npy")[item - first].copy()) for i, tap in enumerate(self.taps)
-        }
+        arrays = (self._array(f"{name}.tap{i}.npy") for i in range(len(self.taps)))
+        return {tap: torch.from_numpy(array[item - first].copy()) for tap, array in zip(self.taps, arrays, strict=True)}
 
     # --- training ---
 
@@ -210,9 +217,11 @@ class TaughtItems(Dataset[Item]):
         self.items, self.taught = items, taught
         for number in sorted({round(i * (len(taught) - 1) / (LOOKED_AT - 1)) for i in range(LOOKED_AT)}):
             (item,) = fetch(items, [taught.key(number)])
-            noisy, heard = item["noisy"], taught.noisy_rms(number)
-            rms = float(noisy.square().mean().sqrt())
-            if noisy.shape[-1] != taught.lengths[number] or abs(rms - heard) > LEVEL_TOLERANCE * max(rms, heard):
+            noisy = item["noisy"]
+            difference = abs(imprint(noisy) - taught.imprint(number))
+            if noisy.shape[-1] != taught.lengths[number] or difference > TOLERANCE * float(
+                noisy.square().mean().sqrt()
+            ):
                 raise UserError(
                     f"{FLAG} {taught.folder}: was taught on other audio than this run's (item {item['name']} differs); "
                     "run `kdse teach` on this"
@@ -298,9 +307,9 @@ def _description(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{FLAG} {folder}: holds no taught set ({DESCRIPTION} is missing); `kdse teach` makes one") from None
+        raise UserError(f"{FLAG} {folder}: holds no taught set ({DESCRIPTION}); make one by `kdse teach`") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not readable ({error})") from None
-    if not isinstance(about, dict) or about.get("kdse_taught") != 1:
+    if not isinstance(about, dict) or about.get("kdse_taught") != 1 or not about.keys() >= KEYS:
         raise UserError(f"{file}: is not the description of a taught set of this version; run `kdse teach` again")
     return about

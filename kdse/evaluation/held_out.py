@@ -156,9 +156,11 @@ def data_module(
         given.put(["data"], content, f"{flag} {path}")
     if changes is not None or len(files) > 1:
         for name, value in (changes or {}).items():
-            given.put(["data", name], value)
-        gone = {name for name, value in (changes or {}).items() if value is None}
-        arguments = {name: value for name, value in given.values["data"].items() if name not in gone}
+            if value is None:
+                given.values["data"].pop(name, None)
+            else:
+                given.put(["data", name], value)
+        arguments = dict(given.values["data"])
         content = {"class_path": arguments.pop("class_path"), "init_args": arguments}
     where = f"{flag} {' '.join(map(str, files))}: data"
     hint = " (its paths are relative to the current folder)"

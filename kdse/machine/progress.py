@@ -50,7 +50,8 @@ class Lines:
         self._first = done if self._first is None else self._first
         seconds = time.monotonic() - self._pace.started
         left = seconds / (done - self._first) * (total - done) if done > self._first else 0
-        say(f"{self.what}: {done}/{total} {self.unit} after {seconds:.0f} s" + f", about {left:.0f} s left" * (left > 0))
+        expected = f", about {left:.0f} s left" if left else ""
+        say(f"{self.what}: {done}/{total} {self.unit} after {seconds:.0f} s{expected}")
 
 
 class Counts:

@@ -1,8 +1,8 @@
 """Speech-enhancement models, as teachers and students. One family a file; `budget` finds the width for a ratio.
 
 Networks of kdse: `cruse`, `dccrn`, `manner`, `uformer`, `unet`. Teachers from elsewhere: `wrapped`, `torchscript`,
-`onnx`, `adapters`, `recorded`, several at once (`teachers`), and `aligned`, which corrects what does not fit. Students from files of `kdse export`:
-`onnx_student`.
+`onnx`, `adapters`, `recorded`, `teachers` (several at once), and `aligned`, which corrects what does not fit. Students
+from files of `kdse export`: `onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain

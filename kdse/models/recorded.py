@@ -22,13 +22,16 @@ class Recorded(SpeechModel):
     Args:
         sample_rate_hz: rate of the recordings.
         taps: taps that come with the data: name to ``{shape: [C, T, F], group}``, as in the set's description.
+        fixed_samples: length of the items that they are of.
     """
 
     brings_weights = True
 
-    def __init__(self, sample_rate_hz: int = 16000, taps: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, sample_rate_hz: int = 16000, taps: dict[str, Any] | None = None, fixed_samples: int | None = None
+    ) -> None:
         super().__init__()
-        self.sample_rate_hz = sample_rate_hz
+        self.sample_rate_hz, self.fixed_samples = sample_rate_hz, fixed_samples
         self.stored = {name: dict(tap) for name, tap in (taps or {}).items()}
         self.places = nn.ModuleList(nn.Identity() for _ in self.stored)  # (a tap is at a module)
 

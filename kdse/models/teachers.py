@@ -92,13 +92,14 @@ class Teachers(SpeechModel):
         super().__init__()
         require_one_of("target", target, *TARGETS)
         self.target = target
-        self.members = nn.ModuleList([build_inner(model)[0] for model in models])
-        if not self.members:
+        members = [build_inner(model)[0] for model in models]
+        if not members:
             raise UserError("Teachers: models is empty; give at least one")
-        rates = {model.sample_rate_hz for model in self.members}
+        rates = {model.sample_rate_hz for model in members}
         if len(rates) > 1:
             raise UserError(f"Teachers: work at {sorted(rates)} Hz; wrap them in kdse.models.Aligned with one rate")
         (self.sample_rate_hz,) = rates
+        self.members = nn.ModuleList(members)
 
     def estimate(
         self, noisy: Tensor, taught: Tensor | None, clean: Tensor | None = None, labelled: Tensor | None = None

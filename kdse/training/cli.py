@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -80,10 +80,12 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
 
 def teach_by_the_set(config: Any) -> None:
     """Makes what a taught set holds the teacher of a run that names no other."""
-    model, data = ((config.get(part) or {}).get("init_args") or {} for part in ("model", "data"))
+    model, data = (getattr(config.get(part), "init_args", None) or Namespace() for part in ("model", "data"))
     if data.get("taught_set") and "teacher" in model and not (model.teacher or model.teacher_checkpoint):
         taught = TaughtSet(data.taught_set)
-        arguments = {"sample_rate_hz": taught.about["sample_rate_hz"], "taps": taught.taps}
+        arguments = {"sample_rate_hz": taught.about["sample_rate_hz"]}
+        if taught.taps:
+            arguments |= {"taps": taught.taps, "fixed_samples": taught.about["samples"]}
         model.teacher = Namespace(class_path="kdse.models.Recorded", init_args=Namespace(arguments))
 
 

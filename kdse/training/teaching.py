@@ -29,13 +29,13 @@ from kdse.data.batch import Item, make_item
 from kdse.data.corpus.corpora import Corpus
 from kdse.data.corpus.pool import as_they_come
 from kdse.data.position import Batches
-from kdse.data.taught_set import DESCRIPTION, TaughtSet, fetch
+from kdse.data.taught_set import DESCRIPTION, TaughtSet, fetch, imprint
 from kdse.deploy.chunks import CrossFade
 from kdse.errors import UserError, some
 from kdse.machine.files import write_text
 from kdse.models.aligned import Aligned
 from kdse.models.base import SpeechModel
-from kdse.models.checkpoint import class_path_of, fingerprint
+from kdse.models.checkpoint import fingerprint
 from kdse.taps import TapRecorder, resolve_taps
 
 #: Items that a teacher hears at once, and the longest recording that it hears as a whole; longer ones come in
@@ -148,12 +148,12 @@ class Teaching:
         earlier = {teacher["sha256"]: teacher for teacher in (known or {}).get("teachers", ())}
         for i, (source, model) in enumerate(zip(self.sources, self.models, strict=True)):
             inner = model.inner
-            made_of = [class_path_of(type(inner)), inner.init_args, fingerprint(inner), source.delay_samples, source.gain]
+            about = type(inner).__module__, type(inner).__qualname__, inner.init_args, fingerprint(inner)
+            made_of = [*about, source.delay_samples, source.gain]
             digest = hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
-            about = earlier.get(digest) or _measured(source, model)
-            about = {**about, "name": source.name, "sha256": digest}
-            self.about["teachers"].append(about)
-            self.sources[i] = replace(source, delay_samples=about["delay_samples"], gain=about["gain"])
+            found = {**(earlier.get(digest) or _measured(source, model)), "name": source.name, "sha256": digest}
+            self.about["teachers"].append(found)
+            self.sources[i] = replace(source, delay_samples=found["delay_samples"], gain=found["gain"])
         self.models = [self._open(source) for source in self.sources]
         if self.taps:
             taps = resolve_taps(self.models[0], list(self.taps))
@@ -194,7 +194,7 @@ class Teaching:
         return torch.stack([item["noisy"] for item in items])
 
     def _answers(self, numbers: list[int], taught: TaughtSet) -> tuple[np.ndarray, list[float], list[np.ndarray]]:
-        """Outputs ``[B, T, N]`` of some items, the RMS of each input, and the taps ``[B, C, T, F]``."""
+        """Outputs ``[B, T, N]`` of some items, the imprint of each input, and the taps ``[B, C, T, F]``."""
         noisy = self._heard(numbers, taught)
         taps: dict[str, Tensor] = {}
         outputs = []
@@ -211,7 +211,7 @@ class Teaching:
                 raise UserError(f"--taps {name}: has values beyond half precision (65504) in item {numbers[0]}")
         return (
             torch.stack(outputs, 1).numpy(),
-            noisy.square().mean(-1).sqrt().tolist(),
+            [imprint(wave) for wave in noisy],
             [half.numpy() for half in halves],
         )
 
@@ -266,7 +266,7 @@ def known_set(folder: Path) -> dict[str, Any] | None:
     """The description in a folder, None of a new or empty one; a ValueError if it holds something else."""
     if (folder / DESCRIPTION).exists():
         return TaughtSet(folder).about
-    if folder.exists() and not (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         raise UserError(f"--out {folder}: is not empty and holds no taught set; give another folder")
     return None
 
