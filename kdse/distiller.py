@@ -242,7 +242,7 @@ class Distiller(FollowedModule, Enhancer):
         if taught_set is not None and not self._teacher.comes_with_data:
             raise UserError(
                 f"--data.taught_set {taught_set}: teaches in the place of a network, and there is one; leave out "
-                "--model.teacher and --model.teacher_checkpoint (null), or name both in kdse.models.Teachers"
+                "--model.teacher, or name the network and kdse.models.Recorded in kdse.models.Teachers"
             )
         phases = self.schedule.phases if self.schedule is not None else [Phase({SUPERVISED: 1.0, EVERY_OBJECTIVE: 1.0})]
         needing = [SUPERVISED, *(o.name for o in self.objectives.values() if o.uses_clean and o.weight > 0)]

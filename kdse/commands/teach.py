@@ -156,9 +156,9 @@ def _items(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     contents = map(read_yaml, arguments.config)
     seeds = [content.get("seed_everything") for content in contents if isinstance(content, dict)]
     torch.manual_seed(next((seed for seed in reversed(seeds) if type(seed) is int), 0))  # (0 is that of kdse fit)
-    # (the run that the set is for names it, and what it would be instead; nothing of that is an item's)
-    no_teacher = dict.fromkeys(("taught_set", "teacher_folder", "teacher_delay_samples", "teacher_gain"))
-    changes = {**no_teacher, **arguments.data}
+    # (the run that the set is for may name it, and how else it would be taught; nothing of that is an item's)
+    others = ("taught_set", "teacher_folder", "teacher_delay_samples", "teacher_gain", "on_accelerator")
+    changes = {**dict.fromkeys(others), **arguments.data}
     module, _ = data_module(arguments.config, "--config", arguments.trust_code, changes)
     return teaching.training_items(module, arguments.epochs)
 

@@ -218,10 +218,8 @@ class TaughtItems(Dataset[Item]):
         for number in sorted({round(i * (len(taught) - 1) / (LOOKED_AT - 1)) for i in range(LOOKED_AT)}):
             (item,) = fetch(items, [taught.key(number)])
             noisy = item["noisy"]
-            difference = abs(imprint(noisy) - taught.imprint(number))
-            if noisy.shape[-1] != taught.lengths[number] or difference > TOLERANCE * float(
-                noisy.square().mean().sqrt()
-            ):
+            most = TOLERANCE * float(noisy.square().mean().sqrt())
+            if noisy.shape[-1] != taught.lengths[number] or abs(imprint(noisy) - taught.imprint(number)) > most:
                 raise UserError(
                     f"{FLAG} {taught.folder}: was taught on other audio than this run's (item {item['name']} differs); "
                     "run `kdse teach` on this"

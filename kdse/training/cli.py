@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -49,6 +50,8 @@ from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
 
+log = logging.getLogger(__name__)
+
 #: Top-level flags beside those of Lightning: name, type, default, help.
 FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("objectives", dict[str, Objective], {},
@@ -79,10 +82,18 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
 
 
 def teach_by_the_set(config: Any) -> None:
-    """Makes what a taught set holds the teacher of a run that names no other."""
+    """Makes what a taught set holds the teacher of a run, in the place of a checkpoint."""
     model, data = (getattr(config.get(part), "init_args", None) or Namespace() for part in ("model", "data"))
-    if data.get("taught_set") and "teacher" in model and not (model.teacher or model.teacher_checkpoint):
+    if data.get("taught_set") and "teacher" in model and not model.teacher:
         taught = TaughtSet(data.taught_set)
+        if model.compression is not None:
+            raise UserError(
+                f"--model.compression {model.compression:g}: makes the student of the teacher's network, which is not "
+                "loaded with --data.taught_set; give --model.student (and --model.compression null)"
+            )
+        if model.teacher_checkpoint is not None:
+            log.info(f"--data.taught_set teaches; --model.teacher_checkpoint {model.teacher_checkpoint} is not loaded")
+            model.teacher_checkpoint = None
         arguments = {"sample_rate_hz": taught.about["sample_rate_hz"]}
         if taught.taps:
             arguments |= {"taps": taught.taps, "fixed_samples": taught.about["samples"]}

@@ -20,6 +20,7 @@ from kdse.data.taught_set import LARGEST, TaughtSet, fetch
 from kdse.distiller import Distiller
 from kdse.machine import files
 from kdse.models import Estimate, Recorded, SpeechModel, Teachers
+from kdse.models.checkpoint import read_checkpoint
 from kdse.objectives import Hint, OutputDistillation
 from kdse.schedule import Joint
 from kdse.training import teaching
@@ -307,10 +308,39 @@ def test_several_teachers_are_kept_apart_and_combined_in_training_with_live_ones
         train(tmp_path, data, Recorded())
 
 
+class Late(SpeechModel):
+    """A teacher that is 40 samples late, at half the level and of the other polarity."""
+
+    brings_weights = True
+
+    def forward(self, noisy: torch.Tensor) -> Estimate:
+        return Estimate(-0.5 * torch.nn.functional.pad(noisy, (40, 0))[:, : noisy.shape[1]])
+
+
+def test_delay_and_level_are_measured_and_taken_out(folder, tmp_path, capsys):
+    command = ["teach", f"{__name__}.Late", "--config", str(folder / "run.yaml"), "--out", str(tmp_path / "set")]
+    assert main([*command, "--workers", "0"]) == 0
+    assert re.search(r"Late: 40 samples late, level -0\.(49|50)", capsys.readouterr().err)
+    for batch in mixtures(folder, taught_set=str(tmp_path / "set")).train_dataloader():
+        gain = (batch["taught"] * batch["noisy"]).sum() / batch["noisy"].square().sum()
+        assert abs(20 * np.log10(float(gain))) < 0.5  # (the probe is at 20 dB)
+        torch.testing.assert_close(batch["taught"], gain * batch["noisy"], atol=1e-4, rtol=0)
+
+
+def test_a_long_recording_is_heard_in_chunks_that_a_teacher_without_memory_does_not_notice(tmp_path, monkeypatch):
+    put(tmp_path / "noisy" / "long.wav", hiss(3.3), subtype="FLOAT")
+    monkeypatch.setattr(teaching, "CHUNK_SECONDS", 1.0)
+    monkeypatch.setattr(teaching, "FADE_SECONDS", 0.1)
+    command = ["teach", "kdse.models.Wrapped", "--init", "class_path=tests.data.test_taught.Halving"]
+    assert main([*command, "--folder", str(tmp_path / "noisy"), "--out", str(tmp_path / "set"), *AS_IT_IS]) == 0
+    noisy = read(tmp_path / "noisy" / "long.wav", RATE)
+    torch.testing.assert_close(TaughtSet(tmp_path / "set").wave(0), 0.5 * noisy, atol=1e-5, rtol=0)
+
+
 # --- the command line ---
 
 
-def test_fit_needs_no_teacher_besides_the_set_and_refuses_one_that_would_run_beside_it(folder, tmp_path, capfd):
+def test_a_set_teaches_in_the_place_of_a_checkpoint_and_beside_no_network(folder, tmp_path, capfd):
     student = {"class_path": "kdse.models.Cruse", "init_args": {"channels": [2, 4, 4, 4]}}
     model = {"class_path": "kdse.Distiller", "init_args": {"student": student, "metrics": ["si_sdr"]}}
     loss = {"class_path": "kdse.objectives.TaughtLoss", "init_args": {"loss": {"class_path": "kdse.losses.SiSdr"}}}
@@ -322,10 +352,15 @@ def test_fit_needs_no_teacher_besides_the_set_and_refuses_one_that_would_run_bes
     assert main([*command, f"--run_dir={tmp_path / 'run'}"]) == 0
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["model"]["init_args"]["teacher"]["class_path"] == "kdse.models.Recorded"
-    capfd.readouterr()
-    both = [*command, f"--model.teacher_checkpoint={folder / 'one.ckpt'}", f"--run_dir={tmp_path / 'both'}"]
-    assert main(both) == 2
-    assert "--data.taught_set" in capfd.readouterr().err and not (tmp_path / "both").exists()
+    command.append(f"--model.teacher_checkpoint={folder / 'one.ckpt'}")
+    assert main([*command, f"--run_dir={tmp_path / 'same'}"]) == 0
+    said = capfd.readouterr().err
+    assert "--data.taught_set teaches; --model.teacher_checkpoint" in said and "is not loaded" in said
+    first, second = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("run", "same"))
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+    for more, told in (("--model.teacher=kdse.models.Cruse", "there is one"), ("--model.compression=2", "student")):
+        assert main([*command, more, f"--run_dir={tmp_path / 'both'}"]) == 2
+        assert told in capfd.readouterr().err.splitlines()[-1] and not (tmp_path / "both").exists()
 
 
 def test_size_and_time_are_stated_before_the_work_and_the_result_after_it(folder, tmp_path, capsys):
