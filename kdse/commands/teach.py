@@ -63,6 +63,9 @@ def main(argv: Sequence[str]) -> int:
     device = checked_device(arguments.device)
     with teaching.one_thread():
         work = teaching.Teaching(out, items, about, sources, tuple(arguments.taps), device)
+        for source, model in zip(sources, work.models, strict=True):
+            if source.random and not model.inner.brings_weights and any(True for _ in model.inner.parameters()):
+                say(f"{source.name}: has random weights: it is named by its class; name a checkpoint to teach with")
         kept = None if arguments.overwrite else known
         work.prepare(kept)
         if kept is not None:
@@ -134,7 +137,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
         given[flag] = values * len(named) if len(values) == 1 else values or [None] * len(named)
     opened = argparse.Namespace(init=arguments.init, trust_code=arguments.trust_code)
     return [
-        Source(label, functools.partial(open_model, one, opened), delay, gain)
+        Source(label, functools.partial(open_model, one, opened), delay, gain, one.path is None)
         for (label, one), delay, gain in zip(named.items(), given["--delay-samples"], given["--gain"], strict=True)
     ]
 

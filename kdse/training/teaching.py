@@ -54,6 +54,7 @@ class Source:
     opened: Callable[[], SpeechModel]
     delay_samples: int | None = None
     gain: float | None = None
+    random: bool = False  # it was named by a class alone
 
 
 class Recordings(Dataset[Item]):

@@ -340,7 +340,7 @@ def test_a_long_recording_is_heard_in_chunks_that_a_teacher_without_memory_does_
 # --- the command line ---
 
 
-def test_a_set_teaches_in_the_place_of_a_checkpoint_and_beside_no_network(folder, tmp_path, capfd):
+def test_a_set_teaches_in_the_place_of_a_checkpoint_and_beside_no_network(folder, tmp_path, capfd, caplog):
     student = {"class_path": "kdse.models.Cruse", "init_args": {"channels": [2, 4, 4, 4]}}
     model = {"class_path": "kdse.Distiller", "init_args": {"student": student, "metrics": ["si_sdr"]}}
     loss = {"class_path": "kdse.objectives.TaughtLoss", "init_args": {"loss": {"class_path": "kdse.losses.SiSdr"}}}
@@ -353,9 +353,9 @@ def test_a_set_teaches_in_the_place_of_a_checkpoint_and_beside_no_network(folder
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["model"]["init_args"]["teacher"]["class_path"] == "kdse.models.Recorded"
     command.append(f"--model.teacher_checkpoint={folder / 'one.ckpt'}")
+    caplog.set_level("INFO")
     assert main([*command, f"--run_dir={tmp_path / 'same'}"]) == 0
-    said = capfd.readouterr().err
-    assert "--data.taught_set teaches; --model.teacher_checkpoint" in said and "is not loaded" in said
+    assert "--data.taught_set teaches; --model.teacher_checkpoint" in caplog.text and "is not loaded" in caplog.text
     first, second = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("run", "same"))
     assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
     for more, told in (("--model.teacher=kdse.models.Cruse", "there is one"), ("--model.compression=2", "student")):
