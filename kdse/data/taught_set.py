@@ -27,8 +27,8 @@ FLAG = "--data.taught_set"
 DESCRIPTION = "taught.json"
 #: What a description has: settings of the data, items of an epoch, samples of each (or of every) item, teachers, taps.
 KEYS = {"settings", "sample_rate_hz", "items", "epochs", "samples", "teachers", "taps"}
-#: Samples of a piece (131 s at 16 kHz, 4 MB a teacher): what a kill can cost at most, a process. Our choice.
-PIECE_SAMPLES = 1 << 21
+#: Samples of a piece (66 s at 16 kHz, 2 MB a teacher): what a kill can cost at most, a process. Our choice.
+PIECE_SAMPLES = 1 << 20
 LARGEST = 32767
 #: Items that are made again when training begins, and how far their imprints may differ, as a share of their RMS, from
 #: those of what the teachers heard. Our choices: a mixer of another version rounds differently, other audio is far off.

@@ -84,16 +84,18 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
 def teach_by_the_set(config: Any) -> None:
     """Makes what a taught set holds the teacher of a run, in the place of a checkpoint."""
     model, data = (getattr(config.get(part), "init_args", None) or Namespace() for part in ("model", "data"))
-    if data.get("taught_set") and "teacher" in model and not model.teacher:
+    named = isinstance(model.get("teacher"), str)  # (as a checkpoint, a public denoiser)
+    if data.get("taught_set") and "teacher" in model and (named or not model.teacher):
         taught = TaughtSet(data.taught_set)
         if model.compression is not None:
             raise UserError(
                 f"--model.compression {model.compression:g}: makes the student of the teacher's network, which is not "
                 "loaded with --data.taught_set; give --model.student (and --model.compression null)"
             )
-        if model.teacher_checkpoint is not None:
-            log.info(f"--data.taught_set teaches; --model.teacher_checkpoint {model.teacher_checkpoint} is not loaded")
-            model.teacher_checkpoint = None
+        for key in ("teacher", "teacher_checkpoint"):
+            if model.get(key) is not None:
+                log.info(f"--data.taught_set teaches; --model.{key} {model.get(key)} is not loaded")
+        model.teacher_checkpoint = None
         arguments = {"sample_rate_hz": taught.about["sample_rate_hz"]}
         if taught.taps:
             arguments |= {"taps": taught.taps, "fixed_samples": taught.about["samples"]}
