@@ -134,13 +134,23 @@ def load(name: str, batch: int) -> list[Any]:
     made = []
     for key, entry in yaml.safe_load((METHODS / f"{name}.yaml").read_text())["objectives"].items():
         module, _, cls = entry["class_path"].rpartition(".")
-        arguments = dict(entry.get("init_args") or {})
+        arguments = {name: built(value) for name, value in (entry.get("init_args") or {}).items()}
         if "batch_size" in arguments:
             arguments["batch_size"] = batch
         objective = getattr(importlib.import_module(module), cls)(**arguments)
         objective.name = key
         made.append(objective)
     return made
+
+
+def built(value: Any) -> Any:
+    """The loss that an argument names; any other argument as it is."""
+    import importlib
+
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    module, _, cls = value["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), cls)(**(value.get("init_args") or {}))
 
 
 def peak_mib() -> float:

@@ -25,6 +25,7 @@ TOOLS = {
     "evaluate": ("kdse.commands.evaluate", "score checkpoints and the noisy input on held-out data"),
     "compare": ("kdse.commands.compare", "train several configs on one base and score them in one table"),
     "report": ("kdse.commands.report", "tables, figures and a page to listen to, from finished runs"),
+    "teach": ("kdse.commands.teach", "write down what teachers make of a data set, for training without them"),
     "export": ("kdse.commands.export", "write a student as an ONNX, TorchScript, torch.export or ExecuTorch file"),
     "enhance": ("kdse.commands.enhance", "denoise audio files and folders, a pipe or the microphone"),
     "benchmark": ("kdse.commands.benchmark", "per-hop latency, memory and bytes of students, beside RNNoise"),

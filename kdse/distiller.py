@@ -136,8 +136,8 @@ class Distiller(FollowedModule, Enhancer):
             raise UserError(f"objectives: the name {name!r} is used twice; give each objective its own name")
         if objective.uses_taps and not self._teacher.has_activations:
             raise UserError(
-                f"objectives.{name}: compares activations, which a recorded teacher does not have; use an output "
-                "objective"
+                f"objectives.{name}: compares activations, which neither a recorded teacher nor several at once have; "
+                "use an output objective, or store taps (`kdse teach --taps`)"
             )
         heads = objective.bind(self.teacher_taps, self.student_taps, partial(self._tap_shapes, clip_seconds))
         if len(heads):
@@ -147,8 +147,7 @@ class Distiller(FollowedModule, Enhancer):
     def _tap_shapes(self, clip_seconds: float) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
             samples = self.teacher.fixed_samples or round(clip_seconds * self.student.sample_rate_hz)
-            taps = (self.teacher, self.teacher_taps), (self.student, self.student_taps)
-            self._shapes = probe(*taps[0], samples), probe(*taps[1], samples)
+            self._shapes = self._teacher.shapes(samples), probe(self.student, self.student_taps, samples)
         return self._shapes
 
     # --- the loop ---
@@ -210,13 +209,12 @@ class Distiller(FollowedModule, Enhancer):
     def exchange(self, batch: Batch, active: list[Objective]) -> Exchange:
         """Runs both networks, recording no more than the active objectives compare."""
         noisy = batch["noisy"]
-        taught = batch.get("taught")
         teacher_names = {pair[0] for o in active for pair in o.bound_pairs}
         student_names = {pair[1] for o in active for pair in o.bound_pairs}
         teacher: Estimate | None = None
         teacher_taps: Mapping[str, Tensor] = {}
         if active:
-            teacher, teacher_taps = self._teacher.teach(noisy, teacher_names, taught)
+            teacher, teacher_taps = self._teacher.teach(noisy, teacher_names, batch)
         student, student_taps = self._learn(noisy, student_names)
         return Exchange(
             noisy=noisy,
@@ -260,6 +258,12 @@ class Distiller(FollowedModule, Enhancer):
         return [term for term in terms if any(phase.weight(term) > 0 for phase in phases)]
 
     def on_fit_start(self) -> None:
+        taught_set = getattr(getattr(self.trainer, "datamodule", None), "taught_set", None)
+        if taught_set is not None and not self._teacher.comes_with_data:
+            raise UserError(
+                f"--data.taught_set {taught_set}: teaches in the place of a network, and there is one; leave out "
+                "--model.teacher, or name the network and kdse.models.Recorded in kdse.models.Teachers"
+            )
         self.check_labels([t for t in self._terms_ahead() if t == SUPERVISED or self.objectives[t].uses_clean])
         if not self.objectives:
             log.warning("no objectives: the student is trained with the supervised loss alone")
@@ -318,11 +322,11 @@ class Distiller(FollowedModule, Enhancer):
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         super()._evaluate(batch, stage)
-        recorded = not self._teacher.has_activations
+        recorded = self._teacher.comes_with_data
         if batch.get("clean") is None or not self._scores_teacher(stage) or (recorded and batch.get("taught") is None):
             return
         with torch.no_grad():
-            estimate = self._teacher.teach(batch["noisy"], taught=batch.get("taught"))[0]
+            estimate = self._teacher.teach(batch["noisy"], batch=batch)[0]
         self.scores.add(batch, estimate.waveform, system="teacher")
 
     def _scores_teacher(self, stage: str) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdse.compiling import CompiledNetwork
+from kdse.data.batch import Batch
 from kdse.errors import PackageError, UserError, require_one_of
 from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
 from kdse.models.recorded import Recorded
+from kdse.models.teachers import Teachers
 from kdse.pretrained.teachers import TeacherName
-from kdse.taps import record
+from kdse.taps import probe, record
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +36,33 @@ class Teacher:
         require_one_of("teacher_autocast", autocast, None, "bfloat16", "float16")
         self.network = network.requires_grad_(False).eval()
         self.taps = dict(taps)
-        self.has_activations = not isinstance(network, Recorded)
+        members = network.members if isinstance(network, Teachers) else [network]
+        self.comes_with_data = any(isinstance(member, Recorded) for member in members)  # or a part of it
+        self.has_activations = bool(self.taps) or not isinstance(network, Recorded | Teachers)
         self._dtype = None if autocast is None else getattr(torch, autocast)
 
     def teach(
-        self, noisy: Tensor, names: Iterable[str] = (), taught: Tensor | None = None
+        self, noisy: Tensor, names: Iterable[str] = (), batch: Batch | None = None
     ) -> tuple[Estimate, Mapping[str, Tensor]]:
         """The teacher's estimate for ``[B, N]`` and the named taps ``[B, C, T, F]``.
 
-        ``taught`` is the output that came with the data ``[B, N]``, for a `Recorded` teacher.
+        ``batch`` is what ``noisy`` is from: a `Recorded` teacher's output, and clean speech to choose among several by.
         """
+        data: Mapping[str, Any] = batch or {}
         if isinstance(self.network, Recorded):
-            return self.network.estimate(taught), {}
+            taps = self.network.activations(data.get("taught_taps"), set(names))
+            return self.network.estimate(data.get("taught")), taps
         self.network.eval()
         lowered = None if self._dtype is None else torch.autocast(noisy.device.type, dtype=self._dtype)
         with torch.no_grad(), lowered or contextlib.nullcontext():
+            if isinstance(self.network, Teachers):
+                given = data.get("taught"), data.get("clean"), data.get("labelled")
+                return self.network.estimate(noisy, *given), {}
             return record(self.network, {name: self.taps[name] for name in names}, noisy, self.compiled)
+
+    def shapes(self, samples: int) -> dict[str, torch.Size]:
+        """Shapes ``[B, C, T, F]`` of the taps for a clip of so many samples; of recorded ones, as they were stored."""
+        return self.network.shapes() if isinstance(self.network, Recorded) else probe(self.network, self.taps, samples)
 
 
 def load_teacher(teacher: TeacherName | ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:

@@ -33,6 +33,7 @@ FEWER = {
     "evaluate": ["--items", "1", "--seconds", "2", "--metrics", "si_sdr", "--workers", "0"],
     "compare": ["--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",
                 "--data.batch_size=4", "--metrics", "si_sdr", "--workers", "0"],
+    "teach": ["--data.batch_size=2", "--data.steps_per_epoch=2", "--workers", "0"],
     "report": ["--listen", "1", "--similarity-items", "1"],
     "profile": ["--seconds", "1", "--runs", "1"],
     "sweep": ["--max-points", "1", "--trainer.max_steps=2", "--data.validation_items=1", "--data.validation_seconds=2",

@@ -39,7 +39,7 @@ class Data(lightning.LightningDataModule): pass
 """
 #: What kdse ships and does not mark as harmless: each opens a file, or imports code, that its arguments name.
 LOADERS = {"Aligned", "Asteroid", "DeepFilterNet", "DeepFilterNetNative", "Denoiser", "Onnx", "OnnxSpectral",
-           "OnnxStream", "OnnxStudent", "RnNoise", "SpeechBrain", "TorchScript", "Wrapped"}  # fmt: skip
+           "OnnxStream", "OnnxStudent", "RnNoise", "SpeechBrain", "Teachers", "TorchScript", "Wrapped"}  # fmt: skip
 NET = {"class_path": "kdse.models.Cruse", "init_args": {"channels": [2, 4, 4, 4]}}
 EVIL = {"class_path": "canary.Evil", "init_args": {"channels": [2, 4, 4, 4]}}
 

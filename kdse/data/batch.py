@@ -18,7 +18,9 @@ class Audio(TypedDict, total=False):
 
     noisy: ``[B, N]`` float32, the model's input, full scale 1.0; zeros after the end of an item shorter than N.
     clean: ``[B, N]``, the target; absent where no item has one, zeros for an item that is not labelled.
-    taught: ``[B, N]``, what a recorded teacher made of "noisy"; absent without ``--data.teacher_folder``.
+    taught: ``[B, N]``, what a recorded teacher made of "noisy", or ``[B, T, N]`` of T teachers; absent without
+        ``--data.teacher_folder`` or ``--data.taught_set``.
+    taught_taps: activations of that teacher by tap name, ``[B, C, T, F]`` in half precision; absent if none are stored.
     snr_db: ``[B]``, SNR of "noisy" in dB; NaN where it is unknown.
     samples: ``[B]`` int64, length of each item without padding; absent: all of them are N long.
     labelled: ``[B]`` bool, whether "clean" of an item may be used; absent: all of them.
@@ -28,6 +30,7 @@ class Audio(TypedDict, total=False):
     noisy: Required[Tensor]
     clean: Tensor
     taught: Tensor
+    taught_taps: dict[str, Tensor]
     snr_db: Tensor
     samples: Tensor
     labelled: Tensor
@@ -71,7 +74,9 @@ def pad_batch(items: list[Item]) -> Batch:
         "name": [item["name"] for item in items],
     }
     if "taught" in items[0]:
-        batch["taught"] = pad_sequence([item["taught"] for item in items], batch_first=True)
+        # (pads the first axis, which is time; teachers come before it in the batch)
+        taught = pad_sequence([item["taught"].movedim(-1, 0) for item in items], batch_first=True)
+        batch["taught"] = taught.movedim(1, -1)
     return batch
 
 

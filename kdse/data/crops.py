@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,9 +19,10 @@ from kdse.data.corpus.corpora import Crop
 from kdse.data.file_pairs import Pair
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, find_taught
+from kdse.data.taught_set import TaughtFiles, data_seed, find_recordings
 from kdse.data.whole_pairs import PairSet
 from kdse.errors import UserError
-from kdse.seeding import derive_seed, run_seed
+from kdse.seeding import derive_seed
 
 
 def crop_at(key: Key, lengths: Sequence[int] | np.ndarray, samples: int, seed: int) -> Crop:
@@ -61,14 +63,14 @@ class Crops(Dataset[Item]):
         samples: int,
         seed: int,
         labelled: frozenset[int] | None = None,
-        taught: Taught | None = None,
+        taught: Taught | TaughtFiles | None = None,
     ) -> None:
         self.lengths, self.sample_rate_hz, self.samples, self.seed = lengths, sample_rate_hz, samples, seed
         self.labelled, self.taught = labelled, taught
 
     def decode(self, cache_dir: str | Path | None, most_gb: float) -> None:
         """Reads decoded copies of the recordings from now on, where they can be kept (see `Corpus.decode`)."""
-        if self.taught is not None:
+        if isinstance(self.taught, Taught):  # (a taught set is decoded)
             self.taught = self.taught.decoded(self.lengths, self.sample_rate_hz, cache_dir, most_gb)
 
     @abstractmethod
@@ -95,8 +97,8 @@ class Crops(Dataset[Item]):
         return item
 
     def _fill(self, wave: Tensor) -> Tensor:
-        count = wave.numel()
-        return wave if count == self.samples else wave.repeat(-(-self.samples // count))[: self.samples]
+        times = -(-self.samples // wave.shape[-1])
+        return wave if times == 1 else torch.cat([wave] * times, -1)[..., : self.samples]
 
 
 class CropData(ResumableData):
@@ -115,6 +117,7 @@ class CropData(ResumableData):
         teacher_gain: float | None,
         cache_gb: float,
         cache_dir: str | None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__()
         check_positive(batch_size=batch_size, segment_seconds=segment_seconds, sample_rate_hz=sample_rate_hz)
@@ -124,7 +127,9 @@ class CropData(ResumableData):
             raise UserError("--data.teacher_gain 0: must not be zero; 1 leaves the level, null measures it")
         self.segment_seconds, self.batch_size, self.steps_per_epoch = segment_seconds, batch_size, steps_per_epoch
         self.num_workers, self.sample_rate_hz = num_workers, sample_rate_hz
-        self.seed = run_seed() if seed is None else seed
+        if teacher_folder is not None and taught_set is not None:
+            raise UserError("--data.teacher_folder and --data.taught_set: give one of them")
+        self.seed, self.taught_set = data_seed(seed, taught_set), taught_set
         self.teacher_folder, self.teacher_delay_samples = teacher_folder, teacher_delay_samples
         self.teacher_gain = teacher_gain
         self.cache_gb, self.cache_dir = cache_gb, cache_dir
@@ -139,14 +144,22 @@ class CropData(ResumableData):
         crops.decode(self.cache_dir, self.cache_gb)
         _, world = self.rank_and_world()
         steps = self.steps_per_epoch or max(1, len(crops) // (self.batch_size * world))
-        return self.loader(crops, batch_sampler=self.batches(steps, self.batch_size))
+        return self.training_loader(crops, steps, self.batch_size)
 
-    def whole_loader(self, pairs: list[Pair], taught: Taught | None = None) -> DataLoader[Any]:
+    def taught_by(self, items: Any) -> dict[str, Any]:
+        lengths = np.asarray(items.lengths, dtype=np.int64).tobytes()
+        return {**super().taught_by(items), "recordings": hashlib.sha256(lengths).hexdigest()}
+
+    def whole_loader(self, pairs: list[Pair], taught: Taught | TaughtFiles | None = None) -> DataLoader[Any]:
         """A loader of whole files for validation and test."""
         return self.shared_loader(PairSet(pairs, self.sample_rate_hz, taught), self.batch_size, pad_batch)
 
-    def taught(self, recordings: list[Recording], noisy: Sequence[str | Path], required: bool = True) -> Taught | None:
-        """The teacher's files for recordings and their noisy files (see `find_taught`); None without a folder."""
+    def taught(
+        self, recordings: list[Recording], noisy: Sequence[str | Path], required: bool = True
+    ) -> Taught | TaughtFiles | None:
+        """What was taught of whole recordings: in a set, or in files (see `find_taught`); None without either."""
+        if self.taught_set is not None:
+            return find_recordings(self.taught_set, recordings, self.sample_rate_hz, required)
         if self.teacher_folder is None:
             return None
         files = find_taught(self.teacher_folder, recordings, self.sample_rate_hz, required)

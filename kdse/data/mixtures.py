@@ -15,8 +15,9 @@ from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.mixture_set import MixtureSet, Plan, Plans, Resident, as_it_is
 from kdse.data.position import ResumableData, check_positive
+from kdse.data.taught_set import TaughtSet, data_seed
 from kdse.errors import UserError
-from kdse.seeding import derive_seed, run_seed
+from kdse.seeding import derive_seed
 
 
 class Mixtures(ResumableData):
@@ -59,6 +60,9 @@ class Mixtures(ResumableData):
         cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
         on_accelerator: keep that copy in the accelerator's memory and mix training batches there; what is drawn stays
             the same, and values to float32's rounding.
+        taught_set: what `kdse teach` wrote for these mixtures, with as many epochs as it was asked for. Training goes
+            through them again and again, each with what was taught of it, and no teacher runs. Without `seed` theirs is
+            taken, so that runs of other seeds share a set.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Mixtures(ResumableData):
         cache_gb: float = CACHE_GB,
         cache_dir: str | None = None,
         on_accelerator: bool = False,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__()
         check_share(labelled_share, "labelled_share")
@@ -117,11 +122,23 @@ class Mixtures(ResumableData):
         self.batch_size, self.steps_per_epoch, self.num_workers = batch_size, steps_per_epoch, num_workers
         self.validation_items, self.test_snr_db, self.test_items = validation_items, list(test_snr_db), test_items
         self.minimum_active_dbfs, self.sample_rate_hz = minimum_active_dbfs, sample_rate_hz
-        self.seed = run_seed() if seed is None else seed
+        self.seed, self.taught_set = data_seed(seed, taught_set), taught_set
+        if on_accelerator and taught_set is not None:
+            raise UserError("--data.on_accelerator: mixes where no taught set is; leave it or --data.taught_set out")
+        if taught_set is not None and TaughtSet(taught_set).of_files:
+            raise UserError(
+                f"--data.taught_set {taught_set}: was taught on a folder of recordings, not on mixtures; run `kdse "
+                "teach --config` with this config"
+            )
         self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self.cache_gb, self.cache_dir, self.on_accelerator = cache_gb, cache_dir, on_accelerator
         self._resident: Resident | None = None
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
+
+    item_settings = (
+        "sample_rate_hz", "segment_seconds", "snr_db", "snr_definition", "level_dbfs", "reverb_share", "early_ms",
+        "minimum_active_dbfs",
+    )  # fmt: skip
 
     def mixture_set(self, split: str, snr_db: list[float], samples: int, items: int, cycle_snr: bool) -> MixtureSet:
         """The set of mixtures of one split."""
@@ -159,13 +176,13 @@ class Mixtures(ResumableData):
         return corpus_root(self.root)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        batches = self.batches(self.steps_per_epoch, self.batch_size)
         samples = round(self.segment_seconds * self.sample_rate_hz)
         items = self.mixture_set("train", self.snr_db, samples, 0, False)
         items = items.decoded(self.cache_dir, self.cache_gb)
         if not self.on_accelerator:
-            return self.loader(items, batch_sampler=batches)
+            return self.training_loader(items, self.steps_per_epoch, self.batch_size)
         self._resident = Resident(items)
+        batches = self.batches(self.steps_per_epoch, self.batch_size)
         return self.loader(Plans(items), batch_sampler=batches, collate_fn=as_it_is)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -16,6 +16,7 @@ from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import find_pairs, stem
 from kdse.data.taught import Recording, Taught
+from kdse.data.taught_set import TaughtFiles
 from kdse.errors import UserError
 from kdse.seeding import derive_seed
 
@@ -24,7 +25,7 @@ class NoisyCrops(Crops):
     """Training crops of noisy recordings (see `Crops`), none of them empty: no "clean" and an unknown SNR."""
 
     def __init__(
-        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | None = None
+        self, corpus: Corpus, sample_rate_hz: int, samples: int, seed: int, taught: Taught | TaughtFiles | None = None
     ) -> None:
         lengths = corpus.lengths(sample_rate_hz)
         if not lengths.all():
@@ -68,6 +69,9 @@ class NoisyFolder(CropData):
         cache_gb: the training recordings, and the teacher's, are decoded once, into copies on disk that all later runs
             map into memory, if each takes at most so many GB; 0 reads the files.
         cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
+        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
+            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
+            again and again; their seed is taken where `seed` is not given.
     """
 
     labelled_share = 0.0
@@ -90,10 +94,12 @@ class NoisyFolder(CropData):
         shard_cache: str | None = None,
         cache_gb: float = CACHE_GB,
         cache_dir: str | None = None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
             teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
+            taught_set,
         )  # fmt: skip
         self.folder = folder if is_remote(folder) else Path(folder)
         self.valid_folders = given_together(("valid_noisy", "valid_clean"), valid_noisy, valid_clean)
@@ -109,8 +115,8 @@ class NoisyFolder(CropData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         corpus = self.recordings()
-        taught: Taught | None = None
-        if self.teacher_folder is not None:
+        taught: Taught | TaughtFiles | None = None
+        if self.teacher_folder is not None or self.taught_set is not None:
             lengths = corpus.lengths(self.sample_rate_hz).tolist()
             wanted = [Recording(stem(path), length) for path, length in zip(corpus.paths, lengths, strict=True)]
             taught = self.taught(wanted, [corpus.file(i) for i in range(len(corpus))])

@@ -16,6 +16,7 @@ from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
 from kdse.data.taught import Recording, Taught
+from kdse.data.taught_set import TaughtFiles
 from kdse.errors import UserError
 from kdse.seeding import derive_seed
 
@@ -36,7 +37,7 @@ class CropSet(Crops):
         samples: int,
         seed: int,
         labelled: frozenset[int] | None = None,
-        taught: Taught | None = None,
+        taught: Taught | TaughtFiles | None = None,
     ) -> None:
         super().__init__([pair.samples for pair in pairs], sample_rate_hz, samples, seed, labelled, taught)
         self.pairs = pairs
@@ -94,6 +95,9 @@ class PairedFolders(CropData):
         cache_gb: the noisy, clean and taught training files are decoded (and resampled) once, into copies on disk that
             all later runs map into memory, if each takes at most so many GB; 0 reads the files.
         cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
+        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
+            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
+            again and again; their seed is taken where `seed` is not given.
     """
 
     def __init__(
@@ -118,10 +122,12 @@ class PairedFolders(CropData):
         teacher_gain: float | None = None,
         cache_gb: float = CACHE_GB,
         cache_dir: str | None = None,
+        taught_set: str | None = None,
     ) -> None:
         super().__init__(
             segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
             teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
+            taught_set,
         )  # fmt: skip
         if root is None and noisy is clean is train_noisy is train_clean is None:
             raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
@@ -162,7 +168,7 @@ class PairedFolders(CropData):
     def test_dataloader(self) -> DataLoader[Any]:
         return self.whole_loader(self.pairs("test"))
 
-    def _taught(self, pairs: list[Pair], required: bool = True) -> Taught | None:
+    def _taught(self, pairs: list[Pair], required: bool = True) -> Taught | TaughtFiles | None:
         recordings = [Recording(pair.name, pair.samples) for pair in pairs]
         return self.taught(recordings, [pair.noisy for pair in pairs], required)
 

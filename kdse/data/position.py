@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdse.data.shared import Collate, CollateOrNothing, SharedBatches, limit_of
+from kdse.data.taught_set import TaughtItems, TaughtSet
 from kdse.errors import UserError
 from kdse.internals.lightning import CUSTOM_SAMPLER, MID_EPOCH, batches_processed, hide_warning, shares_samplers
 
@@ -31,11 +32,14 @@ class Batches(Sampler[list[Key]]):
     """Training batches as lists of (epoch, index) keys: a pure function of epoch, rank and position.
 
     Item i of a batch has index ``(step * world + rank) * batch_size + i``: the ``world`` processes of a run see
-    disjoint parts of what one process with the global batch would see. An epoch has ``steps`` batches.
+    disjoint parts of what one process with the global batch would see. An epoch has ``steps`` batches. With ``taught``
+    the items of that set come instead, one after another and again and again.
     """
 
-    def __init__(self, steps: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.steps, self.batch_size, self.rank, self.world = steps, batch_size, rank, world
+    def __init__(
+        self, steps: int, batch_size: int, rank: int = 0, world: int = 1, taught: TaughtSet | None = None
+    ) -> None:
+        self.steps, self.batch_size, self.rank, self.world, self.taught = steps, batch_size, rank, world, taught
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -46,7 +50,9 @@ class Batches(Sampler[list[Key]]):
         self.epoch, self.start = epoch + 1, 0
         for step in range(start, self.steps):
             first = (step * self.world + self.rank) * self.batch_size
-            yield [(epoch, first + i) for i in range(self.batch_size)]
+            keys = [(epoch, first + i) for i in range(self.batch_size)]
+            items = self.steps * self.batch_size * self.world
+            yield keys if self.taught is None else [self.taught.key(e * items + i) for e, i in keys]
 
 
 def position(trainer: L.Trainer) -> dict[str, int]:
@@ -65,6 +71,9 @@ class ResumableData(L.LightningDataModule):
     num_workers: int = 0
     labelled_share: float = 1.0  # of the training items that have clean speech
     same_data_only: bool = False  # refuse other recordings or processes than a checkpoint's, not only say so
+    taught_set: str | None = None  # folder of what `kdse teach` wrote
+    #: The settings that the audio of a training item depends on, besides its recordings, seed, epoch and index.
+    item_settings: tuple[str, ...] = ("sample_rate_hz", "segment_seconds")
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +82,11 @@ class ResumableData(L.LightningDataModule):
     def fingerprint(self) -> str | None:
         """What training items depend on besides the settings: a digest of the recordings' names and lengths."""
         return None
+
+    def taught_by(self, items: Any) -> dict[str, Any]:
+        """What the audio of a training item depends on besides epoch and index: a taught set is of the same."""
+        settings = {name: getattr(self, name, None) for name in ("seed", *self.item_settings)}
+        return {**settings, "recordings": self.fingerprint()}
 
     def setup(self, stage: str) -> None:
         if self.trainer is None or self.trainer.world_size == 1:
@@ -92,9 +106,19 @@ class ResumableData(L.LightningDataModule):
         """This process among how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def batches(self, steps: int, batch_size: int) -> Batches:
+    def training_loader(self, items: Any, steps: int, batch_size: int) -> DataLoader[Any]:
+        """A loader of training items; those of the taught set if there is one, with what was taught of them."""
+        taught = None if self.taught_set is None else TaughtSet(self.taught_set)
+        if taught is not None and not taught.of_files:
+            taught.require_complete().require_same(self.taught_by(items))
+            items = TaughtItems(items, taught)
+        else:
+            taught = None
+        return self.loader(items, batch_sampler=self.batches(steps, batch_size, taught))
+
+    def batches(self, steps: int, batch_size: int, taught: TaughtSet | None = None) -> Batches:
         """The training sampler, at the stored position after a resume, else at the trainer's epoch."""
-        batches = Batches(steps, batch_size, *self.rank_and_world())
+        batches = Batches(steps, batch_size, *self.rank_and_world(), taught)
         if self._restored is not None:
             move_to(batches, self._restored)
             self._restored = None

@@ -11,12 +11,13 @@ from kdse.audio.files import read
 from kdse.data.batch import Item, make_item
 from kdse.data.file_pairs import Pair
 from kdse.data.taught import Taught
+from kdse.data.taught_set import TaughtFiles
 
 
 class PairSet(Dataset[Item]):
     """Whole files: item i is the i-th pair at ``sample_rate_hz``, with the teacher's file if there are any."""
 
-    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | None = None) -> None:
+    def __init__(self, pairs: list[Pair], sample_rate_hz: int, taught: Taught | TaughtFiles | None = None) -> None:
         self.pairs, self.sample_rate_hz, self.taught = pairs, sample_rate_hz, taught
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,21 +127,44 @@ def mixtures(
 
 
 def from_config(path: Path, trust_code: bool = False) -> HeldOut:
-    """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``.
+    """The test set of a data module described in YAML: ``class_path`` and ``init_args``, alone or under ``data:``."""
+    module, content = data_module([path], "--data-config", trust_code)
+    return from_module(module, {"data_config": str(path), "data": content})
 
-    Without ``trust_code`` it is one that kdse ships: the file can be the config of somebody else's run.
+
+def data_module(
+    files: Sequence[Path], flag: str, trust_code: bool = False, changes: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """The data module that YAML files describe, later ones over earlier ones, and its class_path and init_args.
+
+    Without ``trust_code`` it is one that kdse ships: a file can be the config of somebody else's run.
+
+    Args:
+        files: each with ``class_path`` and ``init_args``, alone or under ``data:``.
+        flag: that named them.
+        trust_code: let them name any class.
+        changes: arguments to replace, by name; None takes an argument away.
     """
     from lightning import LightningDataModule
 
-    content = read_yaml(path)
-    content = content.get("data", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or "class_path" not in content:
-        raise UserError(f"--data-config {path}: has no class_path (nor a `data:` section with one)")
-    given = Config({"data": LightningDataModule})
-    given.put(["data"], content, f"--data-config {path}")
+    given, content = Config({"data": LightningDataModule}), None
+    for path in files:
+        content = read_yaml(path)
+        content = content.get("data", content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or "class_path" not in {**given.values.get("data", {}), **content}:
+            raise UserError(f"{flag} {path}: has no class_path (nor a `data:` section with one)")
+        given.put(["data"], content, f"{flag} {path}")
+    if changes is not None or len(files) > 1:
+        for name, value in (changes or {}).items():
+            if value is None:
+                given.values["data"].pop(name, None)
+            else:
+                given.put(["data", name], value)
+        arguments = dict(given.values["data"])
+        content = {"class_path": arguments.pop("class_path"), "init_args": arguments}
+    where = f"{flag} {' '.join(map(str, files))}: data"
     hint = " (its paths are relative to the current folder)"
-    module = build(content, LightningDataModule, f"--data-config {path}: data", trust_code, hint, given.mistake)
-    return from_module(module, {"data_config": str(path), "data": content})
+    return build(content, LightningDataModule, where, trust_code, hint, given.mistake), content
 
 
 def from_module(module: Any, settings: dict[str, Any]) -> HeldOut:

@@ -35,19 +35,23 @@ def say(line: str) -> None:
 
 
 class Lines:
-    """Lines such as ``index: 20/100 files after 15 s``: at the first call, at the end and at a slow pace between."""
+    """Lines such as ``index: 20/100 files after 15 s, about 60 s left``: at the first call, at the end and at a slow
+    pace between."""
 
     def __init__(self, what: str, unit: str, show: bool = True) -> None:
         self.what, self.unit, self.show = what, unit, show
         self._pace = Pace()
-        self._first = True
+        self._first: int | None = None  # how many were done at the first call
 
     def __call__(self, done: int, total: int) -> None:
         """Takes the count as it is now."""
-        if not self.show or not (self._first or done == total or self._pace.due()):
+        if not self.show or not (self._first is None or done == total or self._pace.due()):
             return
-        self._first = False
-        say(f"{self.what}: {done}/{total} {self.unit} after {time.monotonic() - self._pace.started:.0f} s")
+        self._first = done if self._first is None else self._first
+        seconds = time.monotonic() - self._pace.started
+        left = seconds / (done - self._first) * (total - done) if done > self._first else 0
+        expected = f", about {left:.0f} s left" if left else ""
+        say(f"{self.what}: {done}/{total} {self.unit} after {seconds:.0f} s{expected}")
 
 
 class Counts:

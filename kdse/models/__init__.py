@@ -2,7 +2,8 @@
 
 Networks of kdse: `cruse`, `dccrn`, `gtcrn`, `manner`, `uformer`, `ul_unas`, `unet`; `published` loads the weights that
 authors published. Teachers from elsewhere: `wrapped`, `torchscript`, `onnx`, `onnx_graphs`, `native`, `adapters`,
-`recorded`, and `aligned`, which corrects what does not fit. Students from files of `kdse export`: `onnx_student`.
+`recorded`, `teachers` (several at once), and `aligned`, which corrects what does not fit. Students from files of
+`kdse export`: `onnx_student`.
 """
 
 from kdse.models.adapters import Asteroid, DeepFilterNet, Denoiser, SpeechBrain
@@ -18,6 +19,7 @@ from kdse.models.onnx import Onnx
 from kdse.models.onnx_graphs import OnnxSpectral, OnnxStream
 from kdse.models.onnx_student import OnnxStudent
 from kdse.models.recorded import Recorded
+from kdse.models.teachers import Teachers
 from kdse.models.torchscript import TorchScript
 from kdse.models.uformer import Uformer
 from kdse.models.ul_unas import UlUnas
@@ -44,6 +46,7 @@ __all__ = [
     "SpeechBrain",
     "SpeechModel",
     "Tap",
+    "Teachers",
     "TorchScript",
     "UNet",
     "Uformer",

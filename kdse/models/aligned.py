@@ -97,7 +97,7 @@ class Aligned(SpeechModel):
             raise UserError(f"Aligned: minimum_correlation={minimum_correlation} must lie between 0 and 1")
         if probe is not None and not Path(probe).is_file():
             raise UserError(f"Aligned: probe {probe}: no such file")
-        self.inner, self.brings_weights = _build(model)
+        self.inner, self.brings_weights = build_inner(model)
         if isinstance(self.inner, Recorded):
             raise UserError("Aligned: a recorded teacher's output comes with the data; align the files themselves")
         if isinstance(model, SpeechModel):  # so that a checkpoint can still describe this one
@@ -212,7 +212,7 @@ _ADVICE = (
 )
 
 
-def _build(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
+def build_inner(model: dict[str, Any] | str | SpeechModel) -> tuple[SpeechModel, bool]:
     """The inner model, and whether it comes with weights."""
     if isinstance(model, SpeechModel):
         return model, True

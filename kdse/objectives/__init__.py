@@ -1,6 +1,6 @@
 """Distillation objectives: each turns two sets of activations (or outputs) into one scalar. One family a file.
 
-Output: `output`, `frequency_adaptive`, `selective`. Tap with tap: `hint`, `attention_transfer`,
+Output: `output`, `taught_loss`, `frequency_adaptive`, `selective`. Tap with tap: `hint`, `attention_transfer`,
 `attention_kl`, `multi_view`, `cosine`, `flow_of_solution`, `variational`, `latent_mix`. Items of a batch together:
 `similarity`, `relational`, `correlation`, `probabilistic`. Across layers: `cross_layer`, `review`, `jeffreys`,
 `semantic`, `calibrated`, `compression`.
@@ -27,6 +27,7 @@ from kdse.objectives.review import KnowledgeReview
 from kdse.objectives.selective import SelectivePatches
 from kdse.objectives.semantic import SemanticCalibration
 from kdse.objectives.similarity import SimilarityPreserving
+from kdse.objectives.taught_loss import TaughtLoss
 from kdse.objectives.variational import VariationalInformation
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SemanticCalibration",
     "SiSdrDistillation",
     "SimilarityPreserving",
+    "TaughtLoss",
     "TimeFrequencyCalibrated",
     "VariationalInformation",
 ]

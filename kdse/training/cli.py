@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from lightning.pytorch.loggers import Logger
@@ -20,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from kdse.data.position import ResumableData
+from kdse.data.taught_set import TaughtSet
 from kdse.distributed import SameStart, check_strategy, is_first, launched_by
 from kdse.enhancer import Enhancer
 from kdse.errors import ParserError, UserError, mistake_in, one_line
@@ -46,6 +49,8 @@ from kdse.training.setting_checks import check_checkpoint, check_settings, plain
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
+
+log = logging.getLogger(__name__)
 
 #: Top-level flags beside those of Lightning: name, type, default, help.
 FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
@@ -74,6 +79,27 @@ FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("example_every_n_validations", int, 5,
      "Log audio and spectrograms of a few validation items every so many validations; 0 never."),
 )  # fmt: skip
+
+
+def teach_by_the_set(config: Any) -> None:
+    """Makes what a taught set holds the teacher of a run, in the place of a checkpoint."""
+    model, data = (getattr(config.get(part), "init_args", None) or Namespace() for part in ("model", "data"))
+    named = isinstance(model.get("teacher"), str)  # (as a checkpoint, a public denoiser)
+    if data.get("taught_set") and "teacher" in model and (named or not model.teacher):
+        taught = TaughtSet(data.taught_set)
+        if model.compression is not None:
+            raise UserError(
+                f"--model.compression {model.compression:g}: makes the student of the teacher's network, which is not "
+                "loaded with --data.taught_set; give --model.student (and --model.compression null)"
+            )
+        for key in ("teacher", "teacher_checkpoint"):
+            if model.get(key) is not None:
+                log.info(f"--data.taught_set teaches; --model.{key} {model.get(key)} is not loaded")
+        model.teacher_checkpoint = None
+        arguments = {"sample_rate_hz": taught.about["sample_rate_hz"]}
+        if taught.taps:
+            arguments |= {"taps": taught.taps, "fixed_samples": taught.about["samples"]}
+        model.teacher = Namespace(class_path="kdse.models.Recorded", init_args=Namespace(arguments))
 
 
 class AlreadyFinished(Exception):
@@ -140,6 +166,7 @@ class KdseCLI(FlagsWinCLI):
             raise UserError(given.mistake(str(error))) from error
         if (wrong := given.wrong_null()) is not None:
             raise UserError(wrong)
+        teach_by_the_set(self.config[command])
         self.settings = self._plain_settings()
         check_settings(self.settings)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from kdse.data import Mixtures, NoisyFolder, PairedFolders
 from kdse.data.batch import Batch, empty_batch
+from kdse.data.taught_set import TaughtItems, TaughtSet, imprint
 from tests.data.small_corpus import hiss, make_corpus, put, tone_and_pauses
 
 COMMON = {"segment_seconds": 0.2, "batch_size": 2, "steps_per_epoch": 1, "seed": 1}
@@ -26,9 +29,17 @@ def loaders(folder) -> dict[str, object]:
     train = {"train_noisy": str(folder / "noisy"), "train_clean": str(folder / "clean")}
     paired = PairedFolders(**train, labelled_share=0.5, teacher_folder=str(folder / "noisy"), **COMMON)
     mixtures = Mixtures(str(folder), labelled_share=0.5, validation_items=2, validation_seconds=0.2, **COMMON)
+    clips = [{**mixtures.train_dataloader().dataset[0, 0], "name": "0"}]
+    clips[0].pop("labelled")
+    about = {"settings": {}, "sample_rate_hz": 16000, "items": 1, "epochs": 1, "samples": 3200,
+             "teachers": [{"name": "one"}], "taps": {"deep": {"shape": [2, 3, 4]}}}  # fmt: skip
+    taught = TaughtSet(folder / "set", about)
+    heard = clips[0]["noisy"]
+    taught.write(0, [heard[None].numpy()], [imprint(heard)], [np.zeros((1, 2, 3, 4), dtype=np.float16)])
     noisy = NoisyFolder(str(folder / "noisy"), teacher_folder=str(folder / "noisy"), **COMMON)
     return {
         "paired": paired.train_dataloader(), "whole files": paired.val_dataloader(), "noisy": noisy.train_dataloader(),
+        "taught set": DataLoader(TaughtItems({(0, 0): clips[0]}, taught), batch_sampler=[[(0, 0)]]),
         "mixtures": mixtures.train_dataloader(), "fixed mixtures": mixtures.val_dataloader(),
     }  # fmt: skip
 

@@ -20,7 +20,8 @@ from pathlib import Path
 PRELOADED = ["torch", "scipy.signal", "pesq", "pystoi", "optuna", "onnx", "onnxruntime", "litdata", "rich.console",
              "matplotlib.pyplot", "kdse.commands.evaluate", "kdse.commands.sweep", "kdse.commands.export",
              "kdse.commands.corpus", "kdse.deploy.export.write", "kdse.sweeps.report",
-             "kdse.sweeps.runner", "kdse.data.corpus.packing", "tests.faults.killing"]  # fmt: skip
+             "kdse.sweeps.runner", "kdse.data.corpus.packing", "kdse.training.teaching",
+             "tests.faults.killing"]  # fmt: skip
 #: Audit events of Python for what changes a file or folder; ``open`` counts if it is for writing.
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -79,6 +79,15 @@ def pack(folder: Path) -> Job:
     return Job(command, out, lambda: contents(out, "**/*"))
 
 
+def teach(folder: Path) -> Job:
+    corpus, out = make_corpus(folder / "corpus", files=2), folder / "taught"
+    settings = {"root": str(corpus), "segment_seconds": 1.0, "batch_size": 10, "steps_per_epoch": 10}
+    (folder / "run.yaml").write_text(json.dumps({"data": {"class_path": "kdse.data.Mixtures", "init_args": settings}}))
+    command = ["teach", str(save(built("cruse"), folder / "a.ckpt")), "--config", str(folder / "run.yaml")]
+    command += ["--epochs", "8", "--workers", "2", "--delay-samples", "0", "--gain", "1", "--out", str(out)]
+    return Job(command, out, lambda: contents(out, "*"))
+
+
 def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
     """The bytes of every file by its path; hidden ones are not for users."""
     files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and path.name[0] != "."}
@@ -99,7 +108,7 @@ def check_whole(job: Job, undisturbed: Path) -> None:
             assert path.read_bytes() == other.read_bytes(), path
 
 
-@pytest.mark.parametrize("make", [evaluate, sweep, export, pack], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [evaluate, sweep, export, pack, teach], ids=lambda make: make.__name__)
 def test_a_command_killed_at_any_moment_ends_when_repeated_as_if_undisturbed(make, tmp_path):
     run(["--version"])  # (starts the server)
     folder, kept = tmp_path / "work", tmp_path / "undisturbed"

@@ -10,6 +10,7 @@ import torch
 import kdse.distiller
 import kdse.objectives
 from kdse.distiller import Distiller
+from kdse.losses import PhaseSensitive
 from kdse.models import Cruse, Dccrn
 from kdse.models.base import Estimate
 from kdse.models.checkpoint import fingerprint, load_model
@@ -24,6 +25,7 @@ ARGUMENTS = {
     "MultiViewAttention": {**BOTTLENECK, "view_weights": {"global": 1.0}},
     "OutputDistillation": {"on": "mask"},
     "SemanticCalibration": {"batch_size": BATCH, "pairs": "bottleneck"},
+    "TaughtLoss": {"loss": PhaseSensitive()},
     "TimeFrequencyCalibrated": {"batch_size": BATCH, "frames": 8, "mid_channels": 4},
 }
 KINDS = [name for name in kdse.objectives.__all__ if name not in ("Objective", "Exchange")]
