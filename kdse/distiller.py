@@ -26,6 +26,7 @@ from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
 from kdse.models.probing import restored
 from kdse.models.recorded import Recorded
+from kdse.models.teachers import Teachers
 from kdse.objectives.base import CLIP_SECONDS, Exchange, Objective
 from kdse.pretrained.teachers import TeacherName
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
@@ -283,7 +284,8 @@ class Distiller(FollowedModule, Enhancer):
         parts: dict[str, str | None] = {}
         if objectives and not isinstance(self.teacher, Recorded):
             taps = {name: self.teacher_taps[name] for name, _ in pairs}
-            parts["teacher"] = why_eager_network(self.teacher, taps, self.device, trains=False)
+            several = "several teachers answer one by one" if isinstance(self.teacher, Teachers) else None
+            parts["teacher"] = several or why_eager_network(self.teacher, taps, self.device, trains=False)
             if parts["teacher"] is None:
                 self._teacher.compiled = CompiledNetwork(self.teacher, taps, "teacher")
         taps = {name: self.student_taps[name] for _, name in pairs}

@@ -157,7 +157,7 @@ class CausalConv(nn.Module):
         seen = torch.cat([state["past"], x], dim=2)
         before, frames = self.frames - 1, x.shape[2]
         past = x if frames == before else seen[:, :, frames:]
-        conv: nn.Module = self.conv
+        conv: Any = self.conv
         if isinstance(conv, nn.ConvTranspose2d) and frames == conv.groups == conv.dilation[0] == 1:
             # frames side by side as channels: one frame comes out, not those around it too
             weight = conv.weight.flip(2).transpose(1, 2).flatten(0, 1)[:, :, None]
@@ -181,7 +181,8 @@ class Stages(nn.Sequential):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         run = NextFrames(state)
         for name, stage in self.named_children():
-            x = run(name, stage, x) if hasattr(stage, "step") else stage(x)
+            part: Any = stage  # (mypy takes what has a `step` for a tensor)
+            x = run(name, part, x) if hasattr(part, "step") else part(x)
         return x, run.new
 
 
