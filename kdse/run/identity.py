@@ -22,7 +22,7 @@ _WHERE_IN = {
         "inference_mode", "num_sanity_val_steps",
     },
     "data": {"num_workers", "manifest", "shard_cache", "cache_gb", "cache_dir", "on_accelerator"},
-    "model": {"metric_workers"},
+    "model": {"metric_workers", "compile"},
 }  # fmt: skip
 #: Settings that seeds of one experiment may differ in: the data's own seed, and what only watches a run.
 _SEED_OR_WATCHING = {"trainer": {"callbacks"}, "data": {"seed"}, "model": {"metrics"}}
