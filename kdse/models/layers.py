@@ -148,8 +148,9 @@ class Stages(nn.Sequential):
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         state: State = {}
         for name, stage in self.named_children():
-            if hasattr(stage, "initial_state"):
-                state |= named(name, stage.initial_state(batch, frequencies, device))
+            initial_state = getattr(stage, "initial_state", None)
+            if initial_state is not None:
+                state |= named(name, initial_state(batch, frequencies, device))
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
