@@ -19,7 +19,7 @@ from kdse.data.position import ResumableData
 from kdse.enhancer import Enhancer
 from kdse.internals.torch import watched
 from kdse.losses import CompressedSpectral, MannerLoss, MultiResolutionStft, PhaseSensitive, SiSdr, WeightedSum
-from kdse.models import Cruse, Dccrn, Manner, SpeechModel, Uformer, UNet
+from kdse.models import Cruse, Dccrn, Gtcrn, Manner, SpeechModel, Uformer, UlUnas, UNet
 from kdse.models.base import Estimate
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Joint, Phase, Phases, Schedule, TwoStep
 from kdse.training.divergence import SkipNonFinite
@@ -29,6 +29,8 @@ MODELS: dict[str, Any] = {
     "Cruse": lambda: Cruse(channels=[2, 4, 4, 4]),
     "UNet": lambda: UNet(),
     "Dccrn": lambda: Dccrn(channels=[2, 2, 2, 2, 2, 2], lstm_units=4),
+    "Gtcrn": lambda: Gtcrn(channels=4, hidden=4),
+    "UlUnas": lambda: UlUnas(channels=[2, 2, 2, 2, 4]),
     "Uformer": lambda: Uformer(),
     "Manner": lambda: Manner(),
 }

@@ -36,8 +36,8 @@ class ErbBands(nn.Module):
     def __init__(self, n_fft: int, linear_bins: int, erb_bands: int, sample_rate_hz: int) -> None:
         super().__init__()
         bin_hz, last = sample_rate_hz / n_fft, n_fft // 2
-        ends = 21.4 * np.log10(1 + 0.00437 * bin_hz * np.array([linear_bins, last]))
-        hz = (10 ** (np.linspace(ends[0], ends[1], erb_bands) / 21.4) - 1) / 0.00437
+        first_erb, last_erb = 21.4 * np.log10(1 + 0.00437 * bin_hz * np.array([linear_bins, last]))
+        hz = (10 ** (np.linspace(first_erb, last_erb, erb_bands) / 21.4) - 1) / 0.00437
         centres = np.round(hz / bin_hz)
         if not 0 < linear_bins < last or len(set(centres)) < erb_bands:
             raise UserError(
@@ -106,10 +106,15 @@ class DilatedConv(nn.Conv2d):
 
 
 class Interleave(nn.Module):
-    """The two halves of the channels, one of each in turn (channel shuffle), so that groups of channels mix."""
+    """Two halves of the channels, one of each in turn (channel shuffle), so that groups of channels mix."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return interleaved(*x.chunk(2, dim=1))
+
+
+def interleaved(first: Tensor, second: Tensor) -> Tensor:
+    """Channels of two tensors ``[B, C, T, F]`` in turn, ``[B, 2 C, T, F]``."""
+    return torch.stack([first, second], dim=2).flatten(1, 2)
 
 
 class RecurrentGate(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.errors import UserError, require_at_least
-from kdse.models.dual_path_layers import Interleave, RecurrentGate, band_conv
+from kdse.models.dual_path_layers import RecurrentGate, band_conv, interleaved
 from kdse.models.dual_path_unet import DualPathUNet, power
 from kdse.models.layers import Stages, State
 
@@ -110,12 +110,12 @@ class GroupedBlock(Stages):
 
     def forward(self, x: Tensor) -> Tensor:
         passing, kept = x.chunk(2, dim=1)
-        return Interleave()(torch.cat([super().forward(passing), kept], dim=1))
+        return interleaved(super().forward(passing), kept)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         passing, kept = x.chunk(2, dim=1)
         y, new = super().step(passing, state)
-        return Interleave()(torch.cat([y, kept], dim=1)), new
+        return interleaved(y, kept), new
 
 
 def _edge(channels_in: int, channels_out: int, activation: nn.Module, groups: int = 1, up: bool = False) -> Stages:

@@ -7,7 +7,6 @@ so steps are written for few of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -174,19 +173,17 @@ class Stages(nn.Sequential):
 
     def initial_state(self, batch: int, frequencies: int, device: torch.device) -> State:
         state: State = {}
-        for name, stage in self._stages():
-            if hasattr(stage, "initial_state"):
-                state |= named(name, stage.initial_state(batch, frequencies, device))
+        for name, stage in self.named_children():
+            initial_state = getattr(stage, "initial_state", None)
+            if initial_state is not None:
+                state |= named(name, initial_state(batch, frequencies, device))
         return state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         run = NextFrames(state)
-        for name, stage in self._stages():
+        for name, stage in self.named_children():
             x = run(name, stage, x) if hasattr(stage, "step") else stage(x)
         return x, run.new
-
-    def _stages(self) -> Iterator[tuple[str, Any]]:
-        yield from self.named_children()
 
 
 class BandConv(CausalConv):
