@@ -212,6 +212,8 @@ def test_a_teacher_that_does_not_answer_with_speech_is_not_corrected_but_asked_a
 
 def test_overwrite_makes_another_set_in_the_place_of_one(folder, tmp_path):
     shutil.copytree(folder / "set", tmp_path / "set")
+    (tmp_path / "set" / "taught.json").write_text("{}")
+    assert teach(folder, tmp_path / "set") == 2
     assert teach(folder, tmp_path / "set", "--data.seed=6", "--overwrite") == 0
     assert teach(folder, tmp_path / "new", "--data.seed=6") == 0
     assert content(tmp_path / "set") == content(tmp_path / "new")
