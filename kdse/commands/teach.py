@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     from kdse.training import teaching
 
     out: Path = arguments.out
-    known = teaching.known_set(out)
+    known = teaching.known_set(out, arguments.overwrite)
     sources = _sources(arguments)
     items, about = _items(arguments)
     device = checked_device(arguments.device)
@@ -66,12 +66,11 @@ def main(argv: Sequence[str]) -> int:
         for source, model in zip(sources, work.models, strict=True):
             if source.random and not model.inner.brings_weights and any(True for _ in model.inner.parameters()):
                 say(f"{source.name}: has random weights: it is named by its class; name a checkpoint to teach with")
-        kept = None if arguments.overwrite else known
-        work.prepare(kept)
-        if kept is not None:
-            teaching.check_same(out, work.about, kept)
+        work.prepare(known)
+        if known is not None:
+            teaching.check_same(out, work.about, known)
         taught = teaching.TaughtSet(out, work.about)
-        todo = [p for p in range(taught.pieces) if kept is None or not taught.finished(p)]
+        todo = [p for p in range(taught.pieces) if known is None or not taught.finished(p)]
         workers = min(_processes(arguments.workers, device), len(todo))
         size = sum(taught.bytes_of(piece) for piece in todo)
         teaching.check_space(out, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,7 @@ class TaughtSet:
         return self._mapped[file]
 
     def _place(self, item: int) -> tuple[str, int]:
-        piece = int(np.searchsorted(self.firsts, item, side="right")) - 1
+        piece = bisect_right(self.firsts, item) - 1
         return str(self.folder / f"{piece:06d}"), self.firsts[piece]
 
     def wave(self, item: int, start: int = 0, stop: int | None = None) -> Tensor:

@@ -263,10 +263,14 @@ def _measured(source: Source, model: Aligned) -> dict[str, Any]:
 # --- the folder ---
 
 
-def known_set(folder: Path) -> dict[str, Any] | None:
-    """The description in a folder, None of a new or empty one; a ValueError if it holds something else."""
+def known_set(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The description of a set to go on with; None of a new or empty folder, and of a set that is to be replaced.
+
+    Raises:
+        ValueError: if the folder holds something else.
+    """
     if (folder / DESCRIPTION).exists():
-        return TaughtSet(folder).about
+        return None if overwrite else TaughtSet(folder).about
     if folder.exists() and not (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         raise UserError(f"--out {folder}: is not empty and holds no taught set; give another folder")
     return None
