@@ -68,7 +68,8 @@ class SkipNonFinite(L.Callback):
         alike = trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)  # all have the same gradients
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         late = not reading_is_free(pl_module.device) and alike and scaler is None
-        if late and all([use_fused(optimizer) for optimizer in trainer.optimizers]):
+        fused = all([use_fused(optimizer) for optimizer in trainer.optimizers])  # (faster on a CPU too)
+        if late and fused:
             self._counts, self._lasting = torch.tensor([[self.skipped, self.in_a_row], [1, 0]], device=pl_module.device)
             self._told = self.skipped
 
