@@ -190,7 +190,7 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
 
     Args:
         path: a MODEL: a model in the box ("cruse-62k"), a run folder (RUN, or RUN:best), a checkpoint written by
-            `kdse fit`, an ONNX file, or a class path.
+            `kdse fit`, published weights (`kdse.models.published`), an ONNX file, or a class path.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:
