@@ -50,7 +50,8 @@ def _fused(x: Tensor) -> bool:
     (On a GPU the kernels of cuDNN are the faster recurrence.)
     """
     device = x.device.type
-    return device == "cpu" and not torch.is_autocast_enabled(device) and not torch.compiler.is_compiling()
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return device == "cpu" and not torch.is_autocast_enabled(device) and not exported
 
 
 class CumulativeLayerNorm(nn.Module):
