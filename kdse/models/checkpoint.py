@@ -191,7 +191,8 @@ def load_model(path: str | Path, trust_code: bool = False) -> SpeechModel:
 
     Args:
         path: a MODEL: a model in the box ("cruse-62k"), a run folder (RUN, or RUN:best), a checkpoint written by
-            `kdse fit`, an ONNX file, a public denoiser ("ul-unas"), or a class path.
+            `kdse fit`, an ONNX file, a public denoiser ("ul-unas"), published weights (`kdse.models.published`), or a
+            class path.
         trust_code: allow classes that kdse does not ship to be imported and run.
 
     Raises:

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdse.errors import UserError
-from kdse.models.layers import CausalConv, State
+from kdse.internals.torch import has_forward_hooks
+from kdse.models.fused import grouped_gru
+from kdse.models.layers import CausalConv, State, _fused
 
 
 class ErbBands(nn.Module):
@@ -135,7 +137,7 @@ class RecurrentGate(nn.Module):
 
     def _run(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         energy = x.square()
-        seen, hidden = self.gru(energy.mean(3).transpose(1, 2), hidden)
+        seen, hidden = over_frames(self.gru, energy.mean(3).transpose(1, 2), hidden)
         x = x * self.linear(seen).sigmoid().transpose(1, 2)[..., None]
         return x if self.bands is None else x * self.bands(energy.mean(1))[:, None], hidden
 
@@ -145,6 +147,15 @@ class RecurrentGate(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, hidden = self._run(x, state["hidden"][None])
         return y, {"hidden": hidden[0]}
+
+
+def over_frames(gru: nn.Module, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A GRU of one direction over ``[B, T, C]``, by `kdse.models.fused` where that may run: output and last state."""
+    if hidden is not None or not _fused(x) or has_forward_hooks(gru):
+        y, hidden = gru(x, hidden)
+        return y, hidden
+    y = grouped_gru(nn.ModuleList([gru]), x.transpose(0, 1)[None])[0].transpose(0, 1)
+    return y, y[:, -1][None]
 
 
 class BandGate(nn.Module):
@@ -194,7 +205,7 @@ class GroupedPath(nn.Module):
         outputs, states = [], []
         for index, (gru, part) in enumerate(zip(self.grus, rows.flatten(0, 1).chunk(2, dim=-1), strict=True)):
             start = None if hidden is None else hidden[:, :, index].flatten(0, 1)[None]
-            y, state = gru(part, start)
+            y, state = gru(part) if self.along_bands else over_frames(gru, part, start)
             outputs.append(y)
             states.append(state[0].unflatten(0, rows.shape[:2]))
         y = self.linear(torch.cat(outputs, dim=-1)).unflatten(0, rows.shape[:2])

@@ -51,7 +51,8 @@ def _fused(x: Tensor) -> bool:
 
     (On a GPU the kernels of cuDNN are the faster recurrence.)
     """
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or exported:
         return False
     return bool(torch.backends.mkldnn.enabled)
 

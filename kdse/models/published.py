@@ -82,20 +82,21 @@ def recognised(content: dict[str, Any]) -> tuple[SpeechModel, dict[str, Tensor]]
     A family's file has all its names, and the band filters that kdse computes.
     """
     given = content.get("model")
-    if not isinstance(given, dict) or not all(isinstance(given.get(name), Tensor) for name in FILTERS):
+    if not isinstance(given, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in given.items()):
         return None
-    merge, split = (given[name] for name in FILTERS)
+    filters = [given[name] for name in FILTERS if name in given]
     for family, names in NAMES.items():
         with torch.device("meta"):
             model = family()
-        own = model.state_dict()
         weights = {_renamed(name, names): tensor for name, tensor in given.items() if name not in FILTERS}
-        filters = model.bands.filters
-        if set(weights) == set(own) and all(
-            x.shape == filters.shape and torch.allclose(x.float(), filters, atol=1e-6) for x in (merge.t(), split)
-        ):
+        ours = model.bands.filters
+        if set(weights) == set(model.state_dict()) and all(map(_equal, filters, (ours.t(), ours))):
             return model, {name: _turned(model, name, tensor) for name, tensor in weights.items()}
     return None
+
+
+def _equal(theirs: Tensor, ours: Tensor) -> bool:
+    return theirs.shape == ours.shape and torch.allclose(theirs.float(), ours, atol=1e-6)
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
@@ -108,9 +109,11 @@ def _turned(model: DualPathUNet, name: str, tensor: Tensor) -> Tensor:
     """A weight in our layout: convolutions of stride 1 are transposed ones in published decoders (in UL-UNAS only the
     depthwise), and a grouped block's first one has the three bands of a channel as channels."""
     layer, own = model.get_submodule(name.rpartition(".")[0]), model.state_dict()[name]
+    if tensor.numel() != own.numel():  # (whoever loads it says so)
+        return tensor
     if name.startswith("decoder") and isinstance(layer, nn.Conv2d) and tensor.ndim == 4:
         if layer.groups == layer.in_channels:
             tensor = tensor.flip(2, 3)
         elif isinstance(model, Gtcrn):
             tensor = tensor.transpose(0, 1)
-    return tensor.reshape(own.shape) if tensor.numel() == own.numel() else tensor
+    return tensor.reshape(own.shape)
