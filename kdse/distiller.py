@@ -23,6 +23,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 from kdse.models.budget import compress, count_parameters
 from kdse.models.build import ModelOrFactory
 from kdse.models.checkpoint import fingerprint
+from kdse.models.recorded import Recorded
 from kdse.objectives.base import Exchange, Objective
 from kdse.schedule import EVERY_OBJECTIVE, SUPERVISED, Phase, Schedule
 from kdse.taps import probe, record, resolve_taps
@@ -141,7 +142,9 @@ class Distiller(FollowedModule, Enhancer):
     def _tap_shapes(self) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
             samples = self.teacher.fixed_samples or 2 * self.student.sample_rate_hz
-            self._shapes = self._teacher.shapes(samples), probe(self.student, self.student_taps, samples)
+            stored = self.teacher.shapes() if isinstance(self.teacher, Recorded) else None
+            of_teacher = probe(self.teacher, self.teacher_taps, samples) if stored is None else stored
+            self._shapes = of_teacher, probe(self.student, self.student_taps, samples)
         return self._shapes
 
     # --- the loop ---
