@@ -148,7 +148,9 @@ class Distiller(FollowedModule, Enhancer):
     def _tap_shapes(self, clip_seconds: float) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
         if self._shapes is None:
             samples = self.teacher.fixed_samples or round(clip_seconds * self.student.sample_rate_hz)
-            self._shapes = self._teacher.shapes(samples), probe(self.student, self.student_taps, samples)
+            stored = self.teacher.shapes() if isinstance(self.teacher, Recorded) else None
+            of_teacher = probe(self.teacher, self.teacher_taps, samples) if stored is None else stored
+            self._shapes = of_teacher, probe(self.student, self.student_taps, samples)
         return self._shapes
 
     # --- the loop ---

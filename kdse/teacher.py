@@ -19,7 +19,7 @@ from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
 from kdse.models.recorded import Recorded
 from kdse.models.teachers import Teachers
 from kdse.pretrained.teachers import TeacherName
-from kdse.taps import probe, record
+from kdse.taps import record
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,6 @@ class Teacher:
                 given = data.get("taught"), data.get("clean"), data.get("labelled")
                 return self.network.estimate(noisy, *given), {}
             return record(self.network, {name: self.taps[name] for name in names}, noisy, self.compiled)
-
-    def shapes(self, samples: int) -> dict[str, torch.Size]:
-        """Shapes ``[B, C, T, F]`` of the taps for a clip of so many samples; of recorded ones, as they were stored."""
-        return self.network.shapes() if isinstance(self.network, Recorded) else probe(self.network, self.taps, samples)
 
 
 def load_teacher(teacher: TeacherName | ModelOrFactory | None, checkpoint: str | None, trust_code: bool) -> SpeechModel:

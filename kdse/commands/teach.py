@@ -82,16 +82,16 @@ def main(argv: Sequence[str]) -> int:
     if show:
         for teacher in taught.about["teachers"]:
             say(_of_teacher(teacher))
+        cost = f"{seconds * 1e3:.0f} ms an item, {workers or 1} at once"
         say(
             f"{out}: {len(taught)} items ({hours:.2f} hours), {len(taught) - count} of them there; {size / 1e6:.0f} MB "
-            f"to write in about {expected:.0f} s ({seconds * 1e3:.0f} ms an item, {workers or 1} at once)"
+            f"to write in about {expected:.0f} s" + f" ({cost})" * bool(todo)
         )
     started = time.monotonic()
     with teaching.begun(out, work.about, arguments.overwrite), counting(show) as progress:
         advance = progress.add("teach", "items", len(taught), len(taught) - count)
         for piece in teaching.run(work, todo, workers):
-            for _ in taught.items_of(piece):
-                advance()
+            advance(len(taught.items_of(piece)))
     spent = time.monotonic() - started
     report = {
         "out": str(out), "items": len(taught), "made": count, "hours": round(float(hours), 3),

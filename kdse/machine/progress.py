@@ -61,18 +61,18 @@ class Counts:
         self._bars, self._show = bars, show
         self._lock = threading.Lock()
 
-    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[[], None]:
-        """Begins a count; returns what to call after each unit."""
+    def add(self, what: str, unit: str, total: int, done: int = 0) -> Callable[..., None]:
+        """Begins a count; returns what to call after each unit, or with the number of several."""
         if self._bars is not None:
             task = self._bars.add_task(what, total=total, completed=done, unit=unit)
-            return lambda: self._bars.advance(task)
+            return lambda count=1: self._bars.advance(task, count)
         lines = Lines(what, unit, self._show)
         lines(done, total)
 
-        def advance() -> None:
+        def advance(count: int = 1) -> None:
             nonlocal done
             with self._lock:
-                done += 1
+                done += count
                 lines(done, total)
 
         return advance

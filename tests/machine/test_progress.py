@@ -34,6 +34,7 @@ def test_an_hour_of_counting_is_a_line_every_so_many_seconds(clock, capsys):
         lines(second, 3600)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "index: 0/3600 files after 0 s" and said[-1] == "index: 3600/3600 files after 3600 s"
+    assert "index: 1800/3600 files after 1800 s, about 1800 s left" in said
     assert len(said) == 3600 / progress.SECONDS_BETWEEN_LINES + 1
     times = [int(re.findall(r"after (\d+) s", line)[0]) for line in said]
     assert all(b - a >= progress.SECONDS_BETWEEN_LINES for a, b in zip(times, times[1:], strict=False))
