@@ -85,17 +85,6 @@ def compiler_errors() -> tuple[type[Exception], ...]:
     return (TORCH.load("torch._dynamo.exc", "TorchDynamoException"),)
 
 
-def compiled_graphs() -> int:
-    """Graphs that torch.compile has made in this process."""
-    return int(TORCH.load("torch._dynamo.utils", "counters")["stats"]["unique_graphs"])
-
-
-def compiler_cache() -> tuple[int, int]:
-    """Graphs whose kernels this process found in torch.compile's cache, and those that it compiled."""
-    counts = TORCH.load("torch._dynamo.utils", "counters")["inductor"]
-    return int(counts["fxgraph_cache_hit"]), int(counts["fxgraph_cache_miss"])
-
-
 def cxx_compiler() -> str | None:
     """The C++ compiler that torch.compile would call; None if there is none."""
     invalid = TORCH.load("torch._inductor.exc", "InvalidCxxCompiler")

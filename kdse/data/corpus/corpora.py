@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,10 +143,8 @@ class Corpus:
             return self  # (the same)
         content = [self.fingerprint, *stamps]
 
-        def whole(index: int) -> Tensor:
-            return self.read(index, sample_rate_hz)
-
-        return replace(self, decoded=decode(root, content, whole, lengths, sample_rate_hz, cache_dir, most_gb))
+        read_whole = partial(self.read, sample_rate_hz=sample_rate_hz)
+        return replace(self, decoded=decode(root, content, read_whole, lengths, sample_rate_hz, cache_dir, most_gb))
 
     def to(self, device: torch.device) -> Corpus:
         """The same with what is decoded in the memory of a device."""
