@@ -33,7 +33,7 @@ SILENT_REDRAWS = 175
 #: Of every so many samples one shows that a crop is loud enough, or sounds; only if it does not, all are looked at.
 #: Our choice.
 GLANCE = 8
-#: Files with silence that were told of.
+#: Files with silence that a warning has named.
 _named: set[str] = set()
 
 #: The crops of an item, one after another, and their audio ``[N]`` in units of 1/32768.

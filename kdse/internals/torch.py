@@ -38,7 +38,7 @@ def without_forward_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether somebody asked to see this module's own output."""
+    """Whether a forward hook sees this module's own output."""
     return bool(TORCH.get(module, "_forward_hooks"))
 
 

