@@ -87,7 +87,7 @@ class CompiledNetwork:
     """A network's pass, compiled: noisy audio ``[B, N]`` to its `Estimate` and the raw outputs of its tapped modules.
 
     For the time of a call only, modules have another ``forward``: hooks would be traced once and never looked at
-    again. So nothing of this is seen by whoever copies, saves or evaluates the network.
+    again. So copies, checkpoints and evaluations of the network hold nothing of this.
     """
 
     def __init__(self, network: SpeechModel, taps: Mapping[str, Tap], what: str) -> None:

@@ -19,7 +19,6 @@ import kdse.enhancer
 from kdse.compiling import Compiled
 from kdse.distiller import Distiller
 from kdse.enhancer import Enhancer
-from kdse.internals.torch import compiled_graphs
 from kdse.models import Cruse, SpeechModel
 from kdse.models.base import Estimate, Tap
 from kdse.models.checkpoint import fingerprint
@@ -92,6 +91,13 @@ def test_a_compiled_run_reaches_the_weights_and_statistics_of_the_eager_one(sett
     eager, compiled = (distil(tmp_path, on, [*objectives()[:-1], *schedule], **settings) for on in (False, True))
     assert largest_difference(eager, compiled) < 1e-5
     assert not [m for m in compiled.student.modules() if "forward" in vars(m)]
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
 
 
 class Graphs(L.Callback):
@@ -224,7 +230,7 @@ def test_a_batch_of_another_shape_runs_eager_and_compiles_nothing(caplog, monkey
 TWICE = """
 import sys, torch
 import kdse.compiling
-from kdse.internals.torch import compiler_cache
+from torch._dynamo.utils import counters
 from tests.test_compiling import distil
 from tests.toys import make_student, make_teacher
 from kdse.objectives import Hint, SimilarityPreserving
@@ -235,7 +241,7 @@ def run(on):
     return distil(sys.argv[1], on, callbacks, 4, teacher=make_teacher, student=make_student, loss=None)
 ours, theirs = run(True).state_dict(), run(False).state_dict()
 print("difference", max(float((ours[k] - theirs[k]).abs().max()) for k in ours))
-print("found and made", *compiler_cache())
+print("found and made", *(counters["inductor"][f"fxgraph_cache_{what}"] for what in ("hit", "miss")))
 """
 
 

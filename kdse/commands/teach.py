@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     words, arguments_of_data = _data_flags(argv)
     arguments = _parser().parse_args(words, argparse.Namespace(data=arguments_of_data))
     if (arguments.config is None) == (arguments.folder is None):
-        raise UserError("--config, --folder: give one of them: what is it that is taught on?")
+        raise UserError("--config, --folder: give one of them, which says what is taught on")
     if arguments.folder is not None and (arguments.taps or arguments.data or arguments.epochs != 1):
         raise UserError("--taps, --data.NAME, --epochs: are of --config; recordings of a --folder are cropped later")
     if arguments.config is not None and arguments.sample_rate_hz is not None:

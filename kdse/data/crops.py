@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdse.data.batch import Item, make_item, pad_batch
 from kdse.data.corpus.corpora import Crop
+from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.file_pairs import Pair
 from kdse.data.position import Key, ResumableData, check_positive
 from kdse.data.taught import Recording, Taught, align_taught, find_taught
@@ -102,21 +103,41 @@ class Crops(Dataset[Item]):
 
 
 class CropData(ResumableData):
-    """A data module that trains on `Crops` and scores whole pairs of files; see its subclasses for the settings."""
+    """A data module that trains on `Crops` of recordings and scores whole pairs of files.
+
+    Args:
+        segment_seconds: length of training crops; shorter files are repeated.
+        batch_size: items a batch and process.
+        steps_per_epoch: batches that make an epoch; None means one crop of every training recording.
+        num_workers: data processes.
+        sample_rate_hz: of everything; other files (VoiceBank-DEMAND has 48 kHz) are resampled.
+        seed: of order and crops; None means the run's seed_everything.
+        teacher_folder: files that any system made of the noisy training files, of the same relative names. Training
+            batches then carry them as "taught", and so do validation batches of `PairedFolders` if the folder holds
+            the held-out files too. Up to 0.1 s more or less at the end is cut or filled with zeros.
+        teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
+        teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
+        cache_gb: noisy, clean and taught training files are decoded (and resampled) once, into copies on disk that all
+            later runs map into memory, if each takes at most so many GB; 0 reads the files.
+        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
+        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
+            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
+            again and again; their seed is taken where `seed` is not given.
+    """
 
     def __init__(
         self,
-        segment_seconds: float,
-        batch_size: int,
-        steps_per_epoch: int | None,
-        num_workers: int,
-        sample_rate_hz: int,
-        seed: int | None,
-        teacher_folder: str | None,
-        teacher_delay_samples: int | None,
-        teacher_gain: float | None,
-        cache_gb: float,
-        cache_dir: str | None,
+        segment_seconds: float = 2.0,
+        batch_size: int = 16,
+        steps_per_epoch: int | None = None,
+        num_workers: int = 0,
+        sample_rate_hz: int = 16000,
+        seed: int | None = None,
+        teacher_folder: str | None = None,
+        teacher_delay_samples: int | None = None,
+        teacher_gain: float | None = None,
+        cache_gb: float = CACHE_GB,
+        cache_dir: str | None = None,
         taught_set: str | None = None,
     ) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ SILENT_REDRAWS = 175
 #: Of every so many samples one shows that a crop is loud enough, or sounds; only if it does not, all are looked at.
 #: Our choice.
 GLANCE = 8
-#: Files with silence that were told of.
+#: Files with silence that a warning has named.
 _named: set[str] = set()
 
 #: The crops of an item, one after another, and their audio ``[N]`` in units of 1/32768.
@@ -232,7 +232,7 @@ class MixtureSet(Dataset[Item]):
     def _sounding(self, draw: Draw, corpus: Corpus, drawn: Drawn, key: Key, what: str) -> Drawn:
         """What was drawn, or if that is silent, what is drawn again; an AudioError if no sound is to be found."""
         crops, wave = drawn
-        if wave.any() or (not self.items and any(self._whole(corpus, crop.place).any() for crop in crops)):
+        if wave.any() or (not self.items and any(corpus.read(crop.place, self.sample_rate_hz).any() for crop in crops)):
             return drawn
         for again in self._drawn_again(draw, corpus, crops, key, what):
             return again
@@ -269,11 +269,8 @@ class MixtureSet(Dataset[Item]):
 
     def _draw_room(self, rooms: Corpus, rng: np.random.Generator) -> Drawn:
         place = int(rng.integers(len(rooms)))
-        response = self._whole(rooms, place)
+        response = rooms.read(place, self.sample_rate_hz)
         return [Crop(place, 0, len(response))], response
-
-    def _whole(self, corpus: Corpus, place: int) -> Tensor:
-        return corpus.read(place, self.sample_rate_hz)
 
     def _reverberate(self, dry: Tensor, response: Tensor, direct: int) -> tuple[Tensor, Tensor]:
         """Reverberant speech and its early part, both aligned to the direct path."""

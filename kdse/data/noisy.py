@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from kdse.audio.opening import AudioError
 from kdse.data.corpus.corpora import Corpus, Crop, scan
-from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.corpus.shards import is_remote
 from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import find_pairs, stem
@@ -47,31 +46,16 @@ class NoisyFolder(CropData):
     """Noisy recordings of which nobody has the clean speech: a teacher is all that a student can learn from.
 
     Training batches have no "clean": give the supervised loss no weight (`schedule: Joint` with gamma 1). Validation
-    needs clean speech and so its own folders; without them there is none, and no ``best`` checkpoint either.
+    needs clean speech and so its own folders; without them there is none, and no ``best`` checkpoint either. See
+    `CropData` for the settings that it shares with `PairedFolders`.
 
     Args:
         folder: the recordings, searched with its subfolders; or what `kdse corpus pack` made of them, a folder or URL.
-        teacher_folder: files that any system made of them, of the same relative names. Training batches then carry
-            them as "taught". Up to 0.1 s more or less at the end is cut or filled with zeros.
         valid_noisy: folder of noisy validation files; they are the test files too.
         valid_clean: folder of the clean validation files, of the same relative names.
-        segment_seconds: length of training crops; shorter files are repeated.
-        batch_size: items a batch and process.
-        steps_per_epoch: batches that make an epoch; None means one crop of every recording.
-        num_workers: data processes.
-        sample_rate_hz: of everything; other files are resampled.
-        seed: of order and crops; None means the run's seed_everything.
-        teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
-        teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
         manifest: file of `kdse corpus index --out`, for a folder that cannot be written to; one that lies in the folder
             is found without.
         shard_cache: folder that keeps whole shards of object storage as they are used; None keeps nothing.
-        cache_gb: the training recordings, and the teacher's, are decoded once, into copies on disk that all later runs
-            map into memory, if each takes at most so many GB; 0 reads the files.
-        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
-        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
-            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
-            again and again; their seed is taken where `seed` is not given.
     """
 
     labelled_share = 0.0
@@ -79,28 +63,13 @@ class NoisyFolder(CropData):
     def __init__(
         self,
         folder: str,
-        teacher_folder: str | None = None,
         valid_noisy: str | None = None,
         valid_clean: str | None = None,
-        segment_seconds: float = 2.0,
-        batch_size: int = 16,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
-        sample_rate_hz: int = 16000,
-        seed: int | None = None,
-        teacher_delay_samples: int | None = None,
-        teacher_gain: float | None = None,
         manifest: str | None = None,
         shard_cache: str | None = None,
-        cache_gb: float = CACHE_GB,
-        cache_dir: str | None = None,
-        taught_set: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
-            taught_set,
-        )  # fmt: skip
+        super().__init__(**kwargs)
         self.folder = folder if is_remote(folder) else Path(folder)
         self.valid_folders = given_together(("valid_noisy", "valid_clean"), valid_noisy, valid_clean)
         self.manifest, self.shard_cache = manifest, shard_cache

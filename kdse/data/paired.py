@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from kdse.data.batch import pad_batch
 from kdse.data.corpus.corpora import Crop, of_files
-from kdse.data.corpus.decoded import CACHE_GB
 from kdse.data.crops import CropData, Crops, given_together
 from kdse.data.file_pairs import Pair, find_pairs, speaker
 from kdse.data.labelled import check_share, labelled_places
@@ -65,7 +64,8 @@ class PairedFolders(CropData):
 
     Files of equal relative path belong together, or files of equal DNS file id where the clean ones are called
     clean_fileid_<number>; else names that differ by the same prefix and suffix in all files (NAME_clean). Validation
-    and test items are whole files. A pair may differ in length by 0.02 s.
+    and test items are whole files. A pair may differ in length by 0.02 s. See `CropData` for the settings that it
+    shares with `NoisyFolder`.
 
     Args:
         root: a folder with VoiceBank-DEMAND as distributed (noisy_testset_wav, clean_testset_wav and, to train,
@@ -78,26 +78,9 @@ class PairedFolders(CropData):
         valid_speakers: training files of these speakers (file names up to the first _ or -) are held out for
             validation. None means p226 and p287 for VoiceBank-DEMAND in root, else valid_share decides.
         valid_share: without valid_speakers, this share of the training pairs is held out, by a hash of their names.
-        segment_seconds: length of training crops; shorter files are repeated.
-        batch_size: items a batch and process.
-        steps_per_epoch: batches that make an epoch; None means once through the training pairs.
-        num_workers: data processes.
-        sample_rate_hz: of everything; other files (VoiceBank-DEMAND has 48 kHz) are resampled.
-        seed: of order and crops; None means the run's seed_everything.
         labelled_share: share of the training pairs whose clean file is used. Below 1, training batches say which items
             are "labelled", and the clean speech of the others is zeros. A smaller share's pairs are among a larger's.
         labelled_seed: which pairs those are. Not the run's seed, so that a teacher and students of any seed agree.
-        teacher_folder: files that any system made of the noisy training files, of the same relative names. Training
-            batches then carry them as "taught", and so do validation batches if the folder holds the held-out files
-            too. Up to 0.1 s more or less at the end is cut or filled with zeros.
-        teacher_delay_samples: how late those files are, at this rate; None measures it and says so in the log.
-        teacher_gain: their level, which is divided out; None measures it (within 1 dB it is left alone), 1 leaves it.
-        cache_gb: the noisy, clean and taught training files are decoded (and resampled) once, into copies on disk that
-            all later runs map into memory, if each takes at most so many GB; 0 reads the files.
-        cache_dir: folder of the cache; None means the environment variable KDSE_CACHE, else ~/.cache/kdse.
-        taught_set: instead of teacher_folder, what `kdse teach` wrote: for a folder of recordings as those files, for
-            this data (`--config`) for the crops of as many epochs as it was asked for, which training goes through
-            again and again; their seed is taken where `seed` is not given.
     """
 
     def __init__(
@@ -109,26 +92,11 @@ class PairedFolders(CropData):
         train_clean: str | None = None,
         valid_speakers: list[str] | None = None,
         valid_share: float = 0.05,
-        segment_seconds: float = 2.0,
-        batch_size: int = 16,
-        steps_per_epoch: int | None = None,
-        num_workers: int = 0,
-        sample_rate_hz: int = 16000,
-        seed: int | None = None,
         labelled_share: float = 1.0,
         labelled_seed: int = 0,
-        teacher_folder: str | None = None,
-        teacher_delay_samples: int | None = None,
-        teacher_gain: float | None = None,
-        cache_gb: float = CACHE_GB,
-        cache_dir: str | None = None,
-        taught_set: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            segment_seconds, batch_size, steps_per_epoch, num_workers, sample_rate_hz, seed, teacher_folder,
-            teacher_delay_samples, teacher_gain, cache_gb, cache_dir,
-            taught_set,
-        )  # fmt: skip
+        super().__init__(**kwargs)
         if root is None and noisy is clean is train_noisy is train_clean is None:
             raise UserError("give --data.root, or --data.noisy and --data.clean, or --data.train_noisy and _clean")
         if not 0 < valid_share < 1:

@@ -38,7 +38,7 @@ class SyntheticCorpus(Mixtures):
         self.build_workers = build_workers
 
     def prepare_data(self) -> None:
-        """Generates the corpus if the cache does not hold it yet: once a machine, whoever comes first."""
+        """Generates the corpus if the cache does not hold it yet: once a machine, by the first process."""
         self.corpus_folder()
 
     def corpus_folder(self) -> Path:

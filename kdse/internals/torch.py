@@ -38,7 +38,7 @@ def without_forward_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether somebody asked to see this module's own output."""
+    """Whether a forward hook sees this module's own output."""
     return bool(TORCH.get(module, "_forward_hooks"))
 
 
@@ -83,17 +83,6 @@ def prepare_compiler(keep_graphs: bool) -> None:
 def compiler_errors() -> tuple[type[Exception], ...]:
     """What a compiled function raises if it cannot be compiled."""
     return (TORCH.load("torch._dynamo.exc", "TorchDynamoException"),)
-
-
-def compiled_graphs() -> int:
-    """Graphs that torch.compile has made in this process."""
-    return int(TORCH.load("torch._dynamo.utils", "counters")["stats"]["unique_graphs"])
-
-
-def compiler_cache() -> tuple[int, int]:
-    """Graphs whose kernels this process found in torch.compile's cache, and those that it compiled."""
-    counts = TORCH.load("torch._dynamo.utils", "counters")["inductor"]
-    return int(counts["fxgraph_cache_hit"]), int(counts["fxgraph_cache_miss"])
 
 
 def cxx_compiler() -> str | None:

@@ -236,7 +236,7 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[None]:
     probe as a second call."""
     streams = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with without_forward_hooks(model), undisturbed(model), streams:
-        torch.default_generator.manual_seed(0)  # a teacher that samples at random throws the same dice every time
+        torch.default_generator.manual_seed(0)  # a teacher that samples at random draws the same numbers every time
         if device.type == "cuda":
             torch.cuda.manual_seed(0)
         yield

@@ -1,4 +1,4 @@
-"""`DualPathUNet`: what GTCRN and UL-UNAS are but for their features and blocks."""
+"""`DualPathUNet`: the network that GTCRN and UL-UNAS share, without their features and blocks."""
 
 from __future__ import annotations
 

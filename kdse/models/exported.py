@@ -13,6 +13,7 @@ from torch import Tensor
 from kdse.errors import UserError
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.stft import Stft
+from kdse.models.streaming import streamed
 from kdse.trust import LARGEST_STATE_BYTES, check_numbers
 
 FORMAT_VERSION = 1
@@ -52,11 +53,7 @@ class ExportedStudent(SpeechModel):
         raise NotImplementedError
 
     def forward(self, noisy: Tensor) -> Estimate:
-        from kdse.models.streaming import Streamer
-
-        streamer = Streamer(self, noisy.shape[0])
-        waves = [streamer.push(noisy.detach()), streamer.flush()]
-        return Estimate(torch.cat(waves, dim=1).to(noisy))
+        return Estimate(streamed(self, noisy.detach()).to(noisy))
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
         host = {} if self.stft is None else self.stft.initial_state(batch, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What lies around an ONNX graph that works on frames: its STFT, what it takes, what it gives; and those known here."""
+"""Front ends of ONNX graphs that work on frames: STFT, kinds of input and output, and the interfaces known here."""
 
 from __future__ import annotations
 

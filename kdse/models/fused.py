@@ -138,8 +138,8 @@ def _normalise_backward(
     mean, variance, scale, count = moments
     batch, frames, bins, channels = x.shape
     to_x = x.new_empty(batch, frames + zeros, bins, channels)
-    # sums over a frame and over all frames, as products of matrices [B T, F C] and vectors; new memory is dear, so the
-    # gradient's own holds the first of them meanwhile
+    # sums over a frame and over all frames, as products of matrices [B T, F C] and vectors; the first product is kept
+    # in the memory of the gradient, because allocating more takes time
     product = torch.mul(grad, x, out=to_x.view(-1)[: x.numel()].view(x.shape))
     rows, weights = product.flatten(2).flatten(0, 1), gain.repeat(bins)
     plain = grad.flatten(2).flatten(0, 1)

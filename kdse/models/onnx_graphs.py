@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.foreign import file_identity
@@ -121,7 +122,7 @@ class OnnxSpectral(SpeechModel):
     def forward(self, noisy: Tensor) -> Estimate:
         return Estimate(self._enhanced(noisy))
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def _enhanced(self, noisy: Tensor) -> Tensor:
         (frames,), hop, samples = self._frames, self.hop_samples, noisy.shape[1]
@@ -145,10 +146,7 @@ class OnnxSpectral(SpeechModel):
     def _side_by_side(self, enhance: Any, heard: np.ndarray) -> np.ndarray:
         """``enhance`` of each item ``[1, T, F]``, so many at a time: onnxruntime leaves Python's lock while it runs."""
         items = np.split(heard, len(heard))
-        workers = min(self.threads or torch.get_num_threads(), len(items))
-        if workers < 2:
-            return np.concatenate([enhance(item) for item in items])
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(min(self.threads or torch.get_num_threads(), len(items))) as pool:
             return np.concatenate(list(pool.map(enhance, items)))
 
     def _through(self, frames: np.ndarray, states: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

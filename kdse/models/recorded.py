@@ -13,7 +13,7 @@ from kdse.models.base import Estimate, SpeechModel, Tap
 
 
 class Recorded(SpeechModel):
-    """What was taught before teaches: any closed system will do, and no teacher network runs.
+    """A teacher whose outputs come with the data: any closed system can have made them, and no teacher network runs.
 
     The data module reads it: a set of `kdse teach` (``--data.taught_set``, which names this teacher by itself), or a
     folder of already enhanced files (``--data.teacher_folder``). Only objectives on the output can be used, and those

@@ -118,6 +118,12 @@ class Streamer:
         return ready[:, dropped:]
 
 
+def streamed(model: SpeechModel, noisy: Tensor, block_hops: int = BLOCK_HOPS) -> Tensor:
+    """What a `Streamer` makes of whole signals ``[B, N]``."""
+    streamer = Streamer(model, noisy.shape[0], block_hops)
+    return torch.cat([streamer.push(noisy), streamer.flush()], dim=1)
+
+
 def check_samples(samples: Tensor, position: int, rate_hz: int) -> None:
     """Refuses samples ``[C, n]`` that would spoil a model's state: NaN, infinite or larger than `LARGEST`.
 

@@ -116,9 +116,7 @@ class Runner:
             if self._sent is None:
                 self._sent = signal.SIGTERM
                 self.progress.say(f"{received.name}: stopping {len(running)} run(s), which keep their last checkpoint")
-            elif (
-                received == signal.SIGINT
-            ):  # (only a second Ctrl-C kills: a cluster sends SIGUSR1 and SIGTERM for one end)
+            elif received == signal.SIGINT:  # (no other kills: a cluster sends SIGUSR1 and SIGTERM for one end)
                 self._sent = signal.SIGKILL
                 self.progress.say(f"{received.name} again: killing {len(running)} run(s)")
         for child in running:

@@ -45,7 +45,7 @@ from kdse.training.missed_validation import MissedValidation
 from kdse.training.predictions import WritePredictions
 from kdse.training.progress_lines import TrainingLines
 from kdse.training.run_result import RunResult, recordings
-from kdse.training.setting_checks import check_checkpoint, check_settings, plain_values, with_flag, without
+from kdse.training.setting_checks import check_checkpoint, check_settings, nested, with_flag, without
 from kdse.training.step_times import StepTimes
 from kdse.training.stopping import StopOnSignal, StopSignals
 from kdse.training.wandb_logger import RunLogger, last_step
@@ -207,7 +207,7 @@ class KdseCLI(FlagsWinCLI):
         last = folder / CHECKPOINTS / LAST
         given = None if config.ckpt_path is None else Path(config.ckpt_path).resolve()
         if config.overwrite:  # (it may be the teacher, or the weights to begin with)
-            for key, _, value in plain_values(settings, "", "kdse."):
+            for key, _, value in nested(settings):
                 named = isinstance(value, str) and value and key not in ("run_dir", "run_root")
                 if named and located(value).resolve().parent == last.resolve().parent:
                     raise UserError(f"--overwrite: would remove {value}, which --{key} names; give another --run_dir")

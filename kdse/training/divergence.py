@@ -35,7 +35,7 @@ class SkipNonFinite(L.Callback):
     count once the scale is 1 or less, where overflow is the gradient's own. A run also ends here if its last step was
     skipped and the validation after it has no finite loss. No checkpoint gets weights that are not finite.
 
-    Who looks at a value on an accelerator waits for all that it has been asked for. So there the optimizer is fused
+    Reading a value on an accelerator waits for all work that is queued there. So there the optimizer is fused
     where it can be (`kdse.run.optimizer_settings.use_fused`), and leaves a step out by itself; the numbers are kept
     on the device and read at logging steps, at checkpoints and at the end. Weights and state of the optimizer are the
     same as if every step were looked at; the warning, the log's entry and the end of a run come up to

@@ -42,25 +42,23 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(f"--seed_everything {seed}: give a number from 0 to {LARGEST_SEED}")
     if not settings.get("run_dir", "."):
         raise UserError("--run_dir (empty): give a folder")
-    for key, kind, value in plain_values(settings, "", "kdse."):
+    for key, kind, value in nested(settings, "", "kdse."):
         if isinstance(value, float) and (
             math.isnan(value) or math.isinf(value) and kind.startswith(("kdse.", "torch."))
         ):
             raise UserError(f"--{key} {value}: must be a finite number")
 
 
-def plain_values(value: Any, key: str, kind: str) -> Iterator[tuple[str, str, Any]]:
-    """The values of plain settings: dotted key, class whose setting it is, value."""
+def nested(value: Any, key: str = "", kind: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Plain settings and all that is in them: dotted key, class whose setting it is, value."""
+    yield key, kind, value
     if isinstance(value, Mapping):
         kind = str(value.get("class_path", kind))
         for name, inner in value.items():
-            flag = key if name == "init_args" else f"{key}.{name}" if key else str(name)
-            yield from plain_values(inner, flag, kind)
+            yield from nested(inner, key if name == "init_args" else f"{key}.{name}" if key else str(name), kind)
     elif isinstance(value, list):
         for inner in value:
-            yield from plain_values(inner, key, kind)
-    else:
-        yield key, kind, value
+            yield from nested(inner, key, kind)
 
 
 def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
@@ -72,14 +70,16 @@ def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
     text, found = str(mistake), None
     if re.match(r"--|schedule\b|objectives\b|.*--(model|data|schedule|trainer)\b", text):
         return text
-    places = list(_classes(settings, ""))
+    places = [
+        (key, value) for key, _, value in nested(settings) if isinstance(value, Mapping) and "class_path" in value
+    ]
     step = mistake.__traceback__
     while step is not None:
         frame = step.tb_frame
         made = type(frame.f_locals.get("self"))
         if frame.f_code.co_name == "__init__":
-            able = [place for place in places if place[1].rpartition(".")[2] == made.__name__]
-            exact = [place for place in able if _has(frame.f_locals, place[2])]
+            able = [place for place in places if str(place[1]["class_path"]).rpartition(".")[2] == made.__name__]
+            exact = [place for place in able if _has(frame.f_locals, place[1].get("init_args") or {})]
             found = (made, (exact or able)[0][0]) if able else found
         step = step.tb_next
     if found is None:
@@ -91,21 +91,7 @@ def with_flag(mistake: UserError, settings: Mapping[str, Any]) -> str:
 
 def _has(names: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
     plain = {k: names[k] for k in arguments if isinstance(names.get(k), (int, float, str))}
-    return all(arguments[k] == value for k, value in plain.items())
-
-
-def _classes(value: Any, key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Where plain settings name classes: dotted key, class path, arguments that are no classes themselves."""
-    if isinstance(value, Mapping):
-        given = value.get("init_args") or {}
-        if "class_path" in value:
-            plain = {name: item for name, item in given.items() if not isinstance(item, (Mapping, list))}
-            yield key, str(value["class_path"]), plain
-        for name, inner in value.items():
-            yield from _classes(inner, key if name == "init_args" else f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _classes(inner, key)
+    return all(arguments[k] == v for k, v in plain.items() if not isinstance(arguments[k], (Mapping, list)))
 
 
 def check_checkpoint(path: str | None, for_fit: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import tempfile
@@ -41,8 +42,6 @@ from kdse.taps import TapRecorder, resolve_taps
 #: Items that a teacher hears at once, and the longest recording that it hears as a whole; longer ones come in
 #: cross-faded chunks of that length. Our choices: both are bounded by memory.
 TOGETHER, CHUNK_SECONDS, FADE_SECONDS = 8, 60.0, 1.0
-#: A teacher whose answer to speech correlates less with it is not corrected. Our choice: an SI-SDR of 6.3 dB.
-MINIMUM_CORRELATION = 0.9
 LOCK = ".lock"
 
 
@@ -241,22 +240,18 @@ def groups(taught: TaughtSet, piece: int) -> Iterator[list[int]]:
 
 
 def _measured(source: Source, model: Aligned) -> dict[str, Any]:
-    """Delay and level of a teacher, and how far they can be trusted (None where both are given)."""
-    advice = "give --delay-samples and --gain: 0 and 1 if it is in time and at the level of speech"
+    """Delay and level of a teacher, and the correlation that they were measured with (None where both are given)."""
     try:
         found = model.measure()
     except UserError as error:
-        raise UserError(f"{source.name}: {error}; or {advice}") from None
-    given = source.delay_samples is not None and source.gain is not None
-    if not given and abs(found.correlation) < MINIMUM_CORRELATION:
         raise UserError(
-            f"{source.name}: its answer to speech has a correlation of {found.correlation:.2f} with it, below "
-            f"{MINIMUM_CORRELATION:g}, too little to correct its delay and level by; {advice}"
-        )
+            f"{source.name}: {error}; or give --delay-samples and --gain: 0 and 1 if it is in time and at the level of "
+            "speech"
+        ) from None
     return {
         "delay_samples": int(found.delay_samples),
         "gain": float(found.gain),
-        "correlation": None if given else float(found.correlation),
+        "correlation": None if math.isnan(found.correlation) else float(found.correlation),
     }
 
 

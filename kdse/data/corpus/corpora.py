@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,17 +136,15 @@ class Corpus:
             with ThreadPoolExecutor(8) as pool:
                 parts = [range(len(holders))[first : first + 1000] for first in range(0, len(holders), 1000)]
                 stamps = list(itertools.chain.from_iterable(pool.map(stamps_of, parts)))
-        except OSError:  # (whoever reads the file is told)
+        except OSError:  # (reading the file says what is wrong)
             return self
         listed = self.manifest.sizes.tolist() if self.manifest is not None and self.shards is None else None
         if listed is not None and [size for size, _ in stamps] != listed:
             return self  # (the same)
         content = [self.fingerprint, *stamps]
 
-        def whole(index: int) -> Tensor:
-            return self.read(index, sample_rate_hz)
-
-        return replace(self, decoded=decode(root, content, whole, lengths, sample_rate_hz, cache_dir, most_gb))
+        read_whole = partial(self.read, sample_rate_hz=sample_rate_hz)
+        return replace(self, decoded=decode(root, content, read_whole, lengths, sample_rate_hz, cache_dir, most_gb))
 
     def to(self, device: torch.device) -> Corpus:
         """The same with what is decoded in the memory of a device."""

@@ -70,7 +70,7 @@ class Decoded:
         width, first, length = self.table.T
         if size < head + int((width * (first + length)).max(initial=0)):
             raise ValueError(f"{file}: is cut short")
-        with warnings.catch_warnings():  # (that it cannot be written to: nobody does)
+        with warnings.catch_warnings():  # (the map cannot be written to, and is not)
             warnings.simplefilter("ignore", UserWarning)
             mapped = np.memmap(file, np.int16, "r", head) if size > head else np.zeros(0, np.int16)
             self.samples = torch.from_numpy(mapped)
@@ -174,7 +174,7 @@ def _write(
             return None
         try:
             wave = read(index) / UNIT
-        except AudioError:  # (whoever draws it is told)
+        except AudioError:  # (reading the file says what is wrong)
             return None
         short = wave.to(torch.int16)
         return (short if torch.equal(short.float(), wave) else wave).numpy()

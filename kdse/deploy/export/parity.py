@@ -16,7 +16,7 @@ from kdse.audio.opening import AudioError
 from kdse.errors import UserError
 from kdse.models.base import SpeechModel
 from kdse.models.probe_speech import speech_like, with_noise
-from kdse.models.streaming import Streamer
+from kdse.models.streaming import streamed
 
 #: Largest difference of any sample, of full scale: -80 dB. Our choice: far below what 16 bits hear, far above float32.
 TOLERANCE = 1e-4
@@ -114,7 +114,7 @@ def compare(exported: SpeechModel, model: SpeechModel, noisy: Tensor, signal: st
     """
     model = model.eval()
     if kind == "step":
-        found, hop_by_hop = _stream(exported, noisy), _stream(model, noisy)
+        found, hop_by_hop = (streamed(one, noisy, block_hops=1) for one in (exported, model))
         pairs = [(found, hop_by_hop), (found, model(noisy).waveform)]
     else:
         waves = (noisy[:, : noisy.shape[1] // 3 | 1], noisy)
@@ -130,11 +130,6 @@ def require(parity: Parity, what: str, tolerance: float = TOLERANCE) -> None:
             f"{what}: the exported file differs from PyTorch by {parity.max_abs_difference:.3g} at "
             f"{parity.place_seconds:.3f} s of {parity.signal} (tolerance {tolerance:g}); nothing was written"
         )
-
-
-def _stream(model: SpeechModel, noisy: Tensor) -> Tensor:
-    streamer = Streamer(model, noisy.shape[0], block_hops=1)
-    return torch.cat([streamer.push(noisy), streamer.flush()], dim=1)
 
 
 def _difference(found: Tensor, wanted: Tensor) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from kdse.deploy.export.onnx_graph import initializer_bytes, with_metadata
 from kdse.errors import UserError
 from kdse.machine.files import write_bytes
 from kdse.models.onnx_student import OnnxStudent, read_metadata
+from kdse.models.streaming import streamed
 
 #: Ways to quantise, as --quantize names them and as `quantise_file` does.
 QUANTIZE = {"int8": "static", "int8-dynamic": "dynamic", "int8-weights": "weights"}
@@ -197,13 +198,10 @@ class _Listener(OnnxStudent):
         self.heard: list[dict[str, np.ndarray]] = []
 
     def run(self, signals: Sequence[Tensor], states: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        answers = []
-        for signal in signals:
-            feeds = {f"state.{name}": value.numpy().copy() for name, value in states.items()}
-            self.heard.append({self._first: signal.numpy().copy(), **feeds})
-            answer, states = super().run([signal], states)
-            answers += answer
-        return answers, states
+        (signal,) = signals
+        feeds = {f"state.{name}": value.numpy().copy() for name, value in states.items()}
+        self.heard.append({self._first: signal.numpy().copy(), **feeds})
+        return super().run(signals, states)
 
 
 def _feeds(path: Path, clips: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
@@ -211,7 +209,7 @@ def _feeds(path: Path, clips: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
     student = _Listener(str(path))
     for clip in clips:
         student.heard.clear()
-        student(torch.from_numpy(np.asarray(clip, dtype=np.float32))[None])
+        streamed(student, torch.from_numpy(np.asarray(clip, dtype=np.float32))[None], block_hops=1)
         yield from student.heard
 
 
