@@ -18,6 +18,9 @@ TORCH = Library("torch", "2.11 to 2.14", "torch>=2.11,<2.15")
 
 # --- tensors and modules ---
 
+#: Hooks of a module that run where it is called; old-style weight norm and pruning make its weights in one.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place (``_version``); 0 for tensors of inference mode, which do not count."""
@@ -38,8 +41,8 @@ def without_forward_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether a forward hook sees this module's own output."""
-    return bool(TORCH.get(module, "_forward_hooks"))
+    """Whether a hook sees or changes this module's input, output or gradients."""
+    return any(TORCH.get(module, name) for name in HOOKS)
 
 
 class FollowedModule(nn.Module):

@@ -136,16 +136,11 @@ def _dtln(graphs: Sequence[Ports]) -> bool:
     return [_shapes(graph) for graph in graphs] == [[[1, 1, 257], state], [[1, 1, 512], state]]
 
 
-def _nsnet2(bins: int) -> Callable[[Sequence[Ports]], bool]:
-    def fits(graphs: Sequence[Ports]) -> bool:
-        if len(graphs) != 1 or len(graphs[0].outputs) != 1:
-            return False
-        shapes = [*_shapes(graphs[0]), *(shape for _, shape in graphs[0].outputs.values())]
-        return len(shapes) == 2 and all(
-            len(shape) == 3 and shape[2] == bins and isinstance(shape[1], str) for shape in shapes
-        )
-
-    return fits
+def _nsnet2(frames: str, bins: int) -> Callable[[Sequence[Ports]], bool]:
+    # by the names of the axes too: a mask of so many bins is what many networks make, of other features
+    shape = ["batch_size", frames, bins]
+    ports = [({"input": shape}, {"output": shape})]
+    return lambda graphs: [tuple({n: s for n, (_, s) in of.items()} for of in graph) for graph in graphs] == ports
 
 
 #: Interfaces that a file alone tells, by the name of the denoiser. GTCRN (Rong et al., ICASSP 2024) and UL-UNAS (Rong
@@ -157,9 +152,9 @@ KNOWN: dict[str, Known] = {
     "gtcrn": Known(_one_frame("tra_cache"), FrontEnd(("spectrum",), ("spectrum",), 512, 256, "sqrt_hann")),
     "ul-unas": Known(_one_frame("tfa_cache"), FrontEnd(("spectrum",), ("spectrum",), 512, 256, "hann")),
     "dtln": Known(_dtln, FrontEnd(("magnitude", "frame"), ("gain", "frame"), 512, 128, "ones")),
-    "nsnet2": Known(_nsnet2(161), FrontEnd(("log_power",), ("gain",), 320, 160, "sqrt_hann", causal=True)),
+    "nsnet2": Known(_nsnet2("frames", 161), FrontEnd(("log_power",), ("gain",), 320, 160, "sqrt_hann", causal=True)),
     "nsnet2-48k": Known(
-        _nsnet2(513),
+        _nsnet2("time", 513),
         FrontEnd(("log_power",), ("gain",), 1024, 480, "sqrt_hann", 960, causal=True),
     ),
 }

@@ -47,17 +47,27 @@ def use_fused(optimizer: torch.optim.Optimizer) -> bool:
     """Lets Adam, AdamW or SGD take its steps in one kernel, unless the user chose otherwise; returns whether
     all its groups do. Such an optimizer leaves a step out if its attribute ``found_inf`` holds 1.
 
+    Subclasses stay as they are, for their steps may be their own. So does SGD with dampening: its first momentum is the
+    gradient itself, which a step that is left out would have to leave undecided. Any other momentum begins at zero.
+
     For use before the first step of a run, after its state is loaded.
     """
-    known = isinstance(optimizer, (torch.optim.Adam, torch.optim.SGD))
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+        return False
     for group in optimizer.param_groups:
         settled = group.get("foreach") or group.get("differentiable") or isinstance(group["lr"], Tensor)
-        if known and group["fused"] is None and not settled:
+        if group["fused"] is None and not settled and not group.get("dampening"):
             group["fused"] = True
             for parameter, state in ((p, optimizer.state.get(p, {})) for p in group["params"]):
                 if "step" in state:  # the other forms keep it on the CPU
                     state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
-    return known and all(group["fused"] for group in optimizer.param_groups)
+        if group["fused"] and group.get(
+            "momentum"
+        ):  # (the first step left out would leave what memory happens to hold)
+            for parameter in group["params"]:
+                if (state := optimizer.state[parameter]).get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+    return all(group["fused"] and not group.get("dampening") for group in optimizer.param_groups)
 
 
 def _optimizer_differences(checkpoint: Mapping[str, Any], optimizer: Any, scheduler: Any) -> list[str]:

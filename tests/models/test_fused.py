@@ -130,3 +130,13 @@ def test_a_tap_on_a_single_gru_is_still_recorded_in_training() -> None:
     layer.grus[1].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
     layer(torch.randn(2, 8, 6, 5))
     assert [tuple(out.shape) for out in seen] == [(2, 6, 10)]
+
+
+@pytest.mark.parametrize("part", ["conv", "norm"])
+def test_what_a_hook_changes_before_a_stage_of_a_block_counts_in_training(part: str) -> None:
+    block = CausalBlock(2, 3, up=False)
+    x = torch.randn(2, 2, 5, 8)
+    block.get_submodule(part).register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 0 + 1,))
+    stages = nn.Sequential(block.conv, block.norm, block.activation)
+    expected = stages(F.pad(x, (0, 0, 1, 0)))
+    torch.testing.assert_close(block(x), expected)

@@ -101,7 +101,39 @@ def test_a_fused_optimizer_goes_on_where_the_plain_one_was(kind):
     torch.testing.assert_close(weights[0], weights[1])
 
 
-@pytest.mark.parametrize("kind", [partial(Adam, foreach=True), torch.optim.RMSprop, torch.optim.Adagrad])
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_first_step_that_is_left_out_leaves_no_momentum_and_a_later_first_gradient_is_taken(fused, monkeypatch):
+    # (what new memory holds, made sure of)
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, 7.0))
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
+    optimizers = [SGD(weights[:2], lr=0.1, momentum=0.9, fused=fused), SGD(weights[2:], lr=0.1, momentum=0.9)]
+    assert use_fused(optimizers[0])
+    for step in range(4):
+        optimizers[0].found_inf = torch.tensor(float(step == 0))
+        for first, second in (weights[:2], weights[2:]):
+            first.grad = torch.tensor([1.0, -2.0, step])
+            second.grad = torch.ones(3) if step > 1 else None  # as of a part that a phase frees
+        optimizers[0].step()
+        if step > 0:
+            optimizers[1].step()
+    for ours, plain in zip(weights[:2], weights[2:], strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+class Own(Adam):
+    """Whose step looks for no `found_inf`."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        partial(Adam, foreach=True),
+        torch.optim.RMSprop,
+        torch.optim.Adagrad,
+        Own,
+        partial(SGD, momentum=0.9, dampening=0.1),
+    ],
+)
 def test_an_optimizer_of_another_form_or_kind_is_left_as_it_is(kind):
     optimizer = kind([torch.nn.Parameter(torch.ones(3))], lr=0.1)
     assert not use_fused(optimizer) and not optimizer.param_groups[0].get("fused")

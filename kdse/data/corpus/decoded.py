@@ -208,8 +208,8 @@ def _write(
 
 
 def _remove_unused(folder: Path) -> None:
-    """Removes copies, locks and leftovers that nobody touched for `KEPT_DAYS`."""
-    for path in folder.iterdir():
+    """Removes copies, locks and leftovers that nobody touched for `KEPT_DAYS`; other files there are the user's."""
+    for path in [*folder.glob("*.samples"), *folder.glob("*.samples.lock"), *folder.glob(".*.samples.partial")]:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
                 path.unlink()

@@ -92,11 +92,15 @@ def test_a_changed_recording_is_decoded_again_and_the_old_copy_is_left_to_who_us
 def test_copies_that_nobody_used_for_a_month_are_removed(corpus, cache):
     batch(corpus)
     old, used = copies(cache)
-    os.utime(cache / old, (1, 1))
+    others = [cache / "speech.wav", cache / ".notes"]  # the user's, in a folder that happens to have this name
+    for file in (cache / old, *others):
+        file.touch()
+        os.utime(file, (1, 1))
     put(corpus / "speech/train/more.flac", tone_and_pauses(1.0, seed=40))
     put(corpus / "noise/train/more.flac", hiss(1.0, seed=40))
     batch(corpus)
-    assert old not in copies(cache) and used in copies(cache) and len(copies(cache)) == 3
+    assert old not in copies(cache) and used in copies(cache) and len(copies(cache)) == 3 + len(others)
+    assert all(file.exists() for file in others)
 
 
 @pytest.mark.parametrize("fault", ["full", "fills up", "too large", "a file is there"])
