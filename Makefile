@@ -7,7 +7,7 @@ LOCK   ?= constraints.txt
 # chosen by hand: torch and torchaudio are a pair, and the newest of each need not be one
 PAIR   ?= torch==2.14.1 torchaudio==2.11.1 torchvision==0.29.1
 
-.PHONY: help demo figures page test test-fast test-slow test-slurm test-latest test-oldest check lint types bench env lock \
+.PHONY: help demo figures page test test-fast test-slow test-slurm test-latest test-oldest check lint types bench bench-gpu env lock \
   try-configs clean
 
 help:            ## list the targets
@@ -85,8 +85,13 @@ types: env       ## mypy
 
 check: lint types test   ## everything CI runs
 
-bench: env       ## speed as ratios within one run (about 5 minutes on two cores)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: env       ## speed as ratios within one run, and the bars (about BENCHMIN minutes on two cores that do nothing else)
+	@for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	$(BIN)/kdse benchmark cruse-62k
+
+bench-gpu: env   ## steps, data, Grams, a resume and a whole run on a GPU (at most 8 minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 try-configs: env ## train every shipped config for two minutes on KDSE_CORPUS (about two hours on two cores)
 	$(BIN)/python experiments/try_configs.py $(TRY_FLAGS)

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--student-steps", type=int, default=500, help="optimizer steps of every student")
     parser.add_argument("--items", type=int, default=10, help="test mixtures at each SNR")
     parser.add_argument("--listen", type=int, default=12, help="files on the page to listen to")
-    parser.add_argument("--workers", type=int, default=2, help="data and metric processes")
+    parser.add_argument("--workers", type=int, default=2, help="metric processes")
     arguments = parser.parse_args()
     if min(arguments.teacher_steps, arguments.student_steps) < 4 or arguments.items < 1:
         parser.error("--teacher-steps and --student-steps must be at least 4 and --items at least 1")
@@ -44,7 +44,7 @@ def main() -> int:
     for name in systems:
         steps = arguments.teacher_steps if name == "teacher" else arguments.student_steps
         extra = [f"--model.teacher_checkpoint={last_checkpoint(out / 'teacher')}"] if name.endswith("step") else []
-        fit(out / name, steps, arguments.workers, extra)
+        fit(out / name, steps, extra)
 
     run(
         [
@@ -73,10 +73,10 @@ def main() -> int:
     return 0
 
 
-def fit(folder: Path, steps: int, workers: int, extra: list[str]) -> None:
+def fit(folder: Path, steps: int, extra: list[str]) -> None:
     """Trains one system, goes on from its last checkpoint, or does nothing if it is finished."""
     configs = ["--config", str(CONFIGS / "base.yaml"), "--config", str(CONFIGS / f"{folder.name}.yaml")]
-    flags = [*configs, f"--trainer.max_steps={steps}", f"--data.num_workers={workers}", *extra]
+    flags = [*configs, f"--trainer.max_steps={steps}", *extra]
     run = Run(folder.name, folder, flags, {"steps": steps})
     stop_if_failed("fit", train([run], replace=("other",))[run.name])
 
