@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import PackageError, UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity
 from kdse.models.streaming import Streamer
@@ -46,7 +47,7 @@ class RnNoise(SpeechModel):
         self._library.rnnoise_process_frame.argtypes = [ctypes.c_void_p, _FLOATS, _FLOATS]
         self.register_buffer("file_sha256", file_identity(file))
 
-    @torch.compiler.disable
+    @uncompiled
     def forward(self, noisy: Tensor) -> Estimate:
         streamer = Streamer(self, noisy.shape[0])
         waves = [streamer.push(noisy.detach().cpu()), streamer.flush()]
@@ -96,7 +97,7 @@ class DeepFilterNetNative(SpeechModel):
         self._library.df_free.argtypes = [ctypes.c_void_p]
         self.register_buffer("file_sha256", file_identity(file, self._weights))
 
-    @torch.compiler.disable
+    @uncompiled
     def forward(self, noisy: Tensor) -> Estimate:
         samples, late = noisy.shape[1], self.latency_samples - HOP
         heard = fit_length(noisy.detach().to("cpu", torch.float32), -(-(samples + late) // HOP) * HOP)

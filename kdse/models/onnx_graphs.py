@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdse.audio.alignment import fit_length
 from kdse.errors import UserError
+from kdse.internals.lean_imports import uncompiled
 from kdse.machine.onnx_sessions import open_session, run_session
 from kdse.models.base import UNBOUNDED, Estimate, SpeechModel
 from kdse.models.foreign import file_identity
@@ -121,7 +122,7 @@ class OnnxSpectral(SpeechModel):
     def forward(self, noisy: Tensor) -> Estimate:
         return Estimate(self._enhanced(noisy))
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def _enhanced(self, noisy: Tensor) -> Tensor:
         (frames,), hop, samples = self._frames, self.hop_samples, noisy.shape[1]

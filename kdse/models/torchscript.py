@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdse.errors import UserError, first_line, require_at_least
+from kdse.internals.lean_imports import uncompiled
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import file_identity, run_foreign
 
@@ -78,7 +79,7 @@ class TorchScript(SpeechModel):
         lengths = self.minimum_samples, self.multiple_samples
         return Estimate(run_foreign(self.module, heard, "TorchScript", self.channel_axis, *lengths).to(noisy.device))
 
-    @torch.compiler.disable
+    @uncompiled
     def _place(self, device: torch.device) -> None:
         """Loads the program onto a device: `Module.to` leaves its tensors behind that are no parameters or buffers.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdse.errors import UserError, first_line, require_at_least
+from kdse.internals.lean_imports import uncompiled
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.foreign import run_foreign
 from kdse.models.state_dicts import load_found
@@ -86,7 +87,7 @@ class Wrapped(SpeechModel):
         name, lengths = f"Wrapped {type(self.module).__name__}", (self.minimum_samples, self.multiple_samples)
         return Estimate(run_foreign(self.module, noisy, name, self.channel_axis, *lengths))
 
-    @torch.compiler.disable
+    @uncompiled
     def _place(self, device: torch.device) -> None:
         """Moves tensors that are plain attributes of modules, such as windows, which `Module.to` leaves behind."""
         for module in self.module.modules():
