@@ -272,12 +272,16 @@ class Graph:
         fed = rearrange(heard, self._feed).astype(self.kinds[self.input])
         feeds = {self.input: fed, **self._constants, **states}
         answer, *after = run_session(self.session, self._wanted, feeds, self.source)
+        audio: np.ndarray | None
         try:
             audio = rearrange(answer, self._read).astype(np.float32, copy=False)
         except EinopsError:
+            audio = None
+        if audio is None or audio.shape[:2] != heard.shape[:2]:
             raise UserError(
-                f"{self.source}: output {self.output} is {list(answer.shape)}, not {self._read.partition(' ->')[0]}"
-            ) from None
+                f"{self.source}: output {self.output} is {list(answer.shape)}, not {self._read.partition(' ->')[0]} of "
+                f"{heard.shape[0]} items (b) of {heard.shape[1]} frames (t)"
+            )
         return audio, dict(zip(self.states, after, strict=True))
 
 

@@ -96,14 +96,19 @@ def audio_port(
 ) -> tuple[str, list[str]]:
     """The first input (output) that can be audio of so many values a frame, and its axes."""
     for name, (_, shape) in ports.items():
-        if axes := axes_of(shape, width, parts):
+        if axes := axes_of(shape, width, parts, whole=len(all_ports.inputs) == 1):
             return name, axes
     wanted = f"an axis of {width}" + (" and one of 2" if parts else "")
     raise UserError(f"{source}: nothing fits {what}, which wants {wanted}: {all_ports.listed()}")
 
 
-def axes_of(shape: Sequence[Any], width: int, parts: bool) -> list[str]:
-    """Axes of audio by letter: b, t, f, c of real and imaginary part, 1 of any other; empty if it is none."""
+def axes_of(shape: Sequence[Any], width: int, parts: bool, whole: bool = False) -> list[str]:
+    """Axes of audio by letter: b, t, f, c of real and imaginary part, 1 of any other; empty if it is none.
+
+    The batch comes first, unless a free axis that is not has a name in "b". The one free axis of a graph that has no
+    other input, so that it may hear a ``whole`` signal at once, is time, whatever its place: frames that were a batch
+    to it would not know of each other.
+    """
     letters = [""] * len(shape)
     free = [i for i, size in enumerate(shape) if not isinstance(size, int)]
     found = [i for i, size in enumerate(shape) if size == width] or free
@@ -118,11 +123,15 @@ def axes_of(shape: Sequence[Any], width: int, parts: bool) -> list[str]:
     rest = [i for i, letter in enumerate(letters) if not letter]
     if any(shape[i] != 1 and i not in free for i in rest):
         return []
-    if rest:
-        letters[rest[0]] = "b"
-        frames = [i for i in rest[1:] if i in free] or rest[1:]
-        for i in rest[1:]:
-            letters[i] = "t" if i == frames[-1] else "1"
+    named = [i for i in rest if i in free and str(shape[i]).lower().startswith("b")]
+    frames = [i for i in rest if i in free and i not in named]
+    first = [i for i in (named or rest) if not (whole and frames == [i])]
+    if first:
+        letters[first[0]] = "b"
+    rest = [i for i in rest if not letters[i]]
+    frames = [i for i in rest if i in free] or rest
+    for i in rest:
+        letters[i] = "t" if i == frames[-1] else "1"
     return letters
 
 

@@ -272,6 +272,27 @@ def test_axes_are_read_off_the_shape(shape, width, complex_parts, axes):
     assert "".join(axes_of(shape, width, complex_parts)) == axes
 
 
+@pytest.mark.parametrize(("shape", "time"), [(["T", 1, BINS], 0), (["T", "batch", BINS], 0), (["T", BINS], 0)])
+def test_time_may_be_the_first_axis_of_a_graph_for_whole_signals(shape, time, tmp_path):
+    from onnx import helper, numpy_helper
+
+    def sums(name, shape, time, out=None) -> OnnxSpectral:  # a gain that depends on all frames so far
+        value, axis = helper.make_tensor_value_info, numpy_helper.from_array(np.int64(time), "axis")
+        nodes = [helper.make_node("CumSum", ["x", "axis"], ["s"]), helper.make_node("Sigmoid", ["s"], ["y"])]
+        graph = helper.make_graph(nodes, "sums", [value("x", 1, shape)], [value("y", 1, out or shape)], [axis])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, tmp_path / name)
+        return OnnxSpectral(str(tmp_path / name), "magnitude", transform=TRANSFORM, hop=HOP, window="sqrt_hann")
+
+    heard = noisy(2, 400, seed=1)
+    expected = sums("batch_first.onnx", ["batch", "T", BINS], 1)(heard).waveform
+    assert not torch.allclose(expected, heard / 2, atol=1e-2)
+    torch.testing.assert_close(sums("time_first.onnx", shape, time)(heard).waveform, expected)
+    if shape.count("batch"):  # axes of the answer that are taken for others
+        with pytest.raises(UserError, match=r"2 items \(b\) of 28 frames"):
+            sums("unnamed.onnx", shape, time, ["p", "q", BINS])(heard)
+
+
 # --- the published graphs ---
 
 
