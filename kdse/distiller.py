@@ -290,11 +290,7 @@ class Distiller(FollowedModule, Enhancer):
             parts["teacher"] = several or why_eager_network(self.teacher, taps, self.device, trains=False)
             if parts["teacher"] is None:
                 self._teacher.compiled = CompiledNetwork(self.teacher, taps, "teacher")
-        taps = {name: self.student_taps[name] for _, name in pairs}
-        parts["student"] = why_eager_network(self.student, taps, self.device, trains=True)
-        if parts["student"] is None:
-            self._student_pass = CompiledNetwork(self.student, taps, "student")
-        parts |= self.compile_loss()
+        parts |= self.compile_student({name: self.student_taps[name] for _, name in pairs})
         for objective in objectives:
             what = f"objectives.{objective.name}"
             parts[what] = why_eager(objective, self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from kdse.losses import PhaseSensitive, WeightedSum
 from kdse.machine.memory import keep_freed_memory
 from kdse.metrics.gathering import ItemLosses, item_names
 from kdse.metrics.validation import ValidationScores
-from kdse.models.base import Estimate, rows_of
+from kdse.models.base import Estimate, Tap, rows_of
 from kdse.models.build import ModelOrFactory, build
 from kdse.models.checkpoint import describe, load_weights, read_checkpoint
 from kdse.precision import check_precision
@@ -145,17 +145,16 @@ class Enhancer(L.LightningModule):
     def compile_parts(self) -> dict[str, str | None]:
         """Compiles what pays; returns the names of all parts, each with the reason why it runs eager or None."""
         prepare(keep_graphs=False)
-        parts = {"student": why_eager_network(self.model, {}, self.device, trains=True)}
-        if parts["student"] is None:
-            self._student_pass = CompiledNetwork(self.model, {}, "student")
-        return parts | self.compile_loss()
+        return self.compile_student({})
 
-    def compile_loss(self) -> dict[str, str | None]:
-        """`compile_parts` of the supervised loss alone."""
-        reason = why_eager(self.loss, self.device)
-        if reason is None:
+    def compile_student(self, taps: Mapping[str, Tap]) -> dict[str, str | None]:
+        """`compile_parts` of the student with these taps and of the supervised loss."""
+        student, loss = why_eager_network(self.model, taps, self.device, trains=True), why_eager(self.loss, self.device)
+        if student is None:
+            self._student_pass = CompiledNetwork(self.model, taps, "student")
+        if loss is None:
             self._compiled_loss = Compiled(self.loss.forward, "supervised loss")
-        return {"supervised loss": reason}
+        return {"student": student, "supervised loss": loss}
 
     def check_labels(self, terms: list[str]) -> None:
         """Refuses to train terms that need clean speech on data that has none, before the first step."""

@@ -230,7 +230,6 @@ def test_a_batch_of_another_shape_runs_eager_and_compiles_nothing(caplog, monkey
 TWICE = """
 import sys, torch
 import kdse.compiling
-from torch._dynamo.utils import counters
 from tests.test_compiling import distil
 from tests.toys import make_student, make_teacher
 from kdse.objectives import Hint, SimilarityPreserving
@@ -241,6 +240,7 @@ def run(on):
     return distil(sys.argv[1], on, callbacks, 4, teacher=make_teacher, student=make_student, loss=None)
 ours, theirs = run(True).state_dict(), run(False).state_dict()
 print("difference", max(float((ours[k] - theirs[k]).abs().max()) for k in ours))
+from torch._dynamo.utils import counters  # (imported earlier it would settle where the cache is)
 print("found and made", *(counters["inductor"][f"fxgraph_cache_{what}"] for what in ("hit", "miss")))
 """
 

@@ -1,7 +1,7 @@
 """Levels of signals in dB (RMS, active speech, LUFS), and the SNR of two under each definition.
 
 All take ``[..., N]``, of one signal or a batch on any device, and give ``[...]`` float64 (see
-`exact`). What a signal gives does not depend, bit for bit, on the others of its batch or on the number of threads.
+`sum_dtype`). What a signal gives does not depend, bit for bit, on the others of its batch or on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SNR_DEFINITIONS = ("rms", "active", "lufs")
 PIECE = 500
 
 
-def exact(device: torch.device) -> torch.dtype:
+def sum_dtype(device: torch.device) -> torch.dtype:
     """What a device sums in: float64, or float32 where it has no other (Apple's)."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -26,7 +26,7 @@ def exact(device: torch.device) -> torch.dtype:
 def _energy(wave: Tensor, size: int) -> Tensor:
     """Sum of squares of each ``size`` samples: ``[..., N // size]``; what is left over is not counted."""
     frames = wave[..., : wave.shape[-1] // size * size].unflatten(-1, (-1, size))
-    return torch.linalg.vector_norm(frames, dim=-1, dtype=exact(wave.device)).square()
+    return torch.linalg.vector_norm(frames, dim=-1, dtype=sum_dtype(wave.device)).square()
 
 
 def rms_db(wave: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdse.audio.levels import active_db, exact
+from kdse.audio.levels import active_db, sum_dtype
 from kdse.audio.opening import AudioError, reason
 from kdse.data.batch import Batch, Item
 from kdse.data.corpus.corpora import Corpus, Crop
@@ -306,7 +306,7 @@ def _rows(chosen: Tensor) -> list[int]:
 
 def _sent(rows: list[Sequence[float]], device: torch.device) -> Tensor:
     """Numbers ``[len(rows), B]`` on a device, in one transfer, for which neither waits."""
-    values = torch.tensor(rows, dtype=exact(device))
+    values = torch.tensor(rows, dtype=sum_dtype(device))
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
