@@ -100,7 +100,7 @@ class Distiller(FollowedModule, Enhancer):
         if sizes[0]:
             log.info("teacher %d parameters, student %d: ratio %.2f", *sizes, sizes[0] / max(1, sizes[1]))
         else:
-            log.info("student %d parameters; the teacher shows none", sizes[1])
+            log.info("student %d parameters; the teacher (a file, library or taught set) has none to count", sizes[1])
 
     @property
     def student(self) -> SpeechModel:

@@ -74,6 +74,11 @@ def load_teacher(teacher: TeacherName | ModelOrFactory | None, checkpoint: str |
             raise
         except UserError as error:
             raise UserError(f"--model.teacher_checkpoint: {error}") from error
+    if isinstance(teacher, str) and checkpoint is not None:
+        raise UserError(
+            f"--model.teacher_checkpoint {checkpoint}: --model.teacher {teacher} brings its own weights; give one of "
+            "them, and null for the other"
+        )
     loaded = load_model(teacher) if isinstance(teacher, str) else build(teacher, "teacher")
     if checkpoint is not None:
         source = f"--model.teacher_checkpoint {checkpoint}"

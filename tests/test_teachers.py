@@ -103,6 +103,11 @@ def test_a_name_teaches(monkeypatch):
     assert taught.shape == noisy.shape and not by_name._teacher.network.training
 
 
+def test_a_name_takes_no_checkpoint_of_another_teacher():
+    with pytest.raises(UserError, match="teacher_checkpoint cruse-30k: --model.teacher gtcrn .* null for the other"):
+        Distiller(teacher="gtcrn", teacher_checkpoint="cruse-30k", student=Cruse([2, 4, 4, 4]))
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["gtcrn", "rnnoise"])
 def test_a_name_and_a_file_are_systems_of_evaluate_enhance_and_benchmark(name, tmp_path, monkeypatch, capsys):

@@ -75,7 +75,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
         console.print(table)
     lines = [line.rstrip() for line in shown.get().strip("\n").splitlines()]
     missing = [row for row in rows if row["here"] is None]
-    return "\n".join([*lines, *(f"{row['name']}: {row['install']}" for row in missing)])
+    return "\n".join([*lines, *(f"{row['name']}: {row['install']} ({row['source']})" for row in missing)])
 
 
 def _score(row: dict[str, str]) -> str:
