@@ -154,7 +154,7 @@ def over_frames(gru: nn.Module, x: Tensor, hidden: Tensor | None) -> tuple[Tenso
     if hidden is not None or not _fused(x) or has_forward_hooks(gru):
         y, hidden = gru(x, hidden)
         return y, hidden
-    y = grouped_gru(nn.ModuleList([gru]), x.transpose(0, 1)[None])[0].transpose(0, 1)
+    y = grouped_gru(nn.ModuleList([gru]), x.transpose(0, 1)[:, :, None])[:, 0].transpose(0, 1)
     return y, y[:, -1][None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
@@ -32,7 +33,7 @@ KINDS = [name for name in kdse.objectives.__all__ if name not in ("Objective", "
 
 
 def make(name: str) -> Objective:
-    return getattr(kdse.objectives, name)(**ARGUMENTS.get(name, {}))
+    return getattr(kdse.objectives, name)(**copy.deepcopy(ARGUMENTS.get(name, {})))
 
 
 def distiller(**arguments) -> Distiller:
