@@ -85,7 +85,7 @@ types: env       ## mypy
 
 check: lint types test   ## everything CI runs
 
-bench: env       ## speed as ratios within one run, and the bars (about BENCHMIN minutes on two cores that do nothing else)
+bench: env       ## speed as ratios within one run, and the bars (about ten minutes on two cores that do nothing else)
 	@for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$file"; $(BIN)/python $$file || exit 1; done
 	$(BIN)/kdse benchmark cruse-62k

@@ -240,7 +240,7 @@ def run(on):
     return distil(sys.argv[1], on, callbacks, 4, teacher=make_teacher, student=make_student, loss=None)
 ours, theirs = run(True).state_dict(), run(False).state_dict()
 print("difference", max(float((ours[k] - theirs[k]).abs().max()) for k in ours))
-from torch._dynamo.utils import counters  # (imported earlier it would settle where the cache is)
+from torch._dynamo.utils import counters
 print("found and made", *(counters["inductor"][f"fxgraph_cache_{what}"] for what in ("hit", "miss")))
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from kdse.data.position import ResumableData, check_positive
 from kdse.data.taught_set import TaughtSet, data_seed
 from kdse.errors import UserError
 from kdse.seeding import derive_seed
+
+log = logging.getLogger(__name__)
 
 
 class Mixtures(ResumableData):
@@ -133,6 +136,7 @@ class Mixtures(ResumableData):
         self.labelled_share, self.labelled_seed = labelled_share, labelled_seed
         self.cache_gb, self.cache_dir, self.on_accelerator = cache_gb, cache_dir, on_accelerator
         self._resident: Resident | None = None
+        self._told = False
         self._corpora: dict[str, tuple[Corpus, Corpus, Corpus | None]] = {}
 
     item_settings = (
@@ -190,6 +194,9 @@ class Mixtures(ResumableData):
         if not isinstance(batch, Plan):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         assert self._resident is not None  # (plans are what `train_dataloader` gives with one)
+        if device.type == "cpu" and not self._told:
+            self._told = True
+            log.warning("--data.on_accelerator: this run has none; batches are mixed on the CPU, as without it")
         return self._resident.on(device).mixed(batch)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -42,14 +42,19 @@ class Lines:
         self.what, self.unit, self.show = what, unit, show
         self._pace = Pace()
         self._first: int | None = None  # how many were done at the first call
+        self._begin: tuple[float, int] | None = None  # when the first of the others was done, and the count then
 
     def __call__(self, done: int, total: int) -> None:
         """Takes the count as it is now."""
+        now = time.monotonic()
+        if self._begin is None and self._first is not None and done > self._first:
+            self._begin = now, done  # (processes start before it: that time comes once)
         if not self.show or not (self._first is None or done == total or self._pace.due()):
             return
         self._first = done if self._first is None else self._first
-        seconds = time.monotonic() - self._pace.started
-        left = seconds / (done - self._first) * (total - done) if done > self._first else 0
+        seconds = now - self._pace.started
+        since, counted = self._begin or (now, done)
+        left = (now - since) / (done - counted) * (total - done) if done > counted else 0
         expected = f", about {left:.0f} s left" if left else ""
         say(f"{self.what}: {done}/{total} {self.unit} after {seconds:.0f} s{expected}")
 
