@@ -72,7 +72,8 @@ class Compiled:
         self._shape = self._shape or shape
         if shape != self._shape:
             if not self._told:
-                log.info("compile: %s: a batch of shape %s is no %s: eager", self._what, [*shape], [*self._shape])
+                log.info("compile: %s: compiled for batches of shape %s; others, such as %s, run eager", self._what,
+                         [*self._shape], [*shape])  # fmt: skip
             self._told = True
             return self._function(*inputs)
         try:
@@ -159,7 +160,7 @@ def why_eager(part: object, device: torch.device, trains: bool = True) -> str | 
     name = type(part).__name__
     times = STEP_TIME if trains else TEACHER_TIME
     if name not in times or not type(part).__module__.startswith("kdse."):
-        return f"nobody compared {name} compiled and eager"
+        return f"{name} was never measured compiled"
     return f"{name} is as fast eager on a CPU" if device.type == "cpu" and times[name] > PAYS else None
 
 

@@ -176,9 +176,9 @@ def test_what_does_not_pay_on_a_cpu_or_is_not_known_runs_eager_and_is_named_in_o
     )
     (line,) = said(caplog)
     assert line == (
-        "compile: teacher runs eager: nobody compared Toy compiled and eager; student runs eager: Cruse is as fast "
+        "compile: teacher runs eager: Toy was never measured compiled; student runs eager: Cruse is as fast "
         "eager on a CPU; supervised loss runs eager: SiSdr is as fast eager on a CPU; objectives.own runs eager: "
-        "nobody compared Own compiled and eager"
+        "Own was never measured compiled"
     )
 
 

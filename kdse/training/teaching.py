@@ -156,6 +156,10 @@ class Teaching:
             self.sources[i] = replace(source, delay_samples=found["delay_samples"], gain=found["gain"])
         self.models = [self._open(source) for source in self.sources]
         if self.taps:
+            known = self.models[0].taps()
+            if unknown := sorted(set(self.taps) - known.keys()):
+                has = ", ".join(known) or "none"
+                raise UserError(f"--taps {unknown[0]}: {self.sources[0].name} has no tap of this name; it has {has}")
             taps = resolve_taps(self.models[0], list(self.taps))
             item = self._heard([0], TaughtSet(self.folder, self.about))
             for name, activation in self._run(self.models[0], item)[1].items():
