@@ -34,7 +34,9 @@ class Toy(SpeechModel):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv1d(1, channels, 64, stride=64), nn.BatchNorm1d(channels), nn.Tanh())
+        # (the gradient of a bias before a batch norm is rounding, of which Adam makes whole steps)
+        conv = nn.Conv1d(1, channels, 64, stride=64, bias=False)
+        self.encoder = nn.Sequential(conv, nn.BatchNorm1d(channels), nn.Tanh())
         self.gru = nn.GRU(channels, channels, batch_first=True)
         self.decoder = nn.ConvTranspose1d(channels, 1, 64, stride=64)
 

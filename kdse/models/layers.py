@@ -59,7 +59,7 @@ def _fused(x: Tensor) -> bool:
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
     """``x [B, T, I]`` times a matrix ``[I, O]``, in the fastest way for whole signals."""
-    return fused.product(x, matrix.t()) if x.shape[1] > 1 and _fused(x) else x @ matrix
+    return fused.product(x, matrix.t()) if _fused(x) and x.shape[1] > 1 else x @ matrix
 
 
 def join_skip(x: Tensor, skip: nn.Module, earlier: Tensor) -> Tensor:

@@ -135,6 +135,9 @@ class Stft(nn.Module):
         """Complex spectrum ``[B, F, T]`` back to a wave ``[B, length]``."""
         with full_precision(spectrum.device):
             frames = self.synthesise(spectrum.transpose(1, 2))
+            if torch.compiler.is_compiling():  # (an export would ask of the slices below whether there is one frame)
+                margin = self.window_samples - self.hop
+                return self._overlapped(frames)[:, margin : margin + length]
             batch, count, _ = frames.shape
             # zeros complete the window before it, so that the first hop to come out is one that all frames cover
             frames = _padded(frames, self.overlap * self.hop - self.window_samples, 0)

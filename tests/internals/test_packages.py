@@ -180,17 +180,16 @@ def test_a_torchscript_file_without_some_records_still_loads():
     assert torch.equal(loaded(x), program(x))
 
 
-def test_compiled_backward_passes_keep_their_graphs_on_request(monkeypatch):
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
-    x = torch.ones(3, requires_grad=True)
+def test_compiled_backward_passes_keep_their_graphs_on_request():
+    x, limit = torch.ones(3, requires_grad=True), 8
     y = torch.compile(lambda x: x.sin().exp().sum(), backend="aot_eager")
-    limit = 8
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
-    prepare_compiler(keep_graphs=True)
-    value = y(x)
-    first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second) and torch._dynamo.config.recompile_limit > limit
-    assert not torch._functorch.config.donated_buffer
+    # (these modules hide for good what a monkeypatch takes back)
+    dynamo, functorch = torch._dynamo.config, torch._functorch.config
+    with dynamo.patch(recompile_limit=limit), functorch.patch(donated_buffer=True):
+        prepare_compiler(keep_graphs=True)
+        value = y(x)
+        first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second) and dynamo.recompile_limit > limit and not functorch.donated_buffer
 
 
 class Operator:
