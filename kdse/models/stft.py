@@ -173,11 +173,8 @@ class Stft(nn.Module):
             wave, state: the hops; that of `initial_state`, and the network's own.
             network: turns the spectrum of T frames ``[B, F, T]`` and the state into the enhanced one and its new state.
         """
-        seen, samples, margin = (
-            torch.cat([state["input"], wave], dim=-1),
-            wave.shape[-1],
-            self.window_samples - self.hop,
-        )
+        seen = torch.cat([state["input"], wave], dim=-1)
+        samples, margin = wave.shape[-1], self.window_samples - self.hop
         if samples == self.hop:  # (with fewer operations, which bind a graph of one hop)
             spectrum, new = network(self.analyse(seen)[:, :, None], state)
             enhanced = self.synthesise(spectrum[:, :, 0])

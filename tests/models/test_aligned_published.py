@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from kdse.models.aligned import Aligned
 from kdse.models.base import Estimate, SpeechModel
 from kdse.models.probe_speech import with_noise
 from tests.data.small_corpus import real_corpus
+from tests.public_teachers import folder
 
 pytestmark = pytest.mark.integration  # (some seconds each)
 
@@ -24,8 +23,7 @@ pytestmark = pytest.mark.integration  # (some seconds each)
 def session(name: str):
     """A published graph, on one thread. Skips where it is absent."""
     ort = pytest.importorskip("onnxruntime")
-    beside = Path(os.environ.get("KDSE_CORPUS") or Path(__file__).parents[3] / "shared" / "corpus").parent
-    path = Path(os.environ.get("KDSE_TEACHERS") or beside / "teachers") / name
+    path = folder() / name
     if not path.is_file():
         pytest.skip(f"no published graph at {path}; set KDSE_TEACHERS to the folder of all of them")
     options = ort.SessionOptions()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from kdse.audio.files import read
 from kdse.models import Gtcrn, SpeechModel, UlUnas
 from kdse.models.checkpoint import load_model, load_weights, read_checkpoint
 from tests.data.small_corpus import real_corpus
+from tests.public_teachers import folder
 
 FILES = {
     "gtcrn": (Gtcrn, "gtcrn_simple.onnx", torch.hann_window(512).sqrt()),
@@ -23,11 +23,10 @@ FILES = {
 
 def published(name: str) -> Path:
     """The folder with the published files of a network. Skips where it is absent."""
-    beside = Path(os.environ.get("KDSE_CORPUS") or Path(__file__).parents[3] / "shared" / "corpus").parent
-    folder = Path(os.environ.get("KDSE_TEACHERS") or beside / "teachers") / name
-    if not folder.is_dir():
-        pytest.skip(f"no published weights at {folder}; set KDSE_TEACHERS to the folder of all of them")
-    return folder
+    place = folder() / name
+    if not place.is_dir():
+        pytest.skip(f"no published weights at {place}; set KDSE_TEACHERS to the folder of all of them")
+    return place
 
 
 def weights_file(name: str) -> Path:
